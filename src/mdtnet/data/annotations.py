@@ -1,0 +1,442 @@
+"""Folder of class folders, or list file -> which videos there are and what they show.
+
+A `VideoList` keeps columns, not objects: an index of a million videos is a few arrays that loader processes
+share.
+"""
+
+import bisect
+import csv
+import difflib
+import os
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mdtnet.data.video import IMAGE_SUFFIXES
+from mdtnet.errors import DataError
+
+VIDEO_SUFFIXES = (
+    *(".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"),
+    *(".wmv", ".flv", ".3gp", ".gif", ".ts", ".mts", ".m2ts", ".ogv"),
+)
+MAX_CLASSES = 100_000  # a larger label is a mistake, not a class
+NUM_CHECKED = 20  # rows of a list that are looked for on disk
+
+COLUMN_NAMES = {  # names in a header row -> what is in the column
+    **dict.fromkeys(("path", "video", "file", "filename", "clip", "folder", "frame_folder"), "path"),
+    **dict.fromkeys(("label", "class", "action"), "label"),
+    **dict.fromkeys(("num_frames", "frames"), "num_frames"),
+    "start": "start",
+    "end": "end",
+    "group": "group",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video: absolute path, label from 0, part in seconds (None: all), group ("" if not given)."""
+
+    path: str
+    label: int
+    start: float | None = None
+    end: float | None = None
+    group: str = ""
+
+
+class Texts(Sequence[str]):
+    """Many strings in one block of bytes."""
+
+    def __init__(self, blob: bytes, offsets: np.ndarray) -> None:
+        self._blob, self._offsets = blob, offsets  # offsets [N + 1]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Texts":
+        blob, offsets = bytearray(), array("q", [0])
+        for text in texts:
+            blob += text.encode("utf-8", "surrogateescape")
+            offsets.append(len(blob))
+        return cls(bytes(blob), np.frombuffer(offsets, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, i):  # type: ignore[override]  # one string at a time, no slices
+        return self._blob[self._offsets[i] : self._offsets[i + 1]].decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """Videos in columns. `videos[i]` is a `Sample`; `labels` is int64 `[N]`; `classes` are in label order."""
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    root: str
+    paths: Texts
+    rows: np.ndarray  # int64 [N], this list's rows of `paths`, `times` and `groups`, which subsets share
+    times: np.ndarray | None = None  # float64 [rows, 2], start and end in seconds, NaN: not given
+    groups: Texts | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> Sample:
+        path = os.path.normpath(os.path.join(self.root, self.paths[self.rows[i]]))
+        start, end = self._part(i)
+        group = "" if self.groups is None else self.groups[self.rows[i]]
+        return Sample(path, int(self.labels[i]), start, end, group)
+
+    def name(self, i: int) -> str:
+        """The video's key in tables: its path relative to the root, with `@start-end` where it is a part."""
+        start, end = self._part(i)
+        part = "" if start is None and end is None else f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
+        return self.paths[self.rows[i]] + part
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "VideoList":
+        """The videos at `indices`, in that order, with the same classes."""
+        indices = np.asarray(indices, dtype=np.int64)
+        labels, rows = self.labels[indices], self.rows[indices]
+        return VideoList(self.classes, labels, self.root, self.paths, rows, self.times, self.groups)
+
+    def _part(self, i: int) -> tuple[float | None, float | None]:
+        if self.times is None:
+            return None, None
+        start, end = self.times[self.rows[i]].tolist()
+        return (None if start != start else start), (None if end != end else end)  # NaN differs from itself
+
+
+def load_videos(path: str, *, root: str = "", classes: str | Sequence[str] = "") -> VideoList:
+    """Read a folder of class folders, or a list file.
+
+    A list file is comma, tab or space separated, with or without a header row: `path label`,
+    `path label start end` (seconds), `frame_folder num_frames label`, or `index label path`. Labels are
+    numbers from 0 or names. Blank lines and lines that start with `#` are skipped; quotes keep separators
+    inside a field.
+
+    Args:
+        root: folder that the paths in a list are relative to; empty: the list's own folder.
+        classes: file with one class name a line, or the names themselves, in label order; empty: the folders'
+        or
+            the list's own names, sorted, or its numbers.
+
+    Raises:
+        DataError: nothing there, nothing in it, or a label that is no class; the message names file, row and
+        value.
+    """
+    names = _read_classes(classes) if isinstance(classes, str) else tuple(classes)
+    if os.path.isdir(path):
+        videos = _from_folder(os.path.abspath(path), names)
+    elif os.path.isfile(path):
+        videos = _from_list(path, os.path.abspath(root or os.path.dirname(path) or "."), names)
+    else:
+        raise DataError(f"{path}: no such file or folder; expected a folder of class folders or a list file")
+    if len(videos.classes) < 2:
+        raise DataError(f"{path}: only one class, '{videos.classes[0]}'; at least two are needed")
+    return videos
+
+
+def describe(videos: VideoList) -> str:
+    """One line for a log: how many videos in all and of each class (of many classes: the extremes)."""
+    counts = np.bincount(videos.labels, minlength=len(videos.classes))
+    order = np.argsort(-counts, kind="stable") if len(counts) > 20 else np.arange(len(counts))
+    shown = [f"{videos.classes[c]} {counts[c]}" for c in order]
+    if len(shown) > 20:
+        shown = [*shown[:3], "...", *shown[-3:]]
+    return f"{len(videos)} videos, {len(counts)} classes: {', '.join(shown)}"
+
+
+def split_by_group(
+    videos: VideoList, *, fraction: float, seed: int, group: str = ""
+) -> tuple[VideoList, VideoList]:
+    """Split off about `fraction` of the groups, whole: (training, validation). Every class stays in training.
+
+    A group is what `group`'s first (...) matches in the video's name, else the list's `group` column; without
+    either, each video stands for itself and the split is made within each class.
+
+    Raises:
+        DataError: a name that does not match, or too few groups to split.
+    """
+    keys = _group_keys(videos, group)
+    rng = np.random.default_rng(seed % 2**32)
+    if keys is None:
+        held_out = _split_classes(videos.labels, fraction, rng)
+    else:
+        held_out = _split_groups(videos.labels, keys, fraction, rng)
+    if not held_out.any() or held_out.all():
+        how = f"group '{group}'" if group else "one group a video"
+        raise DataError(f"{len(videos)} videos cannot be split ({how}): give data.val, or more groups")
+    return videos.subset(np.flatnonzero(~held_out)), videos.subset(np.flatnonzero(held_out))
+
+
+def _group_keys(videos: VideoList, pattern: str) -> np.ndarray | None:
+    """Number of each video's group, [N], or None where there are no groups."""
+    if pattern:
+        try:
+            match = re.compile(pattern).search
+        except re.error as error:
+            raise DataError(f"group is {pattern!r}, not a regular expression: {error}") from error
+        found = [match(videos.name(i)) for i in range(len(videos))]
+        for i, hit in enumerate(found):
+            if hit is None or not hit.re.groups:
+                raise DataError(f"group {pattern!r} has no (...) that matches '{videos.name(i)}'")
+        texts = [hit.group(1) for hit in found if hit]
+    elif videos.groups is not None:
+        texts = [videos.groups[row] for row in videos.rows]
+    else:
+        return None
+    return np.unique(texts, return_inverse=True)[1]
+
+
+def _split_classes(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = round(fraction * len(members))
+        if len(members) > 1:  # both parts get one where that is possible
+            count = min(max(count, 1), len(members) - 1)
+        held_out[members[: count if len(members) > 1 else 0]] = True
+    return held_out
+
+
+def _split_groups(
+    labels: np.ndarray, keys: np.ndarray, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    num_groups = keys.max() + 1
+    target = min(max(round(fraction * num_groups), 1), num_groups - 1)
+    left = np.bincount(labels)  # training videos of each class so far
+    order = np.argsort(keys, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(keys))[:-1])
+    held_out = np.zeros(len(labels), dtype=bool)
+    for g in rng.permutation(num_groups):
+        gone = np.bincount(labels[members[g]], minlength=len(left))
+        if target and not ((left - gone)[gone > 0] == 0).any():
+            held_out[members[g]] = True
+            left -= gone
+            target -= 1
+    return held_out
+
+
+def _read_classes(path: str) -> tuple[str, ...]:
+    """Class names in label order; `0 name` lines that count from 0 lose the number."""
+    if not path:
+        return ()
+    lines = [line.strip() for line in _lines(path) if line.strip()]
+    numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", line) for line in lines]
+    if all(m and int(m[1]) == i for i, m in enumerate(numbered)):
+        lines = [m[2] for m in numbered if m]
+    twice = [name for name, count in Counter(lines).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: class '{twice[0]}' is named twice")
+    if not lines:
+        raise DataError(f"{path}: no class names")
+    return tuple(lines)
+
+
+def _from_folder(folder: str, names: tuple[str, ...]) -> VideoList:
+    found = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    if not found:
+        raise DataError(f"{folder}: no class folders in it")
+    names = names or tuple(found)
+    paths: list[str] = []
+    labels: list[int] = []
+    for name in found:
+        if name not in names:
+            hint = _nearest(name, names)
+            raise DataError(f"{folder}: folder '{name}' is not one of the {len(names)} classes{hint}")
+        inside = _videos_in(os.path.join(folder, name))
+        if not inside:
+            raise DataError(f"{folder}: class folder '{name}' has no videos")
+        paths += [f"{name}/{video}" for video in inside]
+        labels += [names.index(name)] * len(inside)
+    return VideoList(names, np.array(labels), folder, Texts.of(paths), np.arange(len(paths)))
+
+
+def _videos_in(folder: str) -> list[str]:
+    """Video files, and folders that hold frames, in the order of their names."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES
+            or (entry.is_dir() and any(e.name.lower().endswith(IMAGE_SUFFIXES) for e in os.scandir(entry)))
+        )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a list file is written: separator, which column holds what, and how many columns there are."""
+
+    separator: str
+    columns: dict[str, int]
+    num_columns: int
+    has_header: bool
+
+
+def _from_list(path: str, root: str, names: tuple[str, ...]) -> VideoList:
+    layout = _layout(path)
+    where, what = layout.columns["path"], layout.columns["label"]
+    blob, offsets, codes = bytearray(), array("q", [0]), array("q")
+    texts: dict[str, int] = {}  # label as written -> code, in order of appearance
+    first_row: list[int] = []  # of each code
+    times, groups = array("d"), []
+    for row, fields in _rows(path, layout):
+        blob += fields[where].encode("utf-8", "surrogateescape")
+        offsets.append(len(blob))
+        code = texts.setdefault(fields[what], len(texts))
+        if code == len(first_row):
+            first_row.append(row)
+        codes.append(code)
+        if "start" in layout.columns or "end" in layout.columns:
+            times.extend(_times(path, row, fields, layout.columns))
+        if "group" in layout.columns:
+            groups.append(_field(fields, layout.columns["group"]))
+    if not codes:
+        raise DataError(f"{path}: the list is empty")
+    paths = Texts(bytes(blob), np.frombuffer(offsets, dtype=np.int64))
+    _check_root(path, root, paths)
+    names, of_code = _label_table(path, list(texts), first_row, names)
+    labels = of_code[np.frombuffer(codes, dtype=np.int64)]
+    parts = np.frombuffer(times, dtype=np.float64).reshape(-1, 2) if times else None
+    return VideoList(
+        names, labels, root, paths, np.arange(len(paths)), parts, Texts.of(groups) if groups else None
+    )
+
+
+def _layout(path: str) -> _Layout:
+    head = [line for _, line in zip(range(1000), _lines(path)) if line][:50]
+    for separator in ("\t", ",", " "):
+        rows = list(_fields(head, separator))
+        if rows and min(map(len, rows)) >= 2:
+            break
+    else:
+        raise DataError(
+            f"{path}: row {head[0]!r} is not a path and a label, separated by a comma, a tab or a space"
+            if head
+            else f"{path}: the list is empty"
+        )
+    header = [COLUMN_NAMES.get(text.lower()) for text in rows[0]]
+    if "path" in header and "label" in header:
+        columns = {kind: header.index(kind) for kind in dict.fromkeys(header) if kind}
+        return _Layout(separator, columns, len(header), True)
+    return _Layout(separator, _columns_without_header(path, rows[0]), len(rows[0]), False)
+
+
+def _columns_without_header(path: str, row: list[str]) -> dict[str, int]:
+    if len(row) == 2:
+        return {"path": 0, "label": 1}
+    if len(row) == 3 and row[1].isdigit():
+        if row[0].isdigit() and os.path.splitext(row[2])[1].lower() in VIDEO_SUFFIXES:
+            return {"label": 1, "path": 2}
+        return {"path": 0, "num_frames": 1, "label": 2}
+    if len(row) == 4 and all(_is_number(text) for text in row[2:]):
+        return {"path": 0, "label": 1, "start": 2, "end": 3}
+    raise DataError(
+        f"{path}: row 1 has {len(row)} columns, {' | '.join(row)}: expected 'path label', "
+        "'path label start end', 'frame_folder num_frames label', or a header row with path and label"
+    )
+
+
+def _rows(path: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
+    """Row number in the file, from 1, and its fields."""
+    needed = max(layout.columns["path"], layout.columns["label"]) + 1
+    reader = _fields(_lines(path), layout.separator)
+    skip = layout.has_header
+    for fields in reader:
+        if not fields:
+            continue
+        if skip:
+            skip = False
+        elif needed <= len(fields) <= layout.num_columns:
+            yield reader.line_num, fields
+        else:
+            raise DataError(
+                f"{path}: row {reader.line_num} has {len(fields)} columns, expected {layout.num_columns} "
+                "(a separator inside a field needs quotes)"
+            )
+
+
+def _fields(lines: Iterable[str], separator: str):
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Lines without their ends; comment lines come as empty ones, so that line numbers stay right."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for line in file:
+                if "\0" in line:
+                    raise DataError(f"{path}: not a text file")
+                yield "" if line.startswith("#") else line.strip(" \n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file in UTF-8") from error
+
+
+def _times(path: str, row: int, fields: list[str], columns: dict[str, int]) -> tuple[float, float]:
+    values = [_field(fields, columns.get(kind, len(fields))) for kind in ("start", "end")]
+    if not all(map(_is_number, values)):
+        shown = " and ".join(map(repr, values))
+        raise DataError(f"{path}: row {row}: start and end are {shown}, expected seconds")
+    start, end = (float(text or "nan") for text in values)
+    if start < 0 or end <= (start if start == start else 0):
+        raise DataError(f"{path}: row {row}: the part from {start:g} s to {end:g} s is empty")
+    return start, end
+
+
+def _field(fields: list[str], column: int) -> str:
+    return fields[column] if column < len(fields) else ""
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d*\.?\d*", text) is not None and text not in ("-", ".", "-.")
+
+
+def _label_table(
+    path: str, texts: list[str], rows: list[int], names: tuple[str, ...]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names, and the label of each label text."""
+    numbers = [re.fullmatch(r"-?\d+", text) is not None for text in texts]
+    if names:
+        known = {name: i for i, name in enumerate(names)}
+        table = [known[t] if t in known else int(t) if n else -1 for t, n in zip(texts, numbers)]
+        for text, row, number, label in zip(texts, rows, numbers, table):
+            if not number and text not in known:
+                hint = _nearest(text, names)
+                raise DataError(
+                    f"{path}: row {row}: label '{text}' is not one of the {len(names)} classes{hint}"
+                )
+            _check_range(path, row, label, len(names))
+        return names, np.array(table)
+    if not any(numbers):
+        names = tuple(sorted(texts))
+        return names, np.array([bisect.bisect_left(names, text) for text in texts])
+    if not all(numbers):
+        odd = numbers.index(False)
+        raise DataError(f"{path}: row {rows[odd]}: label '{texts[odd]}' is a name, others are numbers")
+    table = [int(text) for text in texts]
+    for row, label in zip(rows, table):
+        _check_range(path, row, label, MAX_CLASSES)
+    return tuple(map(str, range(max(table) + 1))), np.array(table)
+
+
+def _check_range(path: str, row: int, label: int, num_classes: int) -> None:
+    if not 0 <= label < num_classes:
+        raise DataError(
+            f"{path}: row {row}: label {label} is out of range, there are {num_classes} classes "
+            f"(0 to {num_classes - 1})"
+        )
+
+
+def _check_root(path: str, root: str, paths: Texts) -> None:
+    first = [os.path.join(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
+    if not any(map(os.path.exists, first)):
+        raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {first[0]}")
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

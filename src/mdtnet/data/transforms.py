@@ -1,0 +1,112 @@
+"""Frames -> crops the network sees: uint8 in, uint8 out; the trunk normalises.
+
+T segments of K frames, H x W pixels, V views, S the side of a crop. Everything random is drawn once a clip:
+an augmentation that changes from frame to frame is motion, to a Fourier transform above all.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side: TSN's multi-scale crop
+MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
+# Its height and width differ by one scale at most.
+SCALE_PAIRS = [(h, w) for i, h in enumerate(SCALES) for j, w in enumerate(SCALES) if abs(i - j) <= 1]
+# Where it lies, in quarters of the free height and width: corners and centre, middles of sides, points half-way.
+PLACES = (
+    *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)),
+    *((0, 2), (4, 2), (2, 0), (2, 4)),
+    *((1, 1), (1, 3), (3, 1), (3, 3)),
+)
+
+
+@dataclass(frozen=True)
+class ClipAugment:
+    """Resize, crop, mirror and colour jitter of a training clip, `[T, K, 3, H, W]` -> `[T, K, 3, S, S]`.
+
+    The options are those of `DataConfig`: `color_jitter` is the strength of each jitter, 0 to 1.
+    """
+
+    short_side: int
+    size: int
+    crop: Literal["random", "multiscale"] = "random"
+    flip: bool = True
+    color_jitter: float = 0.0
+
+    def __call__(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        frames = resize_short(frames, max(self.short_side, self.size))
+        crop = multiscale_crop if self.crop == "multiscale" else random_crop
+        frames = crop(frames, self.size, rng)
+        if self.flip and rng.random() < 0.5:
+            frames = frames.flip(-1)
+        if self.color_jitter:
+            frames = jitter_color(frames, self.color_jitter, rng)
+        return frames
+
+
+def resize_short(frames: Tensor, short_side: int) -> Tensor:
+    """Scale `[..., 3, H, W]` so that the shorter of H and W is `short_side` pixels."""
+    height, width = frames.shape[-2:]
+    scale = short_side / min(height, width)
+    longest = short_side * MAX_ASPECT
+    return _resize(frames, min(round(height * scale), longest), min(round(width * scale), longest))
+
+
+def random_crop(frames: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    """One random square of `size` pixels from all frames."""
+    height, width = frames.shape[-2:]
+    top, left = rng.integers(0, [height - size + 1, width - size + 1])
+    return frames[..., top : top + size, left : left + size]
+
+
+def multiscale_crop(frames: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    """TSN's crop: a pair of scales of the short side at one of 13 places, then scaled to `size`.
+
+    Source: Wang et al., Temporal Segment Networks, section 3.2.
+    """
+    height, width = frames.shape[-2:]
+    short = min(height, width)
+    pair = SCALE_PAIRS[rng.integers(len(SCALE_PAIRS))]
+    crop_height, crop_width = (max(int(short * scale), 1) for scale in pair)
+    down, right = PLACES[rng.integers(len(PLACES))]
+    top, left = (height - crop_height) * down // 4, (width - crop_width) * right // 4
+    return _resize(frames[..., top : top + crop_height, left : left + crop_width], size, size)
+
+
+def jitter_color(frames: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast and saturation, each by a factor from 1 - strength to 1 + strength."""
+    t, k, c, h, w = frames.shape
+    low = max(0.0, 1 - strength)
+    brightness, contrast, saturation = rng.uniform(low, 1 + strength, size=3).tolist()
+    # As one tall picture, so that contrast turns about the mean of the clip and not of each frame.
+    picture = frames.movedim(2, 0).reshape(c, t * k * h, w)
+    picture = F.adjust_brightness(picture, brightness)
+    picture = F.adjust_contrast(picture, contrast)
+    picture = F.adjust_saturation(picture, saturation)
+    return picture.reshape(c, t, k, h, w).movedim(0, 2)
+
+
+def views(frames: Tensor, *, crops: int, crop_size: int) -> Tensor:
+    """Test crops of a resized clip, `[T, K, 3, H, W]` -> `[V, T, K, 3, S, S]`.
+
+    1 crop is the centre; 3 are left, centre, right (top, centre, bottom where the height is longer), in that
+    order, centred along the shorter side. Frames smaller than a crop are enlarged first.
+    """
+    if min(frames.shape[-2:]) < crop_size:
+        frames = resize_short(frames, crop_size)
+    height, width = frames.shape[-2:]
+    places = [(2, 2)] if crops == 1 else [(2, p) if width >= height else (p, 2) for p in (0, 2, 4)]
+    boxes = [((height - crop_size) * down // 4, (width - crop_size) * right // 4) for down, right in places]
+    return torch.stack([frames[..., y : y + crop_size, x : x + crop_size] for y, x in boxes])
+
+
+def _resize(frames: Tensor, height: int, width: int) -> Tensor:
+    if frames.shape[-2:] == (height, width):
+        return frames
+    lead = frames.shape[:-3]
+    flat = F.resize(frames.reshape(-1, *frames.shape[-3:]), [height, width], antialias=True)
+    return flat.reshape(*lead, *flat.shape[1:])

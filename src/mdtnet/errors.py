@@ -1,0 +1,41 @@
+"""The mistakes a user can make, each one clear line and an exit code.
+
+Everything the command line reports without a traceback derives from `MdtnetError`; the code tells scripts
+what kind of mistake it was (0 success, 1 bug, 2 usage or configuration, 3 data, 4 checkpoint).
+"""
+
+
+class MdtnetError(Exception):
+    """Base class; `str(error)` is one line that names the file, the value and what was expected."""
+
+    exit_code = 1
+
+
+class ConfigError(MdtnetError):
+    """A wrong key, value or combination of options."""
+
+    exit_code = 2
+
+
+class DataError(MdtnetError):
+    """Something is wrong with the data set: missing folder, empty class, label out of range."""
+
+    exit_code = 3
+
+
+class VideoError(DataError):
+    """One video cannot be read. `path` is the file, `reason` a short phrase (for tables and counts)."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self):  # crosses process borders in data loader workers
+        return (VideoError, (self.path, self.reason))
+
+
+class CheckpointError(MdtnetError):
+    """A file is not a checkpoint of this project, or does not fit what it is loaded into."""
+
+    exit_code = 4

@@ -1,0 +1,321 @@
+"""From a model and videos to a score table: every video once, every view of it, logits on disk.
+
+Metrics and reports read the table alone. Letters: N videos, V views, C classes.
+"""
+
+import dataclasses
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import rich.console
+import rich.progress
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mdtnet import metrics
+from mdtnet.checkpoint import atomic_write, load_checkpoint, model_of, versions
+from mdtnet.config import DataConfig, TestConfig, nearest, to_dict
+from mdtnet.data.annotations import VideoList, load_videos
+from mdtnet.data.dataset import ClipDataset
+from mdtnet.errors import ConfigError, DataError
+from mdtnet.runlog import ignore_signals
+
+Fusion = Literal["logits", "softmax"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Logits of every view of every video; `save` and `load` keep it in one `.npz`."""
+
+    names: list[str]
+    """N paths relative to the data's root: the videos' keys."""
+    labels: np.ndarray
+    """int64 [N]."""
+    view_clip: np.ndarray
+    """int64 [V], which of the clips a view is."""
+    view_crop: np.ndarray
+    """int64 [V], which of the crops (left, centre, right) a view is."""
+    scores: np.ndarray
+    """float32 logits [N, V, C]; NaN where a video could not be read."""
+    errors: list[str]
+    """N reasons why a video could not be read, "" where it could."""
+    classes: tuple[str, ...]
+    """C names in label order."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """How it was tested, plain values fit for JSON."""
+
+    def fuse(self, how: Fusion) -> np.ndarray:
+        """One row a video, float64 [N, C]: the mean over its views of logits or of softmax."""
+        scores = self.scores.astype(np.float64)
+        return (scores if how == "logits" else _softmax(scores)).mean(axis=1)
+
+    def probabilities(self, how: Fusion) -> np.ndarray:
+        """As `fuse`, each row summing to 1, float64 [N, C]."""
+        fused = self.fuse(how)
+        return _softmax(fused) if how == "logits" else fused
+
+    def unreadable(self) -> dict[str, str]:
+        """Name and reason of every video that could not be read."""
+        return {name: error for name, error in zip(self.names, self.errors) if error}
+
+    def metrics(self, config: TestConfig) -> dict[str, Any]:
+        """Every figure under the protocol's fusion and policy (see `metrics.summary`), with protocol and versions."""
+        fused = self.fuse(config.fusion)
+        figures = metrics.summary(fused, self.labels, self.classes, unreadable=config.on_unreadable)
+        return {**figures, "classes": list(self.classes), "protocol": self.protocol, "versions": versions()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the table; a crash leaves the old file or the new one."""
+        arrays = {
+            "names": np.array(self.names, dtype=str),
+            "labels": self.labels,
+            "view_clip": self.view_clip,
+            "view_crop": self.view_crop,
+            "scores": self.scores,
+            "errors": np.array(self.errors, dtype=str),
+            "classes": np.array(self.classes, dtype=str),
+            "protocol": np.array(json.dumps(self.protocol)),
+        }
+        atomic_write(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ScoreTable":
+        """Read a table.
+
+        Raises:
+            DataError: the file is missing or is no score table.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+            return cls(
+                names=found["names"].tolist(),
+                labels=found["labels"],
+                view_clip=found["view_clip"],
+                view_crop=found["view_crop"],
+                scores=found["scores"],
+                errors=found["errors"].tolist(),
+                classes=tuple(found["classes"].tolist()),
+                protocol=json.loads(str(found["protocol"])),
+            )
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such score table") from error
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a score table, or a damaged one") from error
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: ClipDataset,
+    *,
+    accelerator: Accelerator | None = None,
+    batch_size: int = 8,
+    workers: int = 0,
+    protocol: dict[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ScoreTable:
+    """Scores of every view of every video of a test `ClipDataset`; the model is left in eval mode.
+
+    Views are computed `batch_size` at a time whatever video they belong to. With an accelerator of several processes
+    each takes every n-th video, and all get the whole table. `progress` is called with this process's count of
+    videos read.
+    """
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(rank, len(dataset), processes),  # type: ignore[arg-type]
+        num_workers=workers,
+        worker_init_fn=ignore_signals,
+        generator=torch.Generator(),  # or it would draw from the caller's random numbers
+    )
+    errors: dict[int, str] = {}
+    model.eval()
+    with torch.inference_mode(), accelerator.autocast() if accelerator else nullcontext():
+        scores = _view_scores(model, _readable(loader, errors, progress), batch_size=batch_size)
+    for more_scores, more_errors in gather_object([(scores, errors)]) if processes > 1 else []:
+        scores |= more_scores
+        errors |= more_errors
+    return _table(dataset, scores, errors, protocol or {})
+
+
+def _readable(
+    items: Iterable[dict[str, Any]], errors: dict[int, str], progress: Callable[[int], None] | None
+) -> Iterator[dict[str, Any]]:
+    for done, item in enumerate(items, start=1):
+        if item["error"]:
+            errors[item["index"]] = item["error"]
+        else:
+            yield item
+        if progress:
+            progress(done)
+
+
+def _view_scores(
+    model: nn.Module, items: Iterator[dict[str, Any]], *, batch_size: int
+) -> dict[int, np.ndarray]:
+    """Logits [V, C] of every video by its index."""
+    device = next(model.parameters()).device
+    rows: dict[int, list[np.ndarray]] = {}
+    views = ((item["index"], view) for item in items for view in item["frames"])  # view [T, K, 3, H, W]
+    while chunk := list(islice(views, batch_size)):
+        frames = torch.stack([view for _, view in chunk]).to(device)
+        for (index, _), row in zip(chunk, model(frames).float().cpu().numpy()):
+            rows.setdefault(index, []).append(row)
+    return {index: np.stack(found) for index, found in rows.items()}
+
+
+def _table(
+    dataset: ClipDataset, scores: dict[int, np.ndarray], errors: dict[int, str], protocol: dict[str, Any]
+) -> ScoreTable:
+    videos, crops = dataset.videos, dataset.crops
+    views = np.arange(dataset.clips * crops)
+    count = len(videos)
+    table = np.full((count, len(views), len(videos.classes)), np.nan, dtype=np.float32)
+    for index, rows in scores.items():
+        table[index] = rows
+    return ScoreTable(
+        names=[videos.name(i) for i in range(count)],
+        labels=np.asarray(videos.labels),
+        view_clip=views // crops,
+        view_crop=views % crops,
+        scores=table,
+        errors=[errors.get(i, "") for i in range(count)],
+        classes=tuple(videos.classes),
+        protocol=protocol,
+    )
+
+
+def make_accelerator(device: str, *, amp: str = "no", **keywords: Any) -> Accelerator:
+    """An `Accelerator` on `auto` or `cpu`, whatever an earlier one in this process was set to.
+
+    Raises:
+        ConfigError: another device, or mixed precision that the device does not have.
+    """
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"train.device is {device!r}, expected auto or cpu")
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    try:
+        return Accelerator(cpu=device == "cpu", mixed_precision=amp, **keywords)
+    except ValueError as error:
+        raise ConfigError(f"train.amp is {amp!r}, which does not work here: {error}") from error
+
+
+def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:
+    """The same videos with labels by the order of `classes`, of which they may use a part.
+
+    Raises:
+        DataError: a class of the videos is not in `classes`.
+    """
+    for name in videos.classes:
+        if name not in classes:
+            raise DataError(
+                f"class '{name}' is not among the {len(classes)} learned ones{nearest(name, classes)}"
+            )
+    order = np.array([classes.index(name) for name in videos.classes], dtype=np.int64)
+    return dataclasses.replace(videos, classes=classes, labels=order[videos.labels])
+
+
+def view_dataset(
+    videos: VideoList, data: DataConfig, test: TestConfig, *, frames_per_segment: int
+) -> ClipDataset:
+    """Videos as the views of a test protocol."""
+    return ClipDataset(
+        videos,
+        data,
+        frames_per_segment=frames_per_segment,
+        train=False,
+        clips=test.clips,
+        crops=test.crops,
+        crop_size=test.crop_size or (data.size if test.crops == 1 else data.short_side),
+    )
+
+
+
+def save_results(out: Path, table: ScoreTable, config: TestConfig) -> dict[str, Any]:
+    """Write `scores.npz` and `metrics.json` into the folder `out`; returns the metrics."""
+    out.mkdir(parents=True, exist_ok=True)
+    figures = table.metrics(config)
+    table.save(out / "scores.npz")
+    text = json.dumps(figures, indent=1, allow_nan=False)
+    atomic_write(out / "metrics.json", lambda file: file.write(text.encode()))
+    return figures
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    *,
+    data: str,
+    out: str | Path,
+    test: TestConfig,
+    root: str = "",
+    classes: str = "",
+    device: str = "auto",
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Test a checkpoint on `data` (a folder of class folders, or a list) and write `scores.npz` and `metrics.json`.
+
+    Class names must be among the checkpoint's; labels that are numbers are positions in the file `classes`, or in
+    the checkpoint's own list. The network sees what the checkpoint's config says, under the protocol `test`.
+
+    Returns:
+        The content of `metrics.json` (see `metrics.summary`).
+
+    Raises:
+        CheckpointError: the checkpoint; DataError: the data, or classes that were not learned.
+    """
+    found = load_checkpoint(checkpoint)
+    model: Any = model_of(found, where=str(checkpoint))
+    videos = load_videos(data, root=root, classes=classes or found.classes)
+    videos = relabel(videos, found.classes)
+    accelerator = make_accelerator(device)
+    dataset = view_dataset(videos, found.config.data, test, frames_per_segment=model.frames_per_segment)
+    with _bar(len(dataset), active=accelerator.is_main_process) as progress:
+        table = evaluate(
+            model.to(accelerator.device),
+            dataset,
+            accelerator=accelerator,
+            batch_size=test.batch_size,
+            workers=workers,
+            protocol=protocol(found.config.data, test, data=data, checkpoint=str(checkpoint)),
+            progress=progress,
+        )
+    if accelerator.is_main_process:
+        return save_results(Path(out), table, test)
+    return table.metrics(test)
+
+
+def protocol(data: DataConfig, test: TestConfig, /, **more: Any) -> dict[str, Any]:
+    """How videos are tested, as plain values: sampling, sizes in pixels, views, fusion and policy."""
+    sampling = {
+        key: getattr(data, key) for key in ("num_segments", "frame_stride", "sampling", "short_side", "size")
+    }
+    return {**sampling, **to_dict(test), **more}
+
+
+@contextmanager
+def _bar(total: int, *, active: bool) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal."""
+    if not (active and sys.stderr.isatty()):
+        yield None
+        return
+    with rich.progress.Progress(console=rich.console.Console(stderr=True)) as bar:
+        task = bar.add_task("testing", total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,109 @@
+"""The registry: systems x trunks, one literal table each, and the one builder that holds the numbers."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from mdtnet.errors import ConfigError
+from mdtnet.models.mdtnet import MDTNet, MDTNetConfig, excite
+from mdtnet.models.pretrained import start_trunk, start_weights, take_over
+from mdtnet.models.tdn import TDN, differ
+from mdtnet.models.tea import SPLITS, TEA, Res2NetBlock, excite_and_aggregate
+from mdtnet.models.trunk import (
+    RESNETS,
+    Block,
+    EfficientNetLite0Trunk,
+    Maker,
+    MobileNetV2Trunk,
+    ResNet,
+    Trunk,
+    nothing,
+)
+from mdtnet.models.tsm import TSM, shift_every, shift_step
+from mdtnet.models.tsn import TSN
+from mdtnet.saliency import SaliencyConfig
+
+System = Literal["tsn", "tsm", "tea", "tdn", "mdtnet1", "mdtnet2"]
+TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]
+SYSTEMS: tuple[System, ...] = get_args(System)
+TRUNKS: tuple[TrunkName, ...] = get_args(TrunkName)
+
+
+def resnet(block: type[Block], num_blocks: tuple[int, int, int, int]) -> Callable[..., Trunk]:
+    return lambda **keywords: ResNet(block, num_blocks, **keywords)
+
+
+TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
+    "resnet18": resnet(*RESNETS["resnet18"]),
+    "resnet34": resnet(*RESNETS["resnet34"]),
+    "resnet50": resnet(*RESNETS["resnet50"]),
+    "resnet101": resnet(*RESNETS["resnet101"]),
+    "mobilenet_v2": MobileNetV2Trunk,
+    "efficientnet_lite0": EfficientNetLite0Trunk,
+}
+
+TEA_TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
+    **TRUNK_MAKERS,
+    "resnet50": resnet(Res2NetBlock, RESNETS["resnet50"][1]),
+    "resnet101": resnet(Res2NetBlock, RESNETS["resnet101"][1]),
+}
+"""TEA has a Res2Net in the place of a ResNet of bottlenecks."""
+
+
+def build_model(config: Any, *, num_classes: int) -> nn.Module:
+    """Build what a `ModelConfig` (or anything with its fields) names, and start it from `config.weights`.
+
+    The model maps uint8 clips, or float ones that are normalised already, [B, T, K, 3, H, W] to logits [B, classes];
+    K is its `frames_per_segment`.
+
+    Raises:
+        ConfigError: ImageNet weights that cannot be had, or a width other than 1 where it is not possible.
+        CheckpointError: weights that are not recognised or of another trunk.
+    """
+    if num_classes < 1:
+        raise ConfigError(f"num_classes is {num_classes}, expected at least 1")
+    source = config.weights
+    weights = source and start_weights(source, system=config.name, trunk=config.trunk, width=config.width)
+    makers = TEA_TRUNK_MAKERS if config.name == "tea" else TRUNK_MAKERS
+
+    def trunk(at_input: Maker = nothing, after_conv1: Maker = nothing) -> Trunk:
+        made = makers[config.trunk](at_input=at_input, after_conv1=after_conv1, width=config.width)
+        if weights:
+            start_trunk(made, weights, source=source)  # now, since TDN and MDT-Net copy its first layers
+        return made
+
+    model = _system(config, trunk, num_classes)
+    if weights:
+        take_over(model, weights, source=source)
+    freeze(model, config.freeze)
+    return model
+
+
+def _system(config: Any, trunk: Callable[..., Trunk], num_classes: int) -> nn.Module:
+    if config.name == "tsn":
+        return TSN(trunk(), num_classes, dropout=config.dropout)
+    if config.name == "tsm":
+        shifts = shift_every(shift_step(config.trunk))
+        return TSM(trunk(at_input=shifts), num_classes, dropout=config.dropout)
+    if config.name == "tea":
+        splits = SPLITS if TEA_TRUNK_MAKERS[config.trunk] is not TRUNK_MAKERS[config.trunk] else 1
+        return TEA(trunk(after_conv1=excite_and_aggregate(splits)), num_classes, dropout=config.dropout)
+    if config.name == "tdn":
+        return TDN(trunk(after_conv1=differ), num_classes, dropout=config.dropout)
+    saliency: SaliencyConfig | None = config.saliency if config.name == "mdtnet2" else None
+    parts: MDTNetConfig = config.mdtnet
+    return MDTNet(
+        trunk(after_conv1=excite(parts)), num_classes, config=parts, saliency=saliency, dropout=config.dropout
+    )
+
+
+def freeze(model: nn.Module, what: str) -> None:
+    """Switch off gradients of the trunk's own parameters: of nothing, its `stem`, `stages` 1 to 3 too, or all."""
+    trunk: Trunk = model.trunk  # type: ignore[assignment]
+    frozen: dict[str, list[nn.Module]] = {"none": [], "stem": trunk.stem_layers(), "trunk": [trunk]}
+    frozen["stages"] = trunk.stem_layers() + [b for s in (1, 2, 3) for b in trunk.stage_blocks(s)]
+    for module in frozen[what]:
+        for name, parameter in module.named_parameters():
+            if "temporal." not in name and "at_input." not in name:
+                parameter.requires_grad_(False)

@@ -1,0 +1,227 @@
+"""Deformable convolution: one function, the fastest correct path per device.
+
+Dai et al., "Deformable Convolutional Networks", 2017; the operator is torchvision's `deform_conv2d` with stride 1,
+dilation 1, `same` padding and one offset group. On a CPU torchvision samples one channel at a time; here the map is
+a table with a row of channels per pixel, and `embedding_bag` sums four weighted rows per sample.
+
+Letters: N images, C channels in, O out, H x W pixels, K taps (k * k, or more for several scales), S = N * H * W * K
+samples. A sample lies between four table rows, its corners: `base`, and those 1, one row and one row + 1 further on.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
+
+# Images are worked on a few at a time: sampled columns of about this size stay in the cache and are reused by the
+# allocator (fresh large blocks cost more in page faults than the arithmetic).
+CHUNK_BYTES = 4 << 20
+
+
+def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve with a kernel whose taps are moved, at each pixel, by their own fractional offsets.
+
+    `x` is [N, C, H, W], `offset` [N, 2 * k * k, H, W] in pixels as (dy, dx) per tap in row-major order, `weight`
+    [O, C, k, k] with odd k, `bias` [O]; the result is [N, O, H, W] in `x`'s type. Padding is (k - 1) / 2, stride and
+    dilation 1; a sample is bilinear, and whatever lies outside the image is zero. Half types are computed in float32.
+    Equal to `torchvision.ops.deform_conv2d` in value and in every gradient (first order only on a CPU), and it is
+    torchvision's operator on CUDA and under `torch.export`, where it becomes ONNX `DeformConv`.
+
+    Cost per image, as this project counts it: k^2 C O H W multiply-adds for the convolution plus 4 k^2 C H W for the
+    sampling. Raises `ValueError` when the shapes do not fit each other.
+    """
+    return deform_conv2d_sum(x, (offset,), (weight,), bias)
+
+
+def deform_conv2d_sum(
+    x: Tensor, offsets: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None = None
+) -> Tensor:
+    """The sum of several deformable convolutions of one map, such as kernels of two scales, in one pass.
+
+    Arguments and result are those of `deform_conv2d`, one offset and one weight per kernel; the cost is the sum too.
+    """
+    for offset, weight in zip(offsets, weights, strict=True):
+        _check(x, offset, weight)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    out = _dispatch(x.to(dtype), [o.to(dtype) for o in offsets], [w.to(dtype) for w in weights])
+    if bias is not None:
+        out = out + bias.to(dtype).view(1, -1, 1, 1)
+    return out.to(x.dtype)
+
+
+def _check(x: Tensor, offset: Tensor, weight: Tensor) -> None:
+    kernel = weight.shape[-1]
+    if weight.ndim != 4 or weight.shape[-2] != kernel or kernel % 2 == 0 or weight.shape[1] != x.shape[1]:
+        raise ValueError(f"weight {tuple(weight.shape)}: expected [O, {x.shape[1]}, k, k] with odd k")
+    expected = (x.shape[0], 2 * kernel * kernel, *x.shape[2:])
+    if offset.shape != expected:
+        raise ValueError(f"offset {tuple(offset.shape)}: expected {tuple(expected)}")
+
+
+def _dispatch(x: Tensor, offsets: list[Tensor], weights: list[Tensor]) -> Tensor:
+    if x.is_cuda or torch.compiler.is_exporting():
+        parts = [
+            torchvision_deform_conv2d(x, o, w, padding=w.shape[-1] // 2)
+            for o, w in zip(offsets, weights, strict=True)
+        ]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    offset = torch.cat(offsets, dim=1) if len(offsets) > 1 else offsets[0]  # [N, 2 K, H, W]
+    kernel = torch.cat([w.flatten(2) for w in weights], dim=2) if len(weights) > 1 else weights[0].flatten(2)
+    sizes = tuple(w.shape[-1] for w in weights)
+    convolve = _DeformConv.apply if x.device.type == "cpu" else _gathered
+    return convolve(x, offset, kernel.transpose(1, 2), sizes)
+
+
+def _grid(sizes: Sequence[int], height: int, width: int, like: Tensor) -> Tensor:
+    """Where the taps of all kernels (of these sizes) lie when nothing moves them: [2, H, W, K], y then x, in pixels."""
+    taps = [(i // s - s // 2, i % s - s // 2) for s in sizes for i in range(s * s)]
+    tap_y, tap_x = like.new_tensor(taps).t()
+    pixels = torch.arange(max(height, width), dtype=like.dtype, device=like.device)
+    grid = like.new_empty(2, height, width, len(taps))
+    grid[0] = pixels[:height].view(height, 1, 1) + tap_y
+    grid[1] = pixels[:width].view(width, 1) + tap_x
+    return grid
+
+
+def _table(x: Tensor) -> Tensor:
+    """A row of channels per pixel, with rows of zeros around: [(N (H + 2) + 2) (W + 2), C].
+
+    The zeros to the right of one image row are also those to the left of the next, and those below an image are
+    also above the next one, so two of each serve four sides.
+    """
+    n, c, h, w = x.shape
+    table = x.new_zeros((n * (h + 2) + 2) * (w + 2), c)
+    table[2 * (w + 2) :].view(n, h + 2, w + 2, c)[:, :h, :w] = x.permute(0, 2, 3, 1)
+    return table
+
+
+def _locate(offset: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """The upper left corner of each sample as a row of the table, [S], and its (y, x) distance from it, [2, S].
+
+    Samples are in the order [N, H, W, K]. Positions more than a pixel outside are moved to two zero rows or columns.
+    """
+    n, _, h, w = offset.shape
+    moved = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1).contiguous() + grid[:, None]  # [2, N, H, W, K]
+    moved[0].clamp_(-2, h)
+    moved[1].clamp_(-2, w)
+    low = moved.detach().floor()
+    row, column = low.to(torch.int32)
+    image = torch.arange(n, dtype=torch.int32, device=offset.device).view(n, 1, 1, 1)
+    base = column.add_(row, alpha=w + 2).add_(image * (h + 2) + 2, alpha=w + 2)
+    # the clamp keeps NaN offsets (a diverged training) inside the table, where they give NaN results
+    return base.clamp_(0, (n * (h + 2) + 1) * (w + 2) - 2).flatten(), (moved - low).flatten(1)
+
+
+def _corners(base: Tensor, distance: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Table rows and bilinear weights of the four corners of each sample, both [S, 4]."""
+    weight = distance.new_empty(base.shape[0], 4)
+    y, x = distance
+    rest_y, rest_x = 1 - distance
+    for corner, (a, b) in enumerate(((rest_y, rest_x), (rest_y, x), (y, rest_x), (y, x))):
+        torch.mul(a, b, out=weight[:, corner])
+    return base.view(-1, 1) + base.new_tensor((0, 1, width + 2, width + 3)), weight
+
+
+def _bags(table: Tensor, index: Tensor, weight: Tensor, start: Tensor | None = None) -> Tensor:
+    """Weighted sums of table rows, one per row of `index` [S, L] or per range of it beginning at `start`."""
+    return torch.nn.functional.embedding_bag(index, table, start, mode="sum", per_sample_weights=weight)
+
+
+class _DeformConv(torch.autograd.Function):
+    """x [N, C, H, W], offset [N, 2 K, H, W], kernel [O, K, C] of these sizes -> [N, O, H, W], on a CPU.
+
+    Nothing is kept for the backward pass but the arguments. Both passes are sums in a fixed order, so that runs repeat.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, offset: Tensor, kernel: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(x, offset, kernel)
+        ctx.sizes = sizes
+        n, _, h, w = x.shape
+        grid = _grid(sizes, h, w, x)
+        out = x.new_empty(n, h, w, kernel.shape[0])
+        matrix = kernel.flatten(1).t()
+        for part in _chunks(x, kernel):
+            index, weight = _corners(*_locate(offset[part], grid), w)
+            columns = _bags(_table(x[part]), index, weight).view(-1, matrix.shape[0])  # [N H W, K C]
+            torch.mm(columns, matrix, out=out[part].view(-1, matrix.shape[1]))
+        return out.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, offset, kernel = ctx.saved_tensors
+        grid = _grid(ctx.sizes, *x.shape[2:], x)
+        need_x, need_offset, need_kernel, _ = ctx.needs_input_grad
+        grad_x = torch.empty_like(x) if need_x else None
+        grad_offset = torch.empty_like(offset) if need_offset else None
+        grad_kernel = torch.zeros_like(kernel.flatten(1)) if need_kernel else None
+        with torch.autocast("cpu", enabled=False):
+            for part in _chunks(x, kernel):
+                g = grad[part].permute(0, 2, 3, 1).reshape(-1, kernel.shape[0])  # [N H W, O]
+                table = _table(x[part])
+                base, distance = _locate(offset[part], grid)
+                if grad_kernel is not None:
+                    columns = _bags(table, *_corners(base, distance, x.shape[3]))
+                    grad_kernel.addmm_(g.t(), columns.view(g.shape[0], -1))
+                if grad_x is None and grad_offset is None:
+                    continue
+                g_samples = (g @ kernel.flatten(1)).view(-1, x.shape[1])  # [S, C]
+                if grad_x is not None:
+                    grad_x[part] = _scatter(g_samples, base, distance, x[part].shape)
+                if grad_offset is not None:
+                    slopes = _slopes(table, g_samples, base, distance, x.shape[3])
+                    target = grad_offset[part].unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1)  # [2, N, H, W, K]
+                    target.copy_(slopes.view(target.shape))
+        return grad_x, grad_offset, None if grad_kernel is None else grad_kernel.view_as(kernel), None
+
+
+def _chunks(x: Tensor, kernel: Tensor) -> list[slice]:
+    """Slices of the batch whose sampled columns are about `CHUNK_BYTES` each."""
+    image_bytes = x[:1].numel() * x.element_size() * kernel.shape[1]
+    step = max(1, round(CHUNK_BYTES / max(1, image_bytes)))
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
+
+
+def _scatter(g: Tensor, base: Tensor, distance: Tensor, shape: torch.Size) -> Tensor:
+    """Gradient of `x`: every pixel gathers from the samples around it, found by sorting them by their corner."""
+    n, c, h, w = shape
+    count = (n * (h + 2) + 2) * (w + 2)
+    keys, order = torch.sort(base, stable=True)
+    start = torch.searchsorted(keys, torch.arange(count, dtype=keys.dtype))
+    y, x = distance[:, order]
+    rest_y, rest_x = 1 - y, 1 - x
+    out = _bags(g, order, rest_y * rest_x, start)
+    for step, weight in ((1, rest_y * x), (w + 2, y * rest_x), (w + 3, y * x)):
+        out[step:] += _bags(g, order, weight, start)[:-step]
+    return out[2 * (w + 2) :].view(n, h + 2, w + 2, c)[:, :h, :w].permute(0, 3, 1, 2)
+
+
+def _slopes(table: Tensor, g: Tensor, base: Tensor, distance: Tensor, width: int) -> Tensor:
+    """Gradient of the offsets, [2, S]: the map's slope along y and x at each sample, times the sample's gradient."""
+    out = torch.empty_like(distance)
+    index = base.new_empty(base.shape[0], 2)
+    weight = distance.new_empty(base.shape[0], 2)
+    index[:, 0] = base
+    ones = g.new_ones(g.shape[1])
+    for axis, (along, across) in enumerate(((width + 2, 1), (1, width + 2))):
+        torch.add(base, across, out=index[:, 1])
+        weight[:, 1] = distance[1 - axis]
+        torch.sub(1, distance[1 - axis], out=weight[:, 0])
+        slope = _bags(table[along:] - table[:-along], index, weight)
+        torch.mv(slope.mul_(g), ones, out=out[axis])
+    return out
+
+
+def _gathered(x: Tensor, offset: Tensor, kernel: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """The same by plain indexing and autograd, for devices that have neither `embedding_bag` nor torchvision's kernel."""
+    n, c, h, w = x.shape
+    table = _table(x)
+    base, (dy, dx) = _locate(offset, _grid(sizes, h, w, x))
+    top = table[base] * (1 - dx)[:, None] + table[base + 1] * dx[:, None]
+    bottom = table[base + w + 2] * (1 - dx)[:, None] + table[base + w + 3] * dx[:, None]
+    columns = top * (1 - dy)[:, None] + bottom * dy[:, None]  # [S, C]
+    out = columns.view(n * h * w, -1) @ kernel.flatten(1).t()
+    return out.view(n, h, w, -1).permute(0, 3, 1, 2)

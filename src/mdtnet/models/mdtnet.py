@@ -1,0 +1,299 @@
+"""MDT-Net: motion salience, coarse and fine temporal differences, DCME and STCE on a 2D network.
+
+Xu, Cao, Yi: "Video Human Action Recognition by the Fusion of Significant Motion and Coarse-fine Temporal Granularity
+Features". The paper fixes the ideas in prose; what is our reading of them is METHOD sections 2 to 6, one switch each.
+
+Letters: B clips, T segments, K frames a segment, N = B*T, C channels, c reduced channels, H, W pixels.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.deform import deform_conv2d
+from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, conv_bn, neutral_, reduced
+from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, last_bn_features, normalise
+from mdtnet.saliency import SaliencyConfig, floored, frames_saliency
+
+
+@dataclass(frozen=True)
+class MDTNetConfig:
+    """Components of MDT-Net and the readings of the paper (METHOD sections 3 to 6); every field is one R-switch."""
+
+    frames_per_segment: int = 5
+    """K, the frames of a segment."""
+    key_frame: int = 3
+    """Index of the key frame in its segment, from 0 (the paper's 4th frame)."""
+    fine: bool = True
+    """Fine temporal differences (inside segments) at the stem."""
+    fine_stage1: bool = False
+    """A copy of stage 1 on the difference path, added again after stage 1."""
+    spatial_difference: Literal["none", "sobel"] = "none"
+    """Add the spatial gradient (Sobel) of the fine differences to them."""
+    coarse: bool = True
+    """Coarse temporal differences (between segments) in stages 2 to 4."""
+    dcme: bool = True
+    """Motion excitation by deformable convolutions of two scales."""
+    dcme_kernels: tuple[int, ...] = (3, 5)
+    """Kernel sizes of the deformable convolutions."""
+    dcme_deformable: bool = True
+    """Deformable convolutions; false: plain ones in their place (ablation)."""
+    dcme_backward: bool = False
+    """Add the mirrored backward difference."""
+    dcme_low_level: bool = False
+    """Add pooled stem features of the difference path to the reduced features (needs `fine`)."""
+    stce: bool = True
+    """Spatio-temporal channel excitation."""
+    temporal: Literal["shift", "identity", "none"] = "shift"
+    """Start of the depthwise temporal convolution after the excitation; `none` leaves it out."""
+    reduction: int = 16
+    """Channels are reduced by this factor in every module, to 8 at least."""
+    causal: bool = False
+    """Look only at the past (for streams)."""
+
+
+class MDTNet(nn.Module):
+    """Clips [B, T, K, 3, H, W] -> logits [B, classes]; `saliency=None` is MDT-Net1, else MDT-Net2.
+
+    The trunk is built with `excite(config)` after conv1, and holds its pre-trained weights already, since the
+    difference path starts as a copy of its first layers.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        num_classes: int,
+        *,
+        config: MDTNetConfig,
+        saliency: SaliencyConfig | None,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.frames_per_segment = config.frames_per_segment
+        self.config = config
+        self.saliency = saliency
+        self.trunk = trunk
+        self.fine = FineDifference(trunk, config) if config.fine else None
+        self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_segments = x.shape[1]
+        appearance, action = self.enhanced(x)
+        y = self.trunk.stem(appearance)
+        if self.fine is None:
+            timeline, after_stage1 = Timeline(num_segments), None
+        else:
+            y, after_stage1, low_level = self.fine(y, action)
+            timeline = Timeline(num_segments, low_level)
+        y = self.trunk.stage(1, y, timeline)
+        if after_stage1 is not None:
+            y = y + F.interpolate(after_stage1, y.shape[-2:], mode="nearest")
+        for stage in (2, 3, 4):
+            y = self.trunk.stage(stage, y, timeline)
+        return self.head(self.trunk.pool(y), num_segments)
+
+    def enhanced(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the two paths see: key frames [N, 3, H, W] and frame differences [N, 3(K-1), H, W], both normalised.
+
+        A salience map is one for a segment, so enhancing frames and then subtracting them is the same as
+        enhancing their differences: X' = mask * X.
+        """
+        std = torch.tensor(self.trunk.std, device=x.device).view(3, 1, 1)
+        key = normalise(x[:, :, self.config.key_frame], self.trunk)  # [B, T, 3, H, W]
+        if x.is_floating_point():
+            differences = x[:, :, 1:] - x[:, :, :-1]  # [B, T, K-1, 3, H, W]
+        else:
+            differences = (x[:, :, 1:].float() - x[:, :, :-1].float()) / (255 * std)
+        if self.saliency is not None:
+            mask = floored(frames_saliency(x, self.saliency, std=self.trunk.std), self.saliency.floor)  # [B, T, H, W]
+            if self.saliency.to in ("appearance", "both"):
+                key = key * mask[:, :, None]
+            if self.saliency.to in ("action", "both"):
+                differences = differences * mask[:, :, None, None]
+        return key.flatten(0, 1), differences.flatten(2, 3).flatten(0, 1)
+
+
+class FineDifference(nn.Module):
+    """Short-term motion inside segments, added to the stem's output (METHOD section 3).
+
+    Differences pass a copy of the trunk's own stem at half resolution; the batch norm that ends the path starts at
+    zero.
+    """
+
+    def __init__(self, trunk: Trunk, config: MDTNetConfig) -> None:
+        super().__init__()
+        self.sobel = config.spatial_difference == "sobel"
+        self.stem = trunk.difference_stem(3 * (config.frames_per_segment - 1))
+        self.bn = neutral_(nn.BatchNorm2d(last_bn_features(trunk.stem_layers())))
+        self.stage1: nn.ModuleList | None = None
+        if config.fine_stage1:
+            self.stage1 = nn.ModuleList(copy.deepcopy(trunk.stage_blocks(1)))
+            self.bn1 = neutral_(nn.BatchNorm2d(last_bn_features(trunk.stage_blocks(1))))
+        self.run_block = trunk.run_block
+
+    def forward(self, stem: Tensor, differences: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Stem features [N, C, h, w] and differences [N, 3(K-1), H, W] -> what stage 1 sees, what is added after
+        stage 1 (or None) at the difference path's resolution, and that path's own stem features."""
+        if self.sobel:
+            differences = differences + sobel(differences)
+        d = self.stem(F.avg_pool2d(differences, 2))
+        fused = stem + F.interpolate(self.bn(d), stem.shape[-2:], mode="nearest")
+        if self.stage1 is None:
+            return fused, None, d
+        e = d
+        for block in self.stage1:
+            e = self.run_block(block, e, Timeline(1))
+        return fused, self.bn1(e), d
+
+
+def sobel(x: Tensor) -> Tensor:
+    """Sum of the horizontal and the vertical Sobel response of every channel, divided by 8; [N, C, H, W]."""
+    kernel = x.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 8
+    weight = (kernel + kernel.T).expand(x.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, groups=x.shape[1])
+
+
+class Excitation(nn.Module):
+    """What MDT-Net does in a block of stages 2 to 4: coarse differences, DCME and STCE, temporal convolution.
+
+    y = x * (1 + E_D/2 + E_S/2), with one of the two alone x * (1 + E).
+    """
+
+    def __init__(self, place: Place, config: MDTNetConfig) -> None:
+        super().__init__()
+        channels = place.channels
+        self.coarse = (
+            CoarseDifference(channels, reduction=config.reduction, causal=config.causal) if config.coarse else None
+        )
+        self.dcme = DCME(place, config) if config.dcme else None
+        self.stce = STCE(channels, reduction=config.reduction, causal=config.causal) if config.stce else None
+        self.conv = (
+            DepthwiseConv(channels, start=config.temporal, causal=config.causal) if config.temporal != "none" else None
+        )
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        if self.coarse is not None:
+            x = self.coarse(x, timeline)
+        gates = [module(x, timeline) for module in (self.dcme, self.stce) if module is not None]
+        if gates:
+            x = x + x * (sum(gates) / len(gates))
+        return x if self.conv is None else self.conv(x, timeline)
+
+
+def excite(config: MDTNetConfig) -> Maker:
+    """The maker of `Excitation` for stages 2 to 4."""
+
+    def make(place: Place) -> Excitation | None:
+        return Excitation(place, config) if place.stage >= 2 else None
+
+    return make
+
+
+class DCME(nn.Module):
+    """Motion excitation by deformable convolutions of several scales (METHOD section 5).
+
+    M_k(t) = DeformConv_k(Z(t+1); offsets from Z(t), Z(t+1)) - Z(t), summed over kernel sizes, expanded to an
+    excitation map in (-1/2, 1/2) of [N, C, H, W]. The last segment, which has no next one, gets 0.
+    """
+
+    def __init__(self, place: Place, config: MDTNetConfig) -> None:
+        super().__init__()
+        channels = place.channels
+        width = reduced(channels, config.reduction)
+        self.directions = ("past",) if config.causal else ("next", "past") if config.dcme_backward else ("next",)
+        self.deformable = config.dcme_deformable
+        self.reduce = conv_bn(channels, width, 1)
+        self.kernels = nn.ParameterList(dirac(width, k) for k in config.dcme_kernels)
+        self.offsets = nn.ModuleList(
+            nn.Conv2d(2 * width, 2 * k * k, 3, padding=1) for k in config.dcme_kernels if config.dcme_deformable
+        )
+        for conv in self.offsets:
+            nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.expand = conv_bn(width, channels, 1)
+        neutral_(self.expand[1])  # type: ignore[arg-type]
+        self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
+
+    def motion(self, here: Tensor, there: Tensor) -> Tensor:
+        """Motion from features `here` to `there`, both [M, c, H, W], as [M, c, H, W]."""
+        if not self.deformable:
+            moved = [F.conv2d(there, kernel, padding=kernel.shape[-1] // 2) for kernel in self.kernels]
+        else:
+            pair = torch.cat((here, there), 1)
+            moved = [deform_conv2d(there, conv(pair), kernel) for conv, kernel in zip(self.offsets, self.kernels)]
+        return torch.stack([m - here for m in moved]).sum(0)
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        z = self.reduce(x)
+        if self.low_level is not None and timeline.low_level is not None:
+            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), z.shape[-2:])
+        if timeline.num_segments == 1:
+            return torch.zeros_like(x)
+        z = z.unflatten(0, (-1, timeline.num_segments))  # [B, T, c, H, W]
+        earlier, later = z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1)  # [B*(T-1), c, H, W]
+        gates = [
+            self.gate(earlier, later, timeline, (0, 1)) if d == "next" else self.gate(later, earlier, timeline, (1, 0))
+            for d in self.directions
+        ]
+        return gates[0] if len(gates) == 1 else (gates[0] + gates[1]) / 2
+
+    def gate(self, here: Tensor, there: Tensor, timeline: Timeline, missing: tuple[int, int]) -> Tensor:
+        """Excitation [N, C, H, W]; `missing` says how many segments before and after the given ones get 0."""
+        e = torch.sigmoid(self.expand(self.motion(here, there))) - 0.5
+        e = F.pad(e.unflatten(0, (-1, timeline.num_segments - 1)), (0, 0) * 3 + missing)
+        return e.flatten(0, 1)
+
+
+def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
+    """A [c, c, k, k] kernel that starts as the identity plus N(0, noise^2), so that motion starts as a difference."""
+    weight = torch.empty(channels, channels, kernel, kernel)
+    nn.init.dirac_(weight)
+    return nn.Parameter(weight + noise * torch.randn_like(weight))
+
+
+class STCE(nn.Module):
+    """Spatio-temporal channel excitation (METHOD section 6): which channels matter, from when and from where.
+
+    Gives an excitation in (-1/2, 1/2) of [N, C, 1, 1], which starts at 0.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, causal: bool = False) -> None:
+        super().__init__()
+        width = reduced(channels, reduction)
+        self.causal = causal
+        self.time_squeeze = nn.Linear(channels, width)
+        self.time_conv = nn.Conv1d(width, width, 3, padding=0 if causal else 1)
+        self.time_expand = nn.Linear(width, channels)
+        self.space_squeeze = nn.Conv2d(channels, width, 1)
+        self.space_conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.space_expand = nn.Linear(width, channels, bias=False)  # the sum needs one bias
+        for last in (self.time_expand, self.space_expand):
+            nn.init.zeros_(last.weight)
+        nn.init.zeros_(self.time_expand.bias)
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
+        y = torch.sigmoid(self.temporal_branch(x) + self.spatial_branch(x)) - 0.5  # [B, T, C]
+        return y.flatten(0, 1)[:, :, None, None]
+
+    def temporal_branch(self, x: Tensor) -> Tensor:
+        """[B, T, C, H, W] -> [B, T, C]: correlation of the channels over time."""
+        y = self.time_squeeze(x.mean((3, 4))).transpose(1, 2)  # [B, c, T]
+        y = self.time_conv(F.pad(y, (2, 0)) if self.causal else y)
+        return self.time_expand(F.relu(y).transpose(1, 2))
+
+    def spatial_branch(self, x: Tensor) -> Tensor:
+        """[B, T, C, H, W] -> [B, 1, C], or [B, T, C] where each segment sees the mean of the past alone."""
+        if self.causal:
+            steps = torch.arange(1, x.shape[1] + 1, device=x.device).view(-1, 1, 1, 1)
+            mean = x.cumsum(1) / steps
+        else:
+            mean = x.mean(1, keepdim=True)
+        y = F.relu(self.space_conv(self.space_squeeze(mean.flatten(0, 1)))).mean((2, 3))  # [B or N, c]
+        return self.space_expand(y).unflatten(0, (-1, mean.shape[1]))

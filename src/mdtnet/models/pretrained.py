@@ -1,0 +1,508 @@
+"""Where weights come from: everybody's checkpoints under our names, ImageNet weights by name or file.
+
+A file is read without running anything in it, recognised by its names, renamed by one table, and either loaded as
+the network it is (`mdtnet.checkpoint.load_model`) or taken as the start of another one (`start_trunk`, `take_over`).
+
+In a table `#` stands for a number; the last part of a name (weight, bias, running_mean, ...) stays as it is. An empty
+right side is what an official network holds but never computes with.
+"""
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from mdtnet.errors import CheckpointError, ConfigError
+from mdtnet.models.trunk import RESNETS, Bottleneck, Trunk
+from mdtnet.models.tsm import shift_step
+
+log = logging.getLogger(__name__)
+
+Renames = Mapping[str, str]
+
+OFFICIAL_TSN: Renames = {
+    "base_model.conv1": "trunk.conv1",
+    "base_model.bn1": "trunk.bn1",
+    "base_model.layer#.#.conv#": "trunk.layer#.#.conv#",
+    "base_model.layer#.#.bn#": "trunk.layer#.#.bn#",
+    "base_model.layer#.#.downsample.#": "trunk.layer#.#.downsample.#",
+    "base_model.fc": "head.fc",  # where it was trained without dropout
+    "new_fc": "head.fc",
+}
+
+OFFICIAL_TSM: Renames = {**OFFICIAL_TSN, "base_model.layer#.#.conv1.net": "trunk.layer#.#.conv1"}
+
+OFFICIAL_TEA: Renames = {
+    **OFFICIAL_TSN,
+    "base_model.layer#.#.convs.#": "trunk.layer#.#.convs.#",
+    "base_model.layer#.#.bns.#": "trunk.layer#.#.bns.#",
+    "base_model.layer#.#.me.conv1": "trunk.layer#.#.temporal.excitation.reduce.0",
+    "base_model.layer#.#.me.bn1": "trunk.layer#.#.temporal.excitation.reduce.1",
+    "base_model.layer#.#.me.conv2": "trunk.layer#.#.temporal.excitation.move",
+    "base_model.layer#.#.me.conv3": "trunk.layer#.#.temporal.excitation.expand.0",
+    "base_model.layer#.#.me.bn3": "trunk.layer#.#.temporal.excitation.expand.1",
+    "base_model.layer#.#.shifts.#.conv": "trunk.layer#.#.temporal.shifts.#",
+}
+
+OFFICIAL_TDN: Renames = {
+    "base_model.conv1": "trunk.conv1",
+    "base_model.bn1": "trunk.bn1",
+    "base_model.conv1_temp": "",
+    "base_model.conv1_5.#": "fine.stem.#",
+    "base_model.resnext_layer1.#.conv#": "fine.stage1.#.conv#",
+    "base_model.resnext_layer1.#.bn#": "fine.stage1.#.bn#",
+    "base_model.resnext_layer1.#.downsample.#": "fine.stage1.#.downsample.#",
+    "base_model.layer#_bak.#.conv#": "trunk.layer#.#.conv#",
+    "base_model.layer#_bak.#.bn#": "trunk.layer#.#.bn#",
+    "base_model.layer#_bak.#.downsample.#": "trunk.layer#.#.downsample.#",
+    "base_model.layer#_bak.#.mse.conv1": "trunk.layer#.#.temporal.coarse.reduce.0",
+    "base_model.layer#_bak.#.mse.bn1": "trunk.layer#.#.temporal.coarse.reduce.1",
+    "base_model.layer#_bak.#.mse.conv2": "trunk.layer#.#.temporal.coarse.move",
+    "base_model.layer#_bak.#.mse.conv3_smallscale2": "trunk.layer#.#.temporal.coarse.pooled.0",
+    "base_model.layer#_bak.#.mse.bn3_smallscale2": "trunk.layer#.#.temporal.coarse.pooled.1",
+    "base_model.layer#_bak.#.mse.conv3_smallscale4": "trunk.layer#.#.temporal.coarse.full.0",
+    "base_model.layer#_bak.#.mse.bn3_smallscale4": "trunk.layer#.#.temporal.coarse.full.1",
+    "base_model.layer#_bak.#.mse.conv3": "trunk.layer#.#.temporal.coarse.expand.0",
+    "base_model.layer#_bak.#.mse.bn3": "trunk.layer#.#.temporal.coarse.expand.1",
+    "base_model.layer#_bak.#.shift.conv": "trunk.layer#.#.temporal.conv",
+    "new_fc": "head.fc",
+}
+
+MMACTION_TSN: Renames = {
+    "backbone.conv1.conv": "trunk.conv1",
+    "backbone.conv1.bn": "trunk.bn1",
+    "backbone.layer#.#.conv#.conv": "trunk.layer#.#.conv#",
+    "backbone.layer#.#.conv#.bn": "trunk.layer#.#.bn#",
+    "backbone.layer#.#.downsample.conv": "trunk.layer#.#.downsample.0",
+    "backbone.layer#.#.downsample.bn": "trunk.layer#.#.downsample.1",
+    "cls_head.fc_cls": "head.fc",
+}
+
+MMACTION_TSM: Renames = {**MMACTION_TSN, "backbone.layer#.#.conv1.conv.net": "trunk.layer#.#.conv1"}
+
+RESNET: Renames = {
+    "conv1": "trunk.conv1",
+    "bn1": "trunk.bn1",
+    "layer#.#.conv#": "trunk.layer#.#.conv#",
+    "layer#.#.bn#": "trunk.layer#.#.bn#",
+    "layer#.#.downsample.#": "trunk.layer#.#.downsample.#",
+    "fc": "head.fc",
+}
+
+RES2NET: Renames = {
+    **RESNET,
+    "layer#.#.convs.#": "trunk.layer#.#.convs.#",
+    "layer#.#.bns.#": "trunk.layer#.#.bns.#",
+}
+
+MOBILENET_V2: Renames = {
+    "features.#.#": "trunk.features.#.#",
+    "features.#.conv.#": "trunk.features.#.conv.#",
+    "features.#.conv.#.#": "trunk.features.#.conv.#.#",
+    "classifier.1": "head.fc",
+}
+
+EFFICIENTNET_LITE0: Renames = {
+    "conv_stem": "trunk.conv_stem",
+    "bn1": "trunk.bn1",
+    "blocks.#.#.conv_dw": "trunk.blocks.#.#.conv_dw",
+    "blocks.#.#.conv_pw": "trunk.blocks.#.#.conv_pw",
+    "blocks.#.#.conv_pwl": "trunk.blocks.#.#.conv_pwl",
+    "blocks.#.#.bn#": "trunk.blocks.#.#.bn#",
+    "conv_head": "trunk.conv_head",
+    "bn2": "trunk.bn2",
+    "classifier": "head.fc",
+}
+
+
+def _numbered(*stages: int) -> list[tuple[int, str]]:
+    """Blocks of all stages counted through: their number and `stage.block`."""
+    return list(enumerate(f"{stage}.{block}" for stage, count in enumerate(stages) for block in range(count)))
+
+
+TIMM_MOBILENET_V2: Renames = {
+    "conv_stem": "trunk.features.0.0",
+    "bn1": "trunk.features.0.1",
+    "blocks.0.0.conv_dw": "trunk.features.1.conv.0.0",
+    "blocks.0.0.bn1": "trunk.features.1.conv.0.1",
+    "blocks.0.0.conv_pw": "trunk.features.1.conv.1",
+    "blocks.0.0.bn2": "trunk.features.1.conv.2",
+    **{
+        f"blocks.{block}.{name}": f"trunk.features.{number + 1}.conv.{ours}"
+        for number, block in _numbered(1, 2, 3, 4, 3, 3, 1)[1:]
+        for name, ours in {
+            "conv_pw": "0.0",
+            "bn1": "0.1",
+            "conv_dw": "1.0",
+            "bn2": "1.1",
+            "conv_pwl": "2",
+            "bn3": "3",
+        }.items()
+    },
+    "conv_head": "trunk.features.18.0",
+    "bn2": "trunk.features.18.1",
+    "classifier": "head.fc",
+}
+
+LITE0_PYTORCH: Renames = {
+    "_conv_stem": "trunk.conv_stem",
+    "_bn0": "trunk.bn1",
+    "_blocks.0._depthwise_conv": "trunk.blocks.0.0.conv_dw",
+    "_blocks.0._bn1": "trunk.blocks.0.0.bn1",
+    "_blocks.0._project_conv": "trunk.blocks.0.0.conv_pw",
+    "_blocks.0._bn2": "trunk.blocks.0.0.bn2",
+    **{
+        f"_blocks.{number}.{name}": f"trunk.blocks.{block}.{ours}"
+        for number, block in _numbered(1, 2, 2, 3, 3, 4, 1)[1:]
+        for name, ours in {
+            "_expand_conv": "conv_pw",
+            "_bn0": "bn1",
+            "_depthwise_conv": "conv_dw",
+            "_bn1": "bn2",
+            "_project_conv": "conv_pwl",
+            "_bn2": "bn3",
+        }.items()
+    },
+    "_conv_head": "trunk.conv_head",
+    "_bn1": "trunk.bn2",
+    "_fc": "head.fc",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of checkpoint: what it is called, the system it holds, our names for its names."""
+
+    name: str
+    system: str
+    renames: Renames
+    imagenet: bool = False
+    """Weights of an image classifier, a start for every system."""
+
+
+SOURCES = (
+    Source("official TSN", "tsn", OFFICIAL_TSN),
+    Source("official TSM", "tsm", OFFICIAL_TSM),
+    Source("official TEA", "tea", OFFICIAL_TEA),
+    Source("official TDN", "tdn", OFFICIAL_TDN),
+    Source("mmaction2 TSN", "tsn", MMACTION_TSN),
+    Source("mmaction2 TSM", "tsm", MMACTION_TSM),
+    Source("torchvision or timm ResNet", "tsn", RESNET, imagenet=True),
+    Source("timm Res2Net", "tea", RES2NET, imagenet=True),
+    Source("torchvision MobileNetV2", "tsn", MOBILENET_V2, imagenet=True),
+    Source("timm MobileNetV2", "tsn", TIMM_MOBILENET_V2, imagenet=True),
+    Source("timm EfficientNet-Lite0", "tsn", EFFICIENTNET_LITE0, imagenet=True),
+    Source("EfficientNet-Lite0", "tsn", LITE0_PYTORCH, imagenet=True),
+)
+"""In the order they are tried: the first that has a place for every name is it."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Somebody's weights under our names."""
+
+    state: dict[str, Tensor]
+    """`trunk.*`, `head.*` and what else the system has."""
+    source: str
+    """What the file was recognised as."""
+    system: str
+    trunk: str
+    ignored: tuple[str, ...] = ()
+    """Names in the file that nothing is computed with."""
+    imagenet: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """Rows of the classifier; 0 where there is none."""
+        return len(self.state.get("head.fc.weight", ()))
+
+
+# Reading
+
+
+def _numpy_names() -> list[Any]:
+    """The numpy scalars and dtypes that training scripts leave in checkpoints (best accuracy and the like).
+
+    Files written with numpy 1 name their functions by another path than numpy 2 does.
+    """
+    scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar  # type: ignore[attr-defined]
+    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*names, np.dtype, *kinds]
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds, read without running anything in it: torch's own format or safetensors.
+
+    Of a file of this project that is what `mdtnet.checkpoint` wrote, else a dict with a state dict somewhere in it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        if _is_safetensors(path):
+            content = _read_safetensors(path)
+        else:
+            with torch.serialization.safe_globals(_numpy_names()):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no one error for "not mine": any of a dozen comes up
+        raise CheckpointError(f"{path}: not an mdtnet checkpoint or known weights: {_why(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not an mdtnet checkpoint or known weights: holds a {type(content).__name__}")
+    return content
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    if found := re.search(r"GLOBAL (\S+) was not an allowed global", text):
+        return f"refused, since loading it would run code ({found[1]}); only tensors and plain values are read"
+    return f"damaged, or another kind of file ({type(error).__name__}: {' '.join(text.split())[:100]})"
+
+
+def _is_safetensors(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"  # a header length of 8 bytes, then JSON
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    state = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return {**json.loads(metadata["mdtnet"]), "model": state} if "mdtnet" in metadata else {"state_dict": state}
+
+
+# Recognising
+
+
+def read_weights(path: str | Path) -> Weights:
+    """The weights in any file that is recognised.
+
+    Raises:
+        CheckpointError: see `read_file` and `recognise`.
+    """
+    content = read_file(path)
+    if content.get("format") == "mdtnet":
+        model = content["config"]["model"]
+        return Weights(content["model"], "mdtnet", model["name"], model["trunk"])
+    return recognise(content, where=str(path))
+
+
+def recognise(content: Mapping[str, Any], *, where: str) -> Weights:
+    """Find out by the names what a state dict is, wrapped in `state_dict` and `module.` or not, and rename it.
+
+    Raises:
+        CheckpointError: it is nothing known, or only nearly; the message lists what does not match.
+    """
+    state = _state_dict(content, where=where)
+    tried = [(source, [key for key in state if _renamed(key, source.renames) is None]) for source in SOURCES]
+    source, unmatched = min(tried, key=lambda pair: len(pair[1]))
+    if len(unmatched) > len(state) / 2:
+        raise CheckpointError(f"{where}: not an mdtnet checkpoint, and other weights than any known: {some(state)}")
+    if unmatched:
+        raise CheckpointError(f"{where}: nearly {source.name}, but these have no place in it: {some(unmatched)}")
+    pairs = [(_renamed(key, source.renames), value) for key, value in state.items()]
+    ignored = tuple(key for key, (ours, _) in zip(state, pairs) if not ours)
+    ours = _completed({name: value for name, value in pairs if name})
+    trunk = _trunk_of(ours, where=where)
+    if source.renames in (OFFICIAL_TSM, MMACTION_TSM):
+        _check_shifts(state, trunk, where=where)
+    if ignored:
+        log.info("%s: ignored, since %s computes nothing with it: %s", where, source.name, some(ignored))
+    return Weights(ours, source.name, source.system, trunk, ignored, source.imagenet)
+
+
+def _state_dict(content: Mapping[str, Any], *, where: str) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{where}: not an mdtnet checkpoint, and no state dict (names to tensors) either")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _renamed(key: str, renames: Renames) -> str | None:
+    """Our name of `key`, empty if nothing is computed with it, or None if there is no rule for it."""
+    stem, _, leaf = key.rpartition(".")
+    for pattern, ours in _compiled(tuple(renames.items())):
+        if match := pattern.fullmatch(stem):
+            numbers = iter(match.groups())
+            return ours and re.sub("#", lambda _: next(numbers), ours) + f".{leaf}"  # noqa: B023
+    return None
+
+
+@cache
+def _compiled(rules: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(re.escape(theirs).replace(r"\#", r"(\d+)")), ours) for theirs, ours in rules]
+
+
+def _completed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same network as ours writes it: a convolution's bias goes into the mean that the batch norm after it
+    subtracts, and old files get the step counters they lack."""
+    state = dict(state)
+    for key in list(state):
+        norm = re.sub(r"conv(\d)\.bias$", r"bn\1.", re.sub(r"downsample\.0\.bias$", "downsample.1.", key))
+        if norm != key and f"{norm}running_mean" in state:
+            state[f"{norm}running_mean"] = state[f"{norm}running_mean"] - state.pop(key)
+        if key.endswith(".running_var"):
+            state.setdefault(f"{key.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))
+    return state
+
+
+def _trunk_of(names: Iterable[str], *, where: str) -> str:
+    """The trunk that has these names (ours)."""
+    names = set(names)
+    if any(name.startswith("trunk.features.") for name in names):
+        return "mobilenet_v2"
+    if "trunk.conv_stem.weight" in names:
+        return "efficientnet_lite0"
+    blocks = tuple(
+        len({name.split(".")[2] for name in names if name.startswith(f"trunk.layer{stage}.")}) for stage in (1, 2, 3, 4)
+    )
+    deep = "trunk.layer1.0.conv3.weight" in names
+    for name, (block, counts) in RESNETS.items():
+        if counts == blocks and deep == (block is Bottleneck):
+            return name
+    kind = "bottlenecks" if deep else "basic blocks"
+    raise CheckpointError(f"{where}: a ResNet of {blocks} {kind}, expected one of {', '.join(RESNETS)}")
+
+
+def _check_shifts(state: Iterable[str], trunk: str, *, where: str) -> None:
+    """TSM's files show which blocks shift; it must be those that ours shifts."""
+    step, wrong = shift_step(trunk), []
+    for key in state:
+        block = re.search(r"layer\d\.(\d+)\.conv1\.(?:conv\.)?(net\.)?weight$", key)
+        if block and bool(block[2]) != (int(block[1]) % step == 0):
+            wrong.append(key)
+    if wrong:
+        raise CheckpointError(f"{where}: TSM on {trunk} that does not shift in the usual blocks: {some(wrong)}")
+
+
+def some(names: Iterable[str], most: int = 10) -> str:
+    """The first `most` of some names, and how many more there are."""
+    names = list(names)
+    if not names:
+        return "none"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# Starting from them
+
+
+def start_weights(source: str, *, system: str, trunk: str, width: float = 1.0) -> Weights:
+    """Weights to start a model from: `imagenet` (downloaded once by torchvision or timm, into TORCH_HOME) or a file.
+
+    Raises:
+        ConfigError: ImageNet weights cannot be had, or `width` is not 1.
+        CheckpointError: the file is not recognised.
+    """
+    if source != "imagenet":
+        return read_weights(source)
+    if width != 1:
+        raise ConfigError(f"model.width is {width}, but ImageNet weights fit width 1.0 only")
+    name = RES2NETS.get(trunk, trunk) if system == "tea" else trunk
+    return recognise(_imagenet_state(name), where=f"ImageNet weights of {name}")
+
+
+RES2NETS = {"resnet50": "res2net50_26w_4s", "resnet101": "res2net101_26w_4s"}
+"""TEA's own trunks, as timm calls them."""
+
+LITE0_FILE = "efficientnet-lite0-57934424.pth"
+"""EfficientNet-Lite0 as published for PyTorch."""
+
+
+def _imagenet_state(name: str) -> Mapping[str, Tensor]:
+    """The ImageNet state dict of a trunk, from the cache of torch.hub or by download."""
+    local = Path(torch.hub.get_dir()) / "checkpoints" / LITE0_FILE
+    try:
+        if name == "efficientnet_lite0" and local.is_file():
+            return read_file(local)
+        if name == "efficientnet_lite0" or name in RES2NETS.values():
+            return timm.create_model(name.replace("eff", "tf_eff"), pretrained=True).state_dict()
+        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(check_hash=True)  # type: ignore[attr-defined]
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"model.weights: cannot get ImageNet weights of {name} ({reason}); "
+            "put the file into TORCH_HOME/hub/checkpoints or give its path as model.weights"
+        ) from error
+
+
+def start_trunk(trunk: Trunk, weights: Weights, *, source: str) -> None:
+    """Copy weights into a trunk, strictly: each of its own is there and fits, none is left over.
+
+    Temporal modules inside blocks stay as they are.
+
+    Raises:
+        CheckpointError: the weights are of another trunk; the message lists what does not match.
+    """
+    own = {key: value for key, value in trunk.state_dict().items() if not _is_temporal(key)}
+    given = {
+        key.removeprefix("trunk."): value
+        for key, value in weights.state.items()
+        if key.startswith("trunk.") and not _is_temporal(key)
+    }
+    problems = {
+        "missing": [key for key in own if key not in given],
+        "left over": [key for key in given if key not in own],
+        "of another shape": [key for key in own if key in given and own[key].shape != given[key].shape],
+    }
+    if any(problems.values()):
+        what = "; ".join(f"{name} {some(keys)}" for name, keys in problems.items() if keys)
+        raise CheckpointError(f"{source}: {weights.source} on {weights.trunk} does not fit the model's trunk: {what}")
+    trunk.load_state_dict(given, strict=False)
+
+
+def take_over(model: nn.Module, weights: Weights, *, source: str) -> None:
+    """Copy everything into `model` that means the same there, which is what has the same name and shape.
+
+    A classifier for another number of classes, or for ImageNet's, is not taken. The log says what was taken, what
+    starts afresh and what was not used, in tensors by component.
+    """
+    own = model.state_dict()
+    classes = len(own["head.fc.weight"])
+    head_fits = not weights.imagenet and weights.num_classes == classes
+    taken = {
+        key: value
+        for key, value in weights.state.items()
+        if key in own and own[key].shape == value.shape and (head_fits or not key.startswith("head."))
+    }
+    model.load_state_dict(taken, strict=False)
+    log.info("start: %s (%s, %s on %s)", source, weights.source, weights.system, weights.trunk)
+    log.info("start: taken over %s", components(taken))
+    log.info("start: afresh %s", components(own.keys() - taken))
+    log.info("start: not used %s", components(weights.state.keys() - taken))
+    if not head_fits and weights.num_classes:
+        log.info("start: classifier of %d classes replaced by a new one of %d", weights.num_classes, classes)
+
+
+def components(names: Iterable[str]) -> str:
+    """Names counted by component, as `trunk 318, temporal.coarse 286, fine.stem 6`."""
+    counts = Counter(_component(name) for name in sorted(names))
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing"
+
+
+def _component(name: str) -> str:
+    if _is_temporal(name):
+        return "temporal." + name.partition(".temporal.")[2].split(".")[0]
+    parts = name.split(".")
+    return parts[0] if parts[0] in ("trunk", "head") else ".".join(parts[:2])
+
+
+def _is_temporal(name: str) -> bool:
+    return ".temporal." in name or ".at_input." in name

@@ -1,0 +1,97 @@
+"""TDN: short-term differences at the stem, long-term differences in the blocks.
+
+Wang et al., "TDN: Temporal Difference Networks for Efficient Action Recognition", CVPR 2021.
+
+Letters: B clips, T segments, K frames a segment, N = B*T, C channels, H, W pixels.
+"""
+
+import copy
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, fan_out_
+from mdtnet.models.trunk import Place, Timeline, Trunk, normalise
+
+KEY_FRAME = 2
+"""Index in its segment of the frame that the trunk sees, from 0."""
+
+
+class TDN(nn.Module):
+    """Clips [B, T, 5, 3, H, W] -> logits [B, classes].
+
+    The trunk is built with `differ` after conv1, and holds its pre-trained weights already, since the difference
+    path starts as a copy of its first layers. Both paths are weighed by the T that was trained with:
+    `num_segments_trained`, or while that is None the input's T.
+    """
+
+    frames_per_segment = 5
+
+    def __init__(
+        self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5, num_segments_trained: int | None = None
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_segments_trained = num_segments_trained
+        self.trunk = trunk
+        self.fine = ShortTermDifference(trunk)
+        self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        timeline = Timeline(x.shape[1])
+        frames = normalise(x, self.trunk)
+        key = frames[:, :, KEY_FRAME].flatten(0, 1)  # [N, 3, H, W]
+        differences = (frames[:, :, 1:] - frames[:, :, :-1]).flatten(2, 3).flatten(0, 1)  # [N, 12, H, W]
+        after_stem, after_stage1 = self.fine(differences)
+        y = self.fuse(self.trunk.stem(key), after_stem, timeline)
+        y = self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline)
+        for stage in (2, 3, 4):
+            y = self.trunk.stage(stage, y, timeline)
+        return self.head(self.trunk.pool(y), timeline.num_segments)
+
+    def fuse(self, appearance: Tensor, difference: Tensor, timeline: Timeline) -> Tensor:
+        """Weighted sum at the appearance's resolution, both [N, C, *, *]."""
+        alpha, beta = fusion_weights(self.num_segments_trained or timeline.num_segments)
+        return alpha * appearance + beta * F.interpolate(difference, appearance.shape[-2:], mode="nearest")
+
+
+def fusion_weights(num_segments: int) -> tuple[float, float]:
+    """Weights of appearance and difference in a network trained with T segments."""
+    return (0.5, 0.5) if num_segments == 8 else (0.75, 0.25)
+
+
+class ShortTermDifference(nn.Module):
+    """Motion inside segments: copies of the trunk's stem and stage 1 on frame differences at half resolution."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.stem = trunk.difference_stem(3 * (TDN.frames_per_segment - 1))
+        self.stage1 = nn.ModuleList(copy.deepcopy(trunk.stage_blocks(1)))
+        self.run_block = trunk.run_block
+
+    def forward(self, differences: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 12, H, W] -> what is fused after the stem and after stage 1, at half their resolution."""
+        after_stem = self.stem(F.avg_pool2d(differences, 2))
+        y = after_stem
+        for block in self.stage1:
+            y = self.run_block(block, y, Timeline(1))
+        return after_stem, y
+
+
+class LongTermDifference(nn.Module):
+    """Motion between segments as an excitation, then a depthwise temporal convolution that starts as a shift."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.coarse = CoarseDifference(channels, neutral=False)
+        self.conv = DepthwiseConv(channels, start="shift")
+        fan_out_(self)
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        return self.conv(self.coarse(x, timeline), timeline)
+
+
+def differ(place: Place) -> LongTermDifference | None:
+    """The maker of `LongTermDifference` for stages 2 to 4."""
+    return LongTermDifference(place.channels) if place.stage >= 2 else None

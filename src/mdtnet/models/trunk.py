@@ -1,0 +1,325 @@
+"""2D trunks: ResNet, MobileNetV2 and EfficientNet-Lite0, with the parameter names of torchvision and timm.
+
+A trunk sees B*T key frames as a batch. What happens between frames is a *temporal module*, made by a maker that a
+system hands in, and called by the block itself; nothing is wrapped, so the trunk's own names never change:
+
+    at_input      residual branch's input          (TSM's place)
+    after_conv1   after conv1, bn1, relu           (TEA, TDN and MDT-Net's place)
+
+An inverted residual has one place, the input of a residual branch with a skip, whichever maker is given.
+
+Letters: N = B*T frames, C channels, H, W pixels.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.models import MobileNetV2
+
+from mdtnet.errors import ConfigError
+
+
+class Timeline(NamedTuple):
+    """What a temporal module must know beside its features."""
+
+    num_segments: int
+    """T: consecutive rows of the batch that belong to one clip."""
+    low_level: Tensor | None = None
+    """Stem features of the difference path, [N, C0, H/4, W/4], where a system has them."""
+
+
+class Place(NamedTuple):
+    """A place for a temporal module, as its maker sees it."""
+
+    stage: int
+    """1 to 4."""
+    block: int
+    """Index in its stage, from 0."""
+    num_blocks: int
+    """Blocks in that stage."""
+    channels: int
+    stem_channels: int
+    """Channels that leave the stem."""
+
+
+Maker = Callable[[Place], nn.Module | None]
+
+
+def nothing(place: Place) -> None:
+    """The maker of a plain 2D network."""
+
+
+class Block(nn.Module):
+    """What `ResNet` wants of a block class, which it calls with (inplanes, planes, stride)."""
+
+    expansion: int
+    """Channels that leave the block are `planes` times this."""
+    bn1: nn.BatchNorm2d
+    downsample: nn.Sequential | None
+    at_input: nn.Module | None
+    temporal: nn.Module | None
+    """The temporal module after conv1, bn1, relu; the block calls both."""
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions (ResNet-18 and 34)."""
+
+    expansion = 1
+
+    def __init__(self, inplanes: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = downsample(inplanes, planes, stride)
+        self.at_input = self.temporal = None
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        y = x if self.at_input is None else self.at_input(x, timeline)
+        y = self.relu(self.bn1(self.conv1(y)))
+        if self.temporal is not None:
+            y = self.temporal(y, timeline)
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(Block):
+    """1x1, 3x3 (which carries the stride), 1x1 (ResNet-50 and 101)."""
+
+    expansion = 4
+
+    def __init__(self, inplanes: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample(inplanes, planes * self.expansion, stride)
+        self.at_input = self.temporal = None
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        y = x if self.at_input is None else self.at_input(x, timeline)
+        y = self.relu(self.bn1(self.conv1(y)))
+        if self.temporal is not None:
+            y = self.temporal(y, timeline)
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def downsample(inplanes: int, outplanes: int, stride: int) -> nn.Sequential | None:
+    """The 1x1 convolution and batch norm beside a residual branch that changes the shape, else None."""
+    if stride == 1 and inplanes == outplanes:
+        return None
+    return nn.Sequential(nn.Conv2d(inplanes, outplanes, 1, stride, bias=False), nn.BatchNorm2d(outplanes))
+
+
+RESNETS: dict[str, tuple[type[Block], tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+}
+"""Block class and number of blocks in each stage."""
+
+
+class Trunk(nn.Module):
+    """What every trunk offers: `stem`, four `stages`, `pool`; and from these `forward` and `difference_stem`."""
+
+    num_features: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def stem_layers(self) -> list[nn.Module]:
+        """The first layers, before stage 1, in order; the first convolution among them sees the pixels."""
+        raise NotImplementedError
+
+    def stage_blocks(self, stage: int) -> list[nn.Module]:
+        """The blocks of stage 1 to 4."""
+        raise NotImplementedError
+
+    @staticmethod
+    def run_block(block: nn.Module, x: Tensor, timeline: Timeline) -> Tensor:
+        """One block on [N, C, H, W]."""
+        return block(x, timeline)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Last feature map [N, C, H, W] -> [N, num_features]."""
+        return x.mean((2, 3))
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Pixels [N, 3, H, W] -> stem features."""
+        for layer in self.stem_layers():
+            x = layer(x)
+        return x
+
+    def stage(self, stage: int, x: Tensor, timeline: Timeline) -> Tensor:
+        """Stage 1 to 4 on [N, C, H, W]."""
+        for block in self.stage_blocks(stage):
+            x = self.run_block(block, x, timeline)
+        return x
+
+    def forward(self, x: Tensor, num_segments: int = 1) -> Tensor:
+        """Normalised frames [N, 3, H, W] -> features [N, num_features]; N is a multiple of `num_segments`."""
+        timeline = Timeline(num_segments)
+        x = self.stem(x)
+        for stage in (1, 2, 3, 4):
+            x = self.stage(stage, x, timeline)
+        return self.pool(x)
+
+    def difference_stem(self, channels: int) -> nn.Sequential:
+        """A trainable copy of the stem for `channels` input channels.
+
+        The first convolution is inflated from the mean of its channels, as in TDN.
+        """
+        layers = nn.Sequential(*copy.deepcopy(self.stem_layers()))
+        first = next(m for m in layers.modules() if isinstance(m, nn.Conv2d))
+        first.weight = nn.Parameter(first.weight.detach().mean(1, keepdim=True).repeat(1, channels, 1, 1))
+        first.in_channels = channels
+        return layers
+
+
+class ResNet(Trunk):
+    """ResNet (He et al. 2016) with torchvision's names, without its classifier.
+
+    `width` multiplies every channel count; `block(inplanes, planes, stride)` is a block class.
+    """
+
+    def __init__(
+        self,
+        block: type[Block],
+        num_blocks: tuple[int, int, int, int],
+        *,
+        at_input: Maker = nothing,
+        after_conv1: Maker = nothing,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        base = max(8, round(64 * width / 8) * 8)
+        self.conv1 = nn.Conv2d(3, base, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(base)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        inplanes = base
+        for stage, count in enumerate(num_blocks, start=1):
+            planes, blocks = base * 2 ** (stage - 1), []
+            for i in range(count):
+                b = block(inplanes, planes, 2 if i == 0 and stage > 1 else 1)
+                b.at_input = at_input(Place(stage, i, count, inplanes, base))
+                b.temporal = after_conv1(Place(stage, i, count, b.bn1.num_features, base))
+                inplanes = planes * block.expansion
+                blocks.append(b)
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.num_features = inplanes
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d) and m.groups == 1:
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    def stem_layers(self) -> list[nn.Module]:
+        return [self.conv1, self.bn1, self.relu, self.maxpool]
+
+    def stage_blocks(self, stage: int) -> list[nn.Module]:
+        return list(getattr(self, f"layer{stage}"))
+
+
+class InvertedResidualTrunk(Trunk):
+    """Shared by MobileNetV2 and EfficientNet-Lite0: the trunk adds the skip itself, so that a temporal module
+    changes the residual branch alone."""
+
+    def _place_temporal(self, maker: Maker) -> None:
+        stem_channels = last_bn_features(self.stem_layers())
+        for stage in (1, 2, 3, 4):
+            blocks = self.stage_blocks(stage)
+            for i, block in enumerate(blocks):
+                skip = bool(_take_skip(block))
+                block.add_skip = skip  # type: ignore[assignment]
+                channels = next(m for m in block.modules() if isinstance(m, nn.Conv2d)).in_channels
+                place = Place(stage, i, len(blocks), channels, stem_channels)
+                block.temporal = maker(place) if skip else None  # type: ignore[assignment]
+
+    @staticmethod
+    def run_block(block: nn.Module, x: Tensor, timeline: Timeline) -> Tensor:
+        y = block(x if block.temporal is None else block.temporal(x, timeline))  # type: ignore[operator]
+        return x + y if block.add_skip else y
+
+
+def _take_skip(block: nn.Module) -> bool:
+    """Whether torchvision's or timm's block adds its input; from now on it leaves that to the trunk."""
+    name = "use_res_connect" if hasattr(block, "use_res_connect") else "has_skip"
+    skip = getattr(block, name)
+    setattr(block, name, False)
+    return skip
+
+
+class MobileNetV2Trunk(InvertedResidualTrunk):
+    """MobileNetV2 (Sandler et al. 2018), torchvision's `features`; stem and stages are split where H halves."""
+
+    SPLITS = (2, 4, 7, 14, 18)
+
+    def __init__(self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0) -> None:
+        super().__init__()
+        net = MobileNetV2(width_mult=width)
+        self.features = net.features
+        self.num_features = net.last_channel
+        self._place_temporal(at_input if at_input is not nothing else after_conv1)
+
+    def stem_layers(self) -> list[nn.Module]:
+        return list(self.features[: self.SPLITS[0]])
+
+    def stage_blocks(self, stage: int) -> list[nn.Module]:
+        return list(self.features[self.SPLITS[stage - 1] : self.SPLITS[stage]])
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.features[-1](x).mean((2, 3))
+
+
+class EfficientNetLite0Trunk(InvertedResidualTrunk):
+    """EfficientNet-Lite0, timm's `tf_efficientnet_lite0`; its pixels are normalised to [-1, 1]."""
+
+    STAGES = ((1,), (2,), (3, 4), (5, 6))
+    mean = (0.5, 0.5, 0.5)
+    std = (0.5, 0.5, 0.5)
+
+    def __init__(self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0) -> None:
+        super().__init__()
+        if width != 1:
+            raise ConfigError(f"model.width is {width}, but efficientnet_lite0 has width 1.0 only")
+        net = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
+        self.conv_head, self.bn2 = net.conv_head, net.bn2
+        self.num_features = net.num_features
+        self._place_temporal(at_input if at_input is not nothing else after_conv1)
+
+    def stem_layers(self) -> list[nn.Module]:
+        return [self.conv_stem, self.bn1, self.blocks[0]]
+
+    def stage_blocks(self, stage: int) -> list[nn.Module]:
+        return [block for i in self.STAGES[stage - 1] for block in self.blocks[i]]
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv_head(x)).mean((2, 3))
+
+
+def last_bn_features(layers: list[nn.Module]) -> int:
+    """Channels that leave `layers`: those of the last batch norm in order of construction."""
+    norms = [m for layer in layers for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
+    return norms[-1].num_features
+
+
+def normalise(frames: Tensor, trunk: Trunk) -> Tensor:
+    """Frames as the trunk wants them: uint8 [..., 3, H, W] becomes (x / 255 - mean) / std; float is left alone."""
+    if frames.is_floating_point():
+        return frames
+    shape = (3, 1, 1)
+    mean = torch.tensor(trunk.mean, device=frames.device).view(shape)
+    std = torch.tensor(trunk.std, device=frames.device).view(shape)
+    return (frames / 255 - mean) / std

@@ -1,0 +1,25 @@
+"""TSN: a 2D network on one frame a segment, average consensus.
+
+Wang et al., "Temporal Segment Networks: Towards Good Practices for Deep Action Recognition", ECCV 2016.
+"""
+
+from torch import Tensor, nn
+
+from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.trunk import Trunk, normalise
+
+
+class TSN(nn.Module):
+    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]. TSM and TEA differ in their trunk's temporal modules alone."""
+
+    frames_per_segment = 1
+
+    def __init__(self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.trunk = trunk
+        self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = normalise(x[:, :, 0].flatten(0, 1), self.trunk)  # [B*T, 3, H, W]
+        return self.head(self.trunk(frames, x.shape[1]), x.shape[1])

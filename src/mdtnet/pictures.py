@@ -1,0 +1,291 @@
+"""Motion salience to look at: a contact sheet or an overlay video of one source, and strips of key frames for pages.
+
+Letters: T segments, K frames a segment, n frames, H, W pixels.
+"""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from mdtnet.checkpoint import atomic_write
+from mdtnet.data.segments import test_indices
+from mdtnet.data.video import VideoInfo, probe, read_clip
+from mdtnet.errors import ConfigError
+from mdtnet.models.trunk import Trunk
+from mdtnet.saliency import LUMA, SaliencyConfig, floored, frames_saliency
+
+SHEETS = (".png", ".jpg", ".jpeg")
+VIDEOS = (".mp4",)
+SHORT_SIDE = 256  # pixels; salience depends on it a little, and networks see frames of about this size
+PANEL_HEIGHT = 160  # pixels, of one picture on a contact sheet
+COLOURS = matplotlib.colormaps["inferno"]
+ROWS = ("key frame", "salience", "enhanced")
+NOTE = "salience 0 to 1; bright everywhere: hardly any motion, the segment passes unchanged"
+DEFAULT_FPS = 25  # of sources that do not say
+CHUNK = 16  # frames of an overlay video computed together
+INK, PAPER = (32, 36, 42), (255, 255, 255)
+
+
+@dataclass(frozen=True, eq=False)
+class KeyFrames:
+    """The key frame of every segment of a video with its salience."""
+
+    frames: np.ndarray
+    """uint8 RGB [T, H, W, 3]."""
+    salience: np.ndarray
+    """float32 [T, H, W] in [0, 1]."""
+    indices: np.ndarray
+    """int64 [T], the key frames' numbers in the video."""
+    num_frames: int
+    """Frames of the video."""
+
+
+def draw_saliency(
+    source: str | Path,
+    out: str | Path,
+    *,
+    saliency: SaliencyConfig | None = None,
+    num_segments: int = 8,
+    frames_per_segment: int = 5,
+) -> Path:
+    """Show where a video moves: `.png` or `.jpg` gives a contact sheet, `.mp4` an overlay video.
+
+    Raises:
+        ConfigError: `out` has another extension, is a folder or is the source, or a segment has fewer than 2 frames.
+        VideoError: the source cannot be read.
+    """
+    saliency, out = saliency or SaliencyConfig(), Path(out)
+    if out.suffix.lower() in VIDEOS:
+        return overlay_video(source, out, saliency=saliency, frames_per_segment=frames_per_segment)
+    return contact_sheet(
+        source, out, saliency=saliency, num_segments=num_segments, frames_per_segment=frames_per_segment
+    )
+
+
+def contact_sheet(
+    source: str | Path,
+    out: str | Path,
+    *,
+    saliency: SaliencyConfig,
+    num_segments: int = 8,
+    frames_per_segment: int = 5,
+) -> Path:
+    """Write one picture: a column a segment; rows key frame, salience, and the enhanced frame a network sees.
+
+    Raises:
+        ConfigError, VideoError: see `draw_saliency`.
+    """
+    out = _checked_output(source, out, SHEETS)
+    found = read_key_frames(
+        source, saliency=saliency, num_segments=num_segments, frames_per_segment=frames_per_segment
+    )
+    rows = [
+        found.frames,
+        heat(found.frames, found.salience),
+        enhanced(found.frames, found.salience, floor=saliency.floor),
+    ]
+    counted = f"{num_segments} segments of {frames_per_segment} of {found.num_frames} frames"
+    title = f"{Path(source).name}   {saliency.variant} salience per {saliency.window}, {counted}"
+    sheet = _sheet([[_panel(frame) for frame in row] for row in rows], found.indices, title)
+    kind = "PNG" if out.suffix.lower() == ".png" else "JPEG"
+    atomic_write(out, lambda file: sheet.save(file, kind, quality=92))
+    return out
+
+
+def overlay_video(
+    source: str | Path, out: str | Path, *, saliency: SaliencyConfig, frames_per_segment: int = 5
+) -> Path:
+    """Write an H.264 video: every frame, its salience and the enhanced frame side by side.
+
+    Each frame is the key frame of a window of K that slides over the video, so `window` and `normalise` are
+    `segment` whatever `saliency` says. Frames are handled a few at a time: the length of the video does not matter.
+
+    Raises:
+        ConfigError, VideoError: see `draw_saliency`.
+    """
+    out = _checked_output(source, out, VIDEOS)
+    _check_frames(frames_per_segment)
+    saliency = replace(saliency, window="segment", normalise="segment")
+    info = probe(source)  # the whole video decodes: from here on nothing is left half written
+
+    def write(file: BinaryIO) -> None:
+        with av.open(file, "w", format="mp4") as container:
+            overlay = _Overlay(container, info, saliency, frames_per_segment)
+            read_clip(source, np.arange, num_frames=info.num_frames, transform=overlay.push)
+            overlay.finish()
+
+    atomic_write(out, write)
+    return out
+
+
+def read_key_frames(
+    source: str | Path,
+    *,
+    saliency: SaliencyConfig,
+    num_segments: int = 8,
+    frames_per_segment: int = 5,
+    frame_stride: int = 1,
+    short_side: int = SHORT_SIDE,
+    start: float | None = None,
+    end: float | None = None,
+) -> KeyFrames:
+    """The key frames of a video (of its part from `start` to `end`, in seconds) and their salience.
+
+    Segments are those of a test with one clip; frames are scaled to `short_side` pixels first.
+
+    Raises:
+        ConfigError: a segment has fewer than 2 frames.
+        VideoError: the source cannot be read.
+    """
+    _check_frames(frames_per_segment)
+    chosen: list[np.ndarray] = []
+
+    def choose(num_frames: int) -> np.ndarray:
+        chosen.append(
+            test_indices(
+                num_frames,
+                num_segments=num_segments,
+                frames_per_segment=frames_per_segment,
+                frame_stride=frame_stride,
+            )
+        )
+        return chosen[-1]
+
+    frames, num_frames = read_clip(
+        source, choose, start=start, end=end, transform=lambda frame: _resized(frame, short_side)
+    )  # [T, K, H, W, 3]
+    salience = frames_saliency(torch.from_numpy(frames).permute(0, 1, 4, 2, 3)[None], saliency)[0]
+    key = key_index(frames_per_segment)
+    return KeyFrames(frames[:, key], salience.numpy(), chosen[-1][:, key], num_frames)
+
+
+def key_index(frames_per_segment: int) -> int:
+    """Index of the key frame in its segment: the fourth (METHOD section 1), or the last of fewer."""
+    return min(3, frames_per_segment - 1)
+
+
+def heat(frames: np.ndarray, salience: np.ndarray) -> np.ndarray:
+    """Salience [n, H, W] in colour over the greyed frames, both uint8 RGB [n, H, W, 3]; bright is salient."""
+    grey = (frames @ np.array(LUMA))[..., None] * 0.35
+    colour = COLOURS(salience, bytes=True)[..., :3] * 0.65
+    return (grey + colour).round().astype(np.uint8)
+
+
+def enhanced(frames: np.ndarray, salience: np.ndarray, *, floor: float) -> np.ndarray:
+    """What a network sees of frames: motionless places fade towards the mean colour; uint8 RGB [n, H, W, 3]."""
+    mean = np.array(Trunk.mean, dtype=np.float32) * 255
+    mask = floored(torch.from_numpy(salience), floor).numpy()[..., None]
+    return (mean + mask * (frames - mean)).round().clip(0, 255).astype(np.uint8)
+
+
+class _Overlay:
+    """Encodes frames that are pushed one by one; holds `CHUNK` and a window of them."""
+
+    def __init__(self, container: Any, info: VideoInfo, saliency: SaliencyConfig, window: int) -> None:
+        self.saliency, self.window, self.key = saliency, window, key_index(window)
+        self.frames: list[np.ndarray] = []
+        fps = min(max(info.fps or DEFAULT_FPS, 1), 240)
+        self.container = container
+        self.stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
+        self.stream.pix_fmt = "yuv420p"
+        height, width = _scaled((info.height, info.width), SHORT_SIDE, multiple=2)
+        self.stream.height, self.stream.width = height, 3 * width
+        self.stream.options = {"crf": "20", "preset": "veryfast"}
+
+    def push(self, frame: np.ndarray) -> np.ndarray:
+        """Take the next frame; gives a pixel back, which is all that `read_clip` then has to hold of it."""
+        frame = _resized(frame, SHORT_SIDE, multiple=2)
+        first = not self.frames
+        self.frames += [frame] * (1 + self.key if first else 1)  # the first frame's window starts with copies of it
+        if len(self.frames) >= CHUNK + self.window:
+            self._encode()
+        return frame[:1, :1]
+
+    def finish(self) -> None:
+        self.frames += self.frames[-1:] * (self.window - 1 - self.key)
+        self._encode()
+        self.container.mux(self.stream.encode())
+
+    def _encode(self) -> None:
+        stack = torch.from_numpy(np.stack(self.frames))  # [n, H, W, 3]
+        windows = stack.unfold(0, self.window, 1).permute(0, 4, 3, 1, 2)  # [n - K + 1, K, 3, H, W]
+        salience = frames_saliency(windows[None], self.saliency)[0].numpy()
+        frames = stack[self.key : self.key + len(salience)].numpy()
+        right = enhanced(frames, salience, floor=self.saliency.floor)
+        for picture in np.concatenate([frames, heat(frames, salience), right], axis=2):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            self.container.mux(self.stream.encode(picture))
+        self.frames = self.frames[len(salience) :]
+
+
+def _check_frames(frames_per_segment: int) -> None:
+    if frames_per_segment < 2:
+        raise ConfigError(f"frames_per_segment is {frames_per_segment}: motion takes at least 2 frames")
+
+
+def _checked_output(source: str | Path, out: str | Path, suffixes: tuple[str, ...]) -> Path:
+    out = Path(out)
+    if out.suffix.lower() not in suffixes:
+        kinds = f"{', '.join(SHEETS)} (contact sheet) or {VIDEOS[0]} (overlay video)"
+        raise ConfigError(f"{out}: unknown kind of picture '{out.suffix}', expected {kinds}")
+    if out.is_dir():
+        raise ConfigError(f"{out}: is a folder, expected the name of a file")
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise ConfigError(f"{out}: is the source itself, choose another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: its folder cannot be made: {error.strerror}") from error
+    return out
+
+
+def _scaled(size: tuple[int, ...], short_side: int, multiple: int) -> tuple[int, ...]:
+    """A size (height, width) scaled to a short side, both sides multiples of `multiple`."""
+    scale = short_side / min(size)
+    return tuple(multiple * max(1, round(side * scale / multiple)) for side in size)
+
+
+def _resized(frame: np.ndarray, short_side: int, *, multiple: int = 1) -> np.ndarray:
+    height, width = _scaled(frame.shape[:2], short_side, multiple)
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _panel(frame: np.ndarray) -> Image.Image:
+    height, width = frame.shape[:2]
+    size = (max(1, round(width * PANEL_HEIGHT / height)), PANEL_HEIGHT)
+    return Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
+
+
+def _sheet(rows: list[list[Image.Image]], indices: np.ndarray, title: str) -> Image.Image:
+    """Panels in rows, named at the left, with the frames' numbers above and a colour scale at the foot."""
+    left, top, foot, gap = 88, 60, 28, 4
+    width, height = rows[0][0].size
+    columns = len(rows[0])
+    wide = max(left + columns * (width + gap) + 8, left + round(_font(16).getlength(title)) + 8)
+    sheet = Image.new("RGB", (wide, top + len(rows) * (height + gap) + foot), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((left, 8), title, fill=INK, font=_font(16))
+    for row, (name, panels) in enumerate(zip(ROWS, rows)):
+        y = top + row * (height + gap)
+        pen.text((8, y + height // 2), name, fill=INK, font=_font(13), anchor="lm")
+        for column, panel in enumerate(panels):
+            sheet.paste(panel, (left + column * (width + gap), y))
+    for column, index in enumerate(indices):
+        pen.text((left + column * (width + gap), top - 20), f"frame {index}", fill=INK, font=_font(13))
+    ramp = COLOURS(np.linspace(0, 1, 160)[None].repeat(10, 0), bytes=True)[..., :3]
+    sheet.paste(Image.fromarray(ramp), (left, sheet.height - foot + 10))
+    pen.text((left + 168, sheet.height - foot + 15), NOTE, fill=INK, font=_font(12), anchor="lm")
+    return sheet
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

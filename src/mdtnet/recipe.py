@@ -1,0 +1,186 @@
+"""The pieces of a training recipe: schedule, parameter groups, batch-norm modes, order of clips, averages, seeds."""
+
+import importlib.util
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mdtnet.config import RunConfig, TrainConfig
+from mdtnet.errors import ConfigError
+
+REFERENCE_BATCH = 64  # `train.lr` is for this many clips a step
+
+
+def check_config(config: RunConfig, *, processes: int) -> None:
+    """See that the numbers of a recipe make sense together.
+
+    Raises:
+        ConfigError: the message names the key, the value and what was expected.
+    """
+    train = config.train
+    for name in ("epochs", "batch_size", "accumulate", "val_every"):
+        if getattr(train, name) < 1:
+            raise ConfigError(f"train.{name} is {getattr(train, name)}, expected at least 1")
+    for name in ("label_smoothing", "ema"):
+        if not 0 <= getattr(train, name) < 1:
+            raise ConfigError(f"train.{name} is {getattr(train, name)}, expected 0 or more and less than 1")
+    if train.batch_size % (processes * train.accumulate):
+        raise ConfigError(
+            f"train.batch_size is {train.batch_size}, which does not divide by "
+            f"{processes} process(es) x {train.accumulate} accumulation step(s)"
+        )
+    if "wandb" in train.trackers and not importlib.util.find_spec("wandb"):
+        raise ConfigError("train.trackers has wandb, which is not installed: pip install 'mdtnet[wandb]'")
+
+
+def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Learning rate of optimiser step `step`, counted from 0 over the whole run (before a group's multiplier).
+
+    Linear in the global batch; a linear warm-up, then `steps` (times `decay` after each of them) or a cosine to 0.
+    """
+    base = config.lr * config.batch_size / REFERENCE_BATCH
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        base *= (step + 1) / (warmup + 1)
+    if config.schedule == "steps":
+        return base * config.decay ** sum(step >= epoch * steps_per_epoch for epoch in config.steps)
+    if step < warmup:
+        return base
+    rest = max(1, config.epochs * steps_per_epoch - warmup)
+    return base * 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / rest)))
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Trained parameters in up to three groups, `trunk`, `classifier` and `temporal`, each with its `lr_scale`."""
+    scales = {"trunk": 1.0, "classifier": config.classifier_lr, "temporal": config.temporal_lr}
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in scales}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members[_group_of(name)].append(parameter)
+    return [
+        {"params": members[name], "name": name, "lr_scale": scales[name]} for name in scales if members[name]
+    ]
+
+
+def _group_of(name: str) -> str:
+    if name.startswith("head."):
+        return "classifier"
+    return "trunk" if name.startswith("trunk.") and ".temporal." not in name else "temporal"
+
+
+def freeze_partial_bn(model: nn.Module) -> None:
+    """Stop training every batch norm of the 2D trunk but the first (TSN's partial batch normalisation)."""
+    norms = [
+        m
+        for name, m in model.named_modules()
+        if isinstance(m, _BatchNorm) and _group_of(name + ".") == "trunk"
+    ]
+    for norm in norms[1:]:
+        norm.requires_grad_(False)
+
+
+def set_train_mode(model: nn.Module) -> None:
+    """Train mode, but batch norms whose parameters are frozen keep their statistics too."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+            module.eval()
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over `parameter_groups`."""
+    groups = parameter_groups(model, config)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def count_steps(num_videos: int, batch_size: int) -> int:
+    """Steps of an epoch. A last batch of one clip is left out: batch norm learns nothing good from it."""
+    steps, rest = divmod(num_videos, batch_size)
+    return steps + (rest > 1 or (rest == 1 and steps == 0))
+
+
+def epoch_parts(
+    num_videos: int,
+    config: TrainConfig,
+    *,
+    epoch: int,
+    first_step: int = 0,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[list[int]]:
+    """This process's share of each step from `first_step`, in `accumulate` parts (some empty in a short last batch).
+
+    The order depends on seed and epoch alone, so the processes' shares of a step make up the same global batch
+    whatever their number.
+    """
+    order = np.random.default_rng([config.seed, epoch]).permutation(num_videos)
+    for step in range(first_step, count_steps(num_videos, config.batch_size)):
+        batch = order[step * config.batch_size : (step + 1) * config.batch_size]
+        shares = np.array_split(batch, config.accumulate * processes)
+        for part in range(config.accumulate):
+            yield shares[part * processes + process].tolist()
+
+
+def sum_over_processes(model: nn.Module, accelerator: Accelerator) -> None:
+    """Sum gradients over processes, and average the running statistics of batch norms in training.
+
+    In place of `DistributedDataParallel`, which wants a non-empty batch and the same graph in every process.
+    """
+    if accelerator.num_processes == 1:
+        return
+    sums, means = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            sums.append(parameter.grad)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
+            means += [module.running_mean, module.running_var]
+    flat = torch.cat(
+        [t.reshape(-1) for t in sums] + [t.reshape(-1) / accelerator.num_processes for t in means]
+    )
+    flat = accelerator.reduce(flat, reduction="sum")
+    for tensor, part in zip(sums + means, flat.split([t.numel() for t in sums + means])):
+        tensor.copy_(part.view(tensor.shape))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, *, decay: float, step: int) -> None:
+    """Move the moving average of parameters and buffers towards the model; early steps count more."""
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    for old, new in zip(average.state_dict().values(), model.state_dict().values()):
+        if old.is_floating_point():
+            old.lerp_(new, weight)
+        else:
+            old.copy_(new)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every random number generator, as plain values and tensors."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global one, which other code may use)
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` gave."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,529 @@
+"""Run directories -> self-contained HTML pages that open offline: one run in depth, or several side by side.
+
+Only files are read: the config, the training log, the score table, lists of unreadable videos, and for key frames the
+videos of the most confident mistakes. No model runs here. Whatever is missing is named on the page.
+"""
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from mdtnet import metrics, pictures
+from mdtnet.checkpoint import atomic_write
+from mdtnet.config import RunConfig, TestConfig, load_yaml, to_dict
+from mdtnet.errors import ConfigError, DataError, MdtnetError, VideoError
+from mdtnet.evaluation import ScoreTable
+from mdtnet.models.build import SYSTEMS
+
+SYSTEM_TITLES = {
+    "tsn": "TSN",
+    "tsm": "TSM",
+    "tea": "TEA",
+    "tdn": "TDN",
+    "mdtnet1": "MDT-Net1",
+    "mdtnet2": "MDT-Net2",
+}
+NUM_MISTAKES = 10
+LABELLED_CLASSES = 60  # a confusion matrix of more has no names
+STRIP_SEGMENTS = 8  # at most so many key frames in a strip
+STRIP_HEIGHT = 96  # pixels
+UNREADABLE_SHOWN = 50
+
+
+@dataclass
+class Run:
+    """What a run directory holds; None or empty where a file is missing, and `missing` says so in words."""
+
+    folder: Path
+    title: str = ""
+    colour: str = "mdtnet2"
+    config: RunConfig | None = None
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    table: ScoreTable | None = None
+    figures: dict[str, Any] | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def build_report(run_dir: str | Path) -> Path:
+    """Write `report.html` into a run directory and return its path.
+
+    Raises:
+        DataError: there is no such directory, or nothing of a run in it.
+    """
+    run = read_run(run_dir)
+    page = _environment().get_template("report.html").render(
+        run=run,
+        figures=run.figures,
+        protocol=protocol_in_words(run),
+        charts=_charts([run]),
+        confusion=_confusion(run),
+        per_class=_per_class(run),
+        mistakes=_mistakes(run),
+        unreadable=list(run.unreadable.items())[:UNREADABLE_SHOWN],
+        config=_config_text(run),
+        facts=_facts(run),
+    )
+    return _write(run.folder / "report.html", page)
+
+
+def build_comparison(
+    run_dirs: Sequence[str | Path], out: str | Path, *, pairs: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Write one page that shows several runs side by side, in the order given.
+
+    Args:
+        out: the HTML file.
+        pairs: classes that are each other's time reversal; accuracy inside them is shown where given.
+
+    Raises:
+        DataError: a run directory is missing or empty.
+        ConfigError: `out` is a folder, or no run is given.
+    """
+    if not run_dirs:
+        raise ConfigError("a comparison needs at least one run directory")
+    runs = [read_run(folder) for folder in run_dirs]
+    _tell_apart(runs)
+    page = _environment().get_template("comparison.html").render(
+        runs=runs,
+        protocols=[protocol_in_words(run) for run in runs],
+        inside=[_inside_pairs(run, pairs) for run in runs] if pairs else [],
+        pairs=pairs,
+        charts=_charts(runs),
+        confusions=[_confusion(run) for run in runs],
+        same_videos=_same_videos(runs),
+        facts=[_facts(run) for run in runs],
+    )
+    return _write(Path(out), page)
+
+
+# ---- reading ------------------------------------------------------------------------------------------------
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """Read what there is of a run.
+
+    Raises:
+        DataError: no such directory, or nothing of a run in it.
+    """
+    run = Run(Path(run_dir))
+    if not run.folder.is_dir():
+        raise DataError(f"{run_dir}: no such run directory")
+    run.config = _attempt(run, "config.yaml", load_yaml)
+    run.history = _attempt(run, "log.csv", _read_history) or []
+    run.table = _attempt(run, "scores.npz", ScoreTable.load)
+    run.figures = _figures(run)
+    if run.config is None and run.figures is None and not run.history:
+        raise DataError(f"{run_dir}: not a run directory (no config.yaml, log.csv, scores.npz or metrics.json)")
+    run.unreadable = _unreadable(run)
+    run.title = run.folder.resolve().name
+    if run.config is not None:
+        run.colour = run.config.model.name
+        run.title = f"{SYSTEM_TITLES[run.colour]}, {run.config.model.trunk}"
+    return run
+
+
+def _attempt(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
+    """The content of a file of the run, or None with a line in `run.missing`."""
+    path = run.folder / name
+    if not path.is_file():
+        run.missing.append(f"{name} is not there")
+        return None
+    try:
+        return read(path)
+    except (MdtnetError, ValueError, OSError) as error:  # ValueError: JSON and CSV that are none
+        run.missing.append(f"{name} cannot be read ({str(error).replace(str(path), name)})")
+        return None
+
+
+def _read_history(path: Path) -> list[dict[str, float | None]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
+
+
+def _number(text: Any) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _figures(run: Run) -> dict[str, Any] | None:
+    """Figures of the score table, else those that were written down; versions come from the latter alone."""
+    written = _attempt(run, "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(written, dict):
+        written = None
+    if run.table is None or not len(run.table.names):
+        return written
+    config = run.config.test if run.config else TestConfig()
+    versions = written.get("versions", {}) if written else {}
+    return {**run.table.metrics(config), "versions": versions}
+
+
+def _unreadable(run: Run) -> dict[str, str]:
+    """Name and reason of every video that could not be read, in training or in the test."""
+    found: dict[str, str] = {}
+    if (run.folder / "unreadable.csv").is_file():
+        with open(run.folder / "unreadable.csv", newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found[_relative(row.get("path") or "", run)] = row.get("reason") or ""
+    return found | (run.table.unreadable() if run.table else {})
+
+
+def _roots(run: Run) -> list[Path]:
+    """Folders that video names may be relative to."""
+    if run.config is None:
+        return []
+    data = run.config.data
+    recorded = run.table.protocol.get("data", "") if run.table else ""
+    roots = []
+    for source in (recorded, data.val, data.train):
+        if source:
+            folder = Path(source) if Path(source).is_dir() else Path(data.root or Path(source).parent)
+            roots.append(folder)
+    return roots
+
+
+def _relative(path: str, run: Run) -> str:
+    """A path as pages show it: relative to a root of the data, else without its folders."""
+    for root in _roots(run):
+        if Path(path).is_relative_to(root.absolute()):
+            return Path(path).relative_to(root.absolute()).as_posix()
+    return _shortened(path)
+
+
+def _shortened(value: Any) -> Any:
+    """Absolute paths lose all but their last part; everything else stays."""
+    if isinstance(value, dict):
+        return {key: _shortened(v) for key, v in value.items()}
+    if isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
+        return f".../{PureWindowsPath(value).name}"
+    return value
+
+
+# ---- words and tables ---------------------------------------------------------------------------------------
+
+
+def protocol_in_words(run: Run) -> str:
+    """How the run was tested, one sentence; "" where nothing says so."""
+    if run.config is None:
+        return ""
+    data, test = run.config.data, run.config.test
+    said = run.table.protocol if run.table else {}
+    clips, crops = said.get("clips", test.clips), said.get("crops", test.crops)
+    size = said.get("crop_size") or test.crop_size or (data.size if crops == 1 else data.short_side)
+    segments = said.get("num_segments", data.num_segments)
+    frames = said.get("frames_per_segment")
+    of_frames = f" of {frames} {'frame' if frames == 1 else 'frames'}" if frames else ""
+    clips_text = "1 clip a video" if clips == 1 else f"{clips} clips a video"
+    crops_text = "centre crop" if crops == 1 else f"{crops} crops"
+    text = (
+        f"{clips_text}, {crops_text} of {size} pixels from a short side of {said.get('short_side', data.short_side)}, "
+        f"{segments} segments{of_frames}"
+    )
+    fused = {"softmax": "probabilities", "logits": "scores"}[test.fusion]
+    return text if clips * crops == 1 else f"{text}; {fused} averaged over {clips * crops} views"
+
+
+def _per_class(run: Run) -> list[dict[str, Any]]:
+    """Classes that were tested, best first."""
+    rows = [row for row in (run.figures or {}).get("per_class", []) if row["accuracy"] is not None]
+    return sorted(rows, key=lambda row: (-row["accuracy"], row["name"]))
+
+
+def _config_text(run: Run) -> str:
+    if run.config is None:
+        return ""
+    return yaml.safe_dump(_shortened(to_dict(run.config)), sort_keys=False, allow_unicode=True)
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Versions, hardware and time, as pairs for a table."""
+    figures, facts = run.figures or {}, []
+    seconds = sum(row.get("seconds") or 0 for row in run.history)
+    if seconds:
+        facts.append(("training", f"{len(run.history)} epochs in {_duration(seconds)}"))
+    speeds = [row["clips_per_s"] for row in run.history if row.get("clips_per_s")]
+    if speeds:
+        facts.append(("speed", f"{np.median(speeds):.3g} training clips a second (median)"))
+    if figures.get("hardware"):
+        facts.append(("hardware", str(figures["hardware"])))
+    return facts + [(name, str(value)) for name, value in figures.get("versions", {}).items()]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _inside_pairs(run: Run, pairs: Sequence[tuple[str, str]]) -> dict[str, Any] | None:
+    if run.table is None or not {name for pair in pairs for name in pair} <= set(run.table.classes):
+        return None
+    fusion = run.config.test.fusion if run.config else TestConfig().fusion
+    return metrics.pair_accuracy(run.table.fuse(fusion), run.table.labels, run.table.classes, pairs)
+
+
+def _same_videos(runs: list[Run]) -> bool:
+    return len({tuple(sorted(run.table.names)) if run.table else () for run in runs}) == 1
+
+
+def _tell_apart(runs: list[Run]) -> None:
+    """Different titles and colours: runs of one system get their folders' names and colours by order."""
+    if len({run.title for run in runs}) < len(runs):
+        for run in runs:
+            run.title = f"{run.title} ({run.folder.resolve().name})"
+    if len({run.colour for run in runs}) < len(runs):
+        for i, run in enumerate(runs):
+            run.colour = list(SYSTEM_TITLES)[-1 - i % len(SYSTEM_TITLES)]
+
+
+# ---- charts -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: its label, colour name, and points (epoch, value)."""
+
+    label: str
+    colour: str
+    points: list[tuple[float, float]]
+
+
+def _charts(runs: list[Run]) -> list[dict[str, Any]]:
+    """Loss, top-1 and, for a single run, the learning rate over epochs; without those that have no points."""
+    if len(runs) == 1:
+        lines = {
+            "Loss": [("train_loss", "training", "muted"), ("val_loss", "validation", runs[0].colour)],
+            "Top-1, %": [("train_top1", "training", "muted"), ("val_top1", "validation", runs[0].colour)],
+            "Learning rate": [("lr", "", runs[0].colour)],
+        }
+        plans = {title: [(runs[0], *line) for line in group] for title, group in lines.items()}
+    else:
+        plans = {
+            "Training loss": [(run, "train_loss", run.title, run.colour) for run in runs],
+            "Validation top-1, %": [(run, "val_top1", run.title, run.colour) for run in runs],
+        }
+    charts = []
+    for title, plan in plans.items():
+        scale = 100 if "%" in title else 1
+        found = [Line(label, colour, _points(run, key, scale)) for run, key, label, colour in plan]
+        if any(line.points for line in found):
+            charts.append(chart(title, [line for line in found if line.points]))
+    return charts
+
+
+def _points(run: Run, key: str, scale: float) -> list[tuple[float, float]]:
+    return [
+        (row.get("epoch") or 0, scale * value) for row in run.history for value in [row.get(key)] if value is not None
+    ]
+
+
+def chart(title: str, lines: list[Line], *, width: int = 360, height: int = 220) -> dict[str, Any]:
+    """Geometry of a line chart for the template, in units of its view box; `lines` have at least one point each."""
+    longest = max(len(line.label) for line in lines)
+    left, right, top, bottom = 44.0, width - 12 - 6.2 * longest, 12.0, height - 34.0
+    epochs = [x for line in lines for x, _ in line.points]
+    values = [y for line in lines for _, y in line.points]
+    x_ticks = _ticks(min(epochs), max(epochs), whole=True)
+    y_ticks = _ticks(min(0.0, *values), max(values), whole=False)
+    x = _scale(min(epochs), max(epochs), left, right)
+    y = _scale(y_ticks[0], y_ticks[-1], bottom, top)
+    ends = _spread([y(line.points[-1][1]) for line in lines], 13, top, bottom)
+    return {
+        "title": title,
+        "summary": f"{title} over epochs. " + " ".join(_in_words(line) for line in lines),
+        "box": (width, height),
+        "frame": (left, right, top, bottom),
+        "x_ticks": [(x(tick), f"{tick:g}") for tick in x_ticks if min(epochs) <= tick <= max(epochs)],
+        "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
+        "lines": [
+            {
+                "label": line.label,
+                "colour": line.colour,
+                "path": " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points),
+                "end": (x(line.points[-1][0]), y(line.points[-1][1])),
+                "label_y": end,
+            }
+            for line, end in zip(lines, ends)
+        ],
+    }
+
+
+def _in_words(line: Line) -> str:
+    first, last = line.points[0][1], line.points[-1][1]
+    return f"{line.label or 'It'} goes from {first:.3g} to {last:.3g}.".capitalize()
+
+
+def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
+    high = high if high > low else low + 1
+    return MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high).tolist()
+
+
+def _scale(low: float, high: float, first: float, last: float) -> Callable[[float], float]:
+    span = (high - low) or 1.0
+    return lambda value: round(first + (last - first) * (value - low) / span, 1)
+
+
+def _spread(wanted: list[float], gap: float, top: float, bottom: float) -> list[float]:
+    """Positions near the wanted ones, at least `gap` apart, so that labels do not lie on each other."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = dict.fromkeys(order, 0.0)
+    previous = top - gap
+    for i in order:
+        placed[i] = previous = max(wanted[i], previous + gap)
+    limit = bottom + gap
+    for i in reversed(order):
+        placed[i] = limit = min(placed[i], limit - gap)
+    return [placed[i] for i in range(len(wanted))]
+
+
+def _confusion(run: Run) -> dict[str, Any] | None:
+    """What the template draws a confusion matrix from: cells with counts and row shares, or a picture of many."""
+    if run.figures is None or not run.figures.get("confusion"):
+        return None
+    counts = np.array(run.figures["confusion"])  # [C, C]
+    classes = run.figures.get("classes") or [row["name"] for row in run.figures["per_class"]]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    labelled = len(classes) <= LABELLED_CLASSES
+    return {
+        "title": run.title,
+        "colour": run.colour,
+        "classes": classes,
+        "cell": 36 if len(classes) <= 14 else 24,
+        "margin": 14 + 7 * min(max(map(len, classes)), 22),
+        "rows": [list(zip(*row)) for row in zip(counts.tolist(), shares.tolist())] if labelled else [],
+        "picture": "" if labelled else _alpha_picture(shares),
+        "frequent": _frequent_confusions(counts, classes),
+    }
+
+
+def _frequent_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:5]
+    cells = [divmod(int(cell), len(counts)) for cell in order]
+    return [
+        {"true": classes[i], "predicted": classes[j], "count": int(wrong[i, j]), "of": int(counts[i].sum())}
+        for i, j in cells
+        if wrong[i, j]
+    ]
+
+
+def _alpha_picture(shares: np.ndarray) -> str:
+    """Shares [C, C] as the opacity of a blue picture, which suits a light and a dark page."""
+    pixels = np.zeros((*shares.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = (44, 104, 200)
+    pixels[..., 3] = np.sqrt(shares) * 255  # single mistakes stay visible
+    return _data_uri(Image.fromarray(pixels), "PNG")
+
+
+# ---- mistakes -----------------------------------------------------------------------------------------------
+
+
+def _mistakes(run: Run) -> list[dict[str, Any]]:
+    """The most confident mistakes with names, probabilities and, where the video is there, strips of pictures."""
+    if run.table is None:
+        return []
+    fusion = run.config.test.fusion if run.config else TestConfig().fusion
+    found = metrics.confident_mistakes(run.table.probabilities(fusion), run.table.labels, count=NUM_MISTAKES)
+    classes = run.table.classes
+    return [
+        {
+            **mistake,
+            "name": run.table.names[mistake["index"]],
+            "true": classes[mistake["label"]],
+            "predicted": classes[mistake["predicted"]],
+            **_strips(run, run.table.names[mistake["index"]]),
+        }
+        for mistake in found
+    ]
+
+
+def _strips(run: Run, name: str) -> dict[str, str]:
+    """`frames` and `salience` as data URIs, or `reason` why there are none."""
+    path, start, end = _locate(run, name)
+    if path is None or run.config is None:
+        return {"reason": "the video is not where the run's config says"}
+    data = run.config.data
+    try:
+        found = pictures.read_key_frames(
+            path,
+            saliency=run.config.model.saliency,
+            num_segments=min(data.num_segments, STRIP_SEGMENTS),
+            frames_per_segment=max(2, run.config.model.mdtnet.frames_per_segment),
+            frame_stride=data.frame_stride,
+            short_side=data.short_side,
+            start=start,
+            end=end,
+        )
+    except VideoError as error:
+        return {"reason": error.reason}
+    heat = pictures.heat(found.frames, found.salience)
+    return {"frames": _strip(found.frames), "salience": _strip(heat)}
+
+
+def _locate(run: Run, name: str) -> tuple[Path | None, float | None, float | None]:
+    """The video of a key of the score table, and its part in seconds where the key ends in `@start-end`."""
+    match = re.fullmatch(r"(.+)@([\d.]+)-([\d.]*)", name)
+    choices: list[tuple[str, float | None, float | None]] = [(name, None, None)]
+    if match:
+        choices.append((match[1], _number(match[2]), _number(match[3])))
+    for root in _roots(run):
+        for path, start, end in choices:
+            if (root / path).exists():
+                return root / path, start, end
+    return None, None, None
+
+
+def _strip(frames: np.ndarray) -> str:
+    """Pictures [T, H, W, 3] side by side as a data URI."""
+    height, width = frames.shape[1:3]
+    size = (max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT)
+    small = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in frames]
+    gap = np.full((STRIP_HEIGHT, 2, 3), 128, dtype=np.uint8)
+    parts = [part for frame in small for part in (frame, gap)][:-1]
+    return _data_uri(Image.fromarray(np.concatenate(parts, axis=1)), "JPEG")
+
+
+def _data_uri(image: Image.Image, kind: str) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, quality=82)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# ---- pages --------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _environment() -> Environment:
+    environment = Environment(loader=PackageLoader("mdtnet"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = _percent
+    environment.globals["system_titles"] = SYSTEM_TITLES
+    return environment
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _write(out: Path, page: str) -> Path:
+    if out.is_dir():
+        raise ConfigError(f"{out}: is a folder, expected the name of an HTML file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(out, lambda file: file.write(page.encode("utf-8", "replace")))
+    return out

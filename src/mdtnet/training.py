@@ -1,0 +1,517 @@
+"""Training: one loop in a fixed order, the same on a CPU, a GPU and several processes.
+
+Each step takes the next `batch_size` clips of the epoch's order, whatever the number of processes: every process
+computes its slice, the losses are summed and divided by the number of clips that could be read, and gradients are
+summed over processes. All state of the loop is in `checkpoints/last.pt`, so a run that was stopped goes on as if it
+had not been.
+"""
+
+import copy
+import dataclasses
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, gather_object, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mdtnet.checkpoint import fill, load_checkpoint, save_checkpoint
+from mdtnet.config import DataConfig, RunConfig, TestConfig, save_yaml, to_dict
+from mdtnet.data.annotations import VideoList, load_videos, split_by_group
+from mdtnet.data.dataset import ClipDataset
+from mdtnet.errors import ConfigError, MdtnetError, VideoError
+from mdtnet.evaluation import ScoreTable, evaluate, make_accelerator, protocol, save_results, view_dataset
+from mdtnet.models.build import build_model
+from mdtnet.recipe import (
+    REFERENCE_BATCH,
+    check_config,
+    count_steps,
+    epoch_parts,
+    freeze_partial_bn,
+    learning_rate,
+    make_optimizer,
+    rng_state,
+    set_rng_state,
+    set_train_mode,
+    sum_over_processes,
+    update_average,
+)
+from mdtnet.runlog import (
+    BEST,
+    COLUMNS,
+    LAST,
+    Display,
+    Signals,
+    check_folder,
+    ignore_signals,
+    log_file,
+    write_csv,
+)
+
+log = logging.getLogger(__name__)
+
+SPLIT_SEED = 0  # runs of different seeds are compared on the same split
+
+Part = (
+    tuple[Tensor, Tensor] | None
+)  # frames [b, T, K, 3, H, W] and labels [b]; None: no clip that can be read
+
+
+def load_split(data: DataConfig) -> tuple[VideoList, VideoList]:
+    """Training and validation videos; without `data.val` whole groups are split off, whatever `train.seed` is.
+
+    Raises:
+        ConfigError: no training videos are given.
+        DataError: the videos (see `load_videos`), or they cannot be split.
+    """
+    if not data.train:
+        raise ConfigError("data.train is empty, expected a folder of class folders or a list file")
+    videos = load_videos(data.train, root=data.root, classes=data.classes)
+    if data.val:
+        return videos, load_videos(data.val, root=data.root, classes=videos.classes)
+    return split_by_group(videos, fraction=data.val_fraction, seed=SPLIT_SEED, group=data.group)
+
+
+class Interrupted(MdtnetError):
+    """A signal stopped training, which has saved its state; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, number: int, out: str) -> None:
+        name = signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name}; go on with: mdtnet train --config {Path(out, 'config.yaml')} --resume"
+        )
+        self.exit_code = 128 + number
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    out: Path
+    """The run's folder."""
+    epochs: int
+    """Epochs done."""
+    best_epoch: int
+    """The epoch, from 1, whose weights are in `checkpoints/best.pt`."""
+    val_top1: float
+    """Top-1 accuracy of these weights on the validation videos, 0 to 1."""
+    unreadable: dict[str, str]
+    """Path and reason of each video that could not be read."""
+    history: list[dict[str, Any]]
+    """The rows of `log.csv`."""
+
+
+@dataclass
+class State:
+    """Everything of the loop that changes, beside tensors; it is in `last.pt`."""
+
+    epoch: int = 0
+    """Epochs done."""
+    step: int = 0
+    """Steps done in this epoch."""
+    best_epoch: int = 0
+    """Epoch, from 1, of the best validation top-1; 0: none yet."""
+    best_top1: float = -1.0
+    """The best validation top-1."""
+    seconds: float = 0.0
+    """Spent in this epoch before the run was resumed."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Path and reason of each unreadable video."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `log.csv`."""
+
+
+class Run:
+    """The parts of a training run and what is done with them; `train` has the order."""
+
+    def __init__(self, config: RunConfig, accelerator: Accelerator, signals: Signals) -> None:
+        self.config, self.accelerator, self.signals = config, accelerator, signals
+        self.out, self.state = Path(config.out), State()
+        self.validation = dataclasses.replace(config.test, clips=1, crops=1, crop_size=0)
+        set_seed(config.train.seed)
+        train_videos, val_videos = load_split(config.data)
+        self.classes = train_videos.classes
+        self.model = self._build()
+        self.average = copy.deepcopy(self.model).eval() if config.train.ema else None
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.model, config.train))
+        frames = int(self.model.frames_per_segment)  # type: ignore[arg-type]
+        self.train_set = ClipDataset(
+            train_videos, config.data, frames_per_segment=frames, train=True, seed=config.train.seed
+        )
+        self.val_set = view_dataset(val_videos, config.data, self.validation, frames_per_segment=frames)
+        self.steps_per_epoch = count_steps(len(self.train_set), config.train.batch_size)
+        self.sums = self._zeros()
+        self.clock = time.monotonic()
+        set_seed(config.train.seed, device_specific=True)  # dropout differs between processes
+
+    def _build(self) -> nn.Module:
+        train = self.config.train
+        model = build_model(self.config.model, num_classes=len(self.classes))
+        if train.partial_bn:
+            freeze_partial_bn(model)
+        self.synced = train.sync_bn and self.accelerator.num_processes > 1 and self._device.type == "cuda"
+        if self.synced:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        return model.to(self._device, memory_format=layout)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def done_steps(self) -> int:
+        """Optimiser steps since the run's start."""
+        return self.state.epoch * self.steps_per_epoch + self.state.step
+
+    @property
+    def tested(self) -> nn.Module:
+        """The weights that are tested and kept: the moving average, where there is one."""
+        return self.model if self.average is None else self.average
+
+    def finished(self) -> bool:
+        """Whether all epochs are done, or too many of them without a better validation."""
+        train, state = self.config.train, self.state
+        waited = state.epoch - state.best_epoch if state.best_epoch else 0
+        return state.epoch >= train.epochs or 0 < train.early_stopping <= waited
+
+    def _zeros(self) -> Tensor:
+        exact = torch.float32 if self._device.type == "mps" else torch.float64
+        return torch.zeros(3, dtype=exact, device=self._device)
+
+    def steps(self) -> Iterator[list[Part]]:
+        """What this process computes in each remaining step of the epoch: `accumulate` parts."""
+        self.train_set.set_epoch(self.state.epoch)
+        self.clock = time.monotonic()
+        accelerator, train = self.accelerator, self.config.train
+        parts = epoch_parts(
+            len(self.train_set),
+            train,
+            epoch=self.state.epoch,
+            first_step=self.state.step,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+        loader = DataLoader(
+            self.train_set,
+            batch_sampler=list(parts),
+            collate_fn=list,
+            num_workers=self.config.data.workers,
+            worker_init_fn=ignore_signals,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw from dropout's
+        )
+        items = iter(loader)
+        for _ in range(self.state.step, self.steps_per_epoch):
+            yield [self._readable(next(items)) for _ in range(train.accumulate)]
+
+    def _readable(self, items: list[dict[str, Any]]) -> Part:
+        for item in items:
+            if item["error"]:
+                self._note_unreadable(self.train_set.videos[item["index"]].path, item["error"])
+        items = [item for item in items if not item["error"]]
+        if not items:
+            return None
+        return torch.cat([i["frames"] for i in items]), torch.tensor([i["label"] for i in items])
+
+    def _note_unreadable(self, path: str, reason: str) -> None:
+        if self.config.data.on_unreadable == "error":
+            raise VideoError(path, f"{reason} (data.on_unreadable: skip leaves such videos out)")
+        if path not in self.state.unreadable:
+            self.state.unreadable[path] = reason
+            log.warning("left out, cannot be read: %s: %s", path, reason)
+
+    def agree(self, parts: list[Part]) -> tuple[int, int]:
+        """Over all processes: how many clips this step has, and the signal that came to one of them (or 0)."""
+        mine = [sum(len(part[1]) for part in parts if part), self.signals.number]
+        both = self.accelerator.gather(torch.tensor([mine], device=self._device))  # [processes, 2]
+        return int(both[:, 0].sum()), int(both[:, 1].max())
+
+    def update(self, parts: list[Part], num_clips: int) -> None:
+        """One optimiser step on the mean loss over the `num_clips` clips of all processes."""
+        train = self.config.train
+        rate = learning_rate(self.done_steps, self.steps_per_epoch, train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        self.optimizer.zero_grad()
+        for part in parts:
+            self.accelerator.backward(self._loss(part) / num_clips)
+        sum_over_processes(self.model, self.accelerator)
+        if train.clip_grad:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), train.clip_grad)
+        self.optimizer.step()
+        if self.average is not None:
+            update_average(self.average, self.model, decay=train.ema, step=self.done_steps)
+
+    def _loss(self, part: Part) -> Tensor:
+        """Summed over the part's clips; 0 for a part without any."""
+        if part is None:
+            return self._empty_loss()
+        frames, labels = (t.to(self._device, non_blocking=True) for t in part)
+        with self.accelerator.autocast():
+            logits = self.model(frames)
+        smoothing = self.config.train.label_smoothing
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+        right = (logits.argmax(1) == labels).sum()
+        self.sums += torch.stack([loss.detach(), right, torch.tensor(len(labels), device=loss.device)])
+        return loss
+
+    def _empty_loss(self) -> Tensor:
+        if not self.synced:
+            return torch.zeros((), device=self._device, requires_grad=True)
+        data, frames = (
+            self.config.data,
+            self.model.frames_per_segment,
+        )  # the others wait for this one's batch norms
+        shape = (1, data.num_segments, frames, 3, data.size, data.size)
+        return self.model(torch.zeros(shape, dtype=torch.uint8, device=self._device)).sum() * 0  # type: ignore
+
+    def text(self) -> str:
+        """Where the run is, in words; loss and accuracy are this process's."""
+        loss, right, clips = self.sums.tolist()
+        rate = clips * self.accelerator.num_processes / max(1e-9, self._seconds())
+        place = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}, step {self.state.step}/{self.steps_per_epoch}"
+        clips = max(1, clips)
+        return f"{place}: loss {loss / clips:.3f}, top-1 {right / clips:.1%}, {rate:.1f} clips/s"
+
+    def _seconds(self) -> float:
+        return self.state.seconds + time.monotonic() - self.clock
+
+    def finish_epoch(self, display: Display) -> None:
+        """Validate if it is time, note the epoch's figures, keep the best weights."""
+        state, train = self.state, self.config.train
+        loss, right, clips = self.accelerator.reduce(self.sums, reduction="sum").tolist()
+        seconds = self._seconds()
+        row: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "lr": learning_rate(self.done_steps - 1, self.steps_per_epoch, train),
+            "train_loss": loss / max(1, clips),
+            "train_top1": right / max(1, clips),
+            "seconds": seconds,
+            "clips_per_s": clips / max(1e-9, seconds),
+        }
+        table = None
+        if row["epoch"] % train.val_every == 0 or row["epoch"] == train.epochs:
+            table = self._validate(display)
+            row |= _validation_figures(table, self.validation)
+        state.epoch, state.step, state.seconds, self.sums = row["epoch"], 0, 0.0, self._zeros()
+        state.history.append(row)
+        if table is not None and row["val_top1"] > state.best_top1:
+            state.best_epoch, state.best_top1 = row["epoch"], row["val_top1"]
+            self._keep_best(table)
+        self._report(row)
+
+    def _validate(self, display: Display) -> ScoreTable:
+        data = self.config.data
+        table = evaluate(
+            self.tested,
+            self.val_set,
+            accelerator=self.accelerator,
+            batch_size=self.config.test.batch_size,
+            workers=self.config.data.workers,
+            protocol=protocol(data, self.validation, data=data.val or f"part of {data.train}"),
+            progress=lambda done: display.note(f"validating {done}"),
+        )
+        for index, reason in enumerate(table.errors):
+            if reason:
+                self._note_unreadable(self.val_set.videos[index].path, reason)
+        return table
+
+    def _keep_best(self, table: ScoreTable) -> None:
+        if self.accelerator.is_main_process:
+            row = {k: v for k, v in self.state.history[-1].items() if v is not None}
+            save_checkpoint(
+                self.out / BEST, model=self.tested, config=self.config, classes=self.classes, metrics=row
+            )
+            save_results(self.out, table, self.validation)
+
+    def _report(self, row: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            figures = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch" and v is not None)
+            log.info("epoch %d: %s", row["epoch"], figures)
+        self.accelerator.log(
+            {k: v for k, v in row.items() if v is not None and k != "epoch"}, step=row["epoch"]
+        )
+
+    def save(self) -> None:
+        """Write `last.pt` and the tables; every process must take part."""
+        sums = self.accelerator.reduce(self.sums, reduction="sum").tolist()
+        rng = gather_object([rng_state()])
+        for found in gather_object([self.state.unreadable]):
+            self.state.unreadable |= found
+        state = {**dataclasses.asdict(self.state), "seconds": self._seconds() if self.state.step else 0.0}
+        scaler = self.accelerator.scaler
+        if self.accelerator.is_main_process:
+            training = {
+                "state": state,
+                "sums": sums,
+                "rng": rng,
+                "num_videos": len(self.train_set),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler else None,
+                "model": None if self.average is None else dict(self.model.state_dict()),
+            }
+            save_checkpoint(
+                self.out / LAST,
+                model=self.tested,
+                config=self.config,
+                classes=self.classes,
+                training_state=training,
+                metrics={"epoch": self.state.epoch, "best_epoch": self.state.best_epoch},
+            )
+            self._write_tables()
+        self.accelerator.wait_for_everyone()
+
+    def _write_tables(self) -> None:
+        if "csv" in self.config.train.trackers:
+            write_csv(self.out / "log.csv", COLUMNS, self.state.history)
+        rows = [{"path": path, "reason": reason} for path, reason in sorted(self.state.unreadable.items())]
+        write_csv(self.out / "unreadable.csv", ("path", "reason"), rows)
+
+    def load(self) -> None:
+        """Go on from `last.pt`.
+
+        Raises:
+            CheckpointError: it does not fit.
+            ConfigError: the training data are not the same.
+        """
+        path = self.out / LAST
+        checkpoint = load_checkpoint(path)
+        saved = checkpoint.training_state or {}
+        if checkpoint.classes != self.classes or saved["num_videos"] != len(self.train_set):
+            raise ConfigError(
+                f"{path}: the run had {saved['num_videos']} training videos in {len(checkpoint.classes)} classes, "
+                f"now there are {len(self.train_set)} in {len(self.classes)} (or other ones): data.train changed"
+            )
+        fill(self.model, saved["model"] or checkpoint.model_state, where=str(path))
+        if self.average is not None:
+            fill(self.average, checkpoint.model_state, where=str(path))
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.accelerator.scaler and saved["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.state = State(**saved["state"])
+        if self.accelerator.is_main_process:
+            self.sums += torch.tensor(saved["sums"], dtype=self.sums.dtype, device=self._device)
+        if len(saved["rng"]) == self.accelerator.num_processes:  # otherwise dropout is drawn anew
+            set_rng_state(saved["rng"][self.accelerator.process_index])
+
+    def open_folder(self) -> None:
+        """Write the state before anything is learned: from now on there is something to resume."""
+        (self.out / LAST).parent.mkdir(parents=True, exist_ok=True)
+        self.save()
+        if self.accelerator.is_main_process:
+            save_yaml(self.config, self.out / "config.yaml")
+            self._start_trackers()
+
+    def result(self) -> TrainResult:
+        """How the run ended."""
+        s = self.state
+        return TrainResult(self.out, s.epoch, s.best_epoch, s.best_top1, dict(s.unreadable), list(s.history))
+
+    def announce(self) -> None:
+        """Say what is trained, on what, with which learning rate."""
+        if not self.accelerator.is_main_process:
+            return
+        train, model = self.config.train, self.config.model
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        rate = train.lr * train.batch_size / REFERENCE_BATCH
+        log.info("%s on %s, %.2f M trained parameters", model.name, model.trunk, trained / 1e6)
+        log.info("%d training and %d validation videos", len(self.train_set), len(self.val_set))
+        log.info("learning rate %g x %d / %d = %g", train.lr, train.batch_size, REFERENCE_BATCH, rate)
+        log.info("%s, %d process(es)", self._device, self.accelerator.num_processes)
+        if self.done_steps:
+            log.info("resumed at epoch %d, step %d", self.state.epoch + 1, self.state.step)
+
+    def _start_trackers(self) -> None:
+        self.accelerator.init_trackers(
+            "mdtnet",
+            init_kwargs={
+                "tensorboard": {"purge_step": self.state.epoch + 1},
+                "wandb": {"dir": str(self.out), "name": self.out.name, "config": to_dict(self.config)},
+            },
+        )
+
+    def close(self) -> None:
+        """Let the trackers write what they hold."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+
+def _validation_figures(table: ScoreTable, config: TestConfig) -> dict[str, float | None]:
+    figures = table.metrics(config)
+    own = np.take_along_axis(table.probabilities(config.fusion), table.labels[:, None], axis=1)
+    loss = -np.log(np.clip(own[~np.isnan(own)], 1e-12, None))
+    return {
+        "val_loss": float(loss.mean()) if len(loss) else None,
+        "val_top1": figures["top1"] or 0.0,
+        "val_top5": figures["top5"],
+        "val_mean_class": figures["mean_class"],
+    }
+
+
+def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
+    """Train a model; everything it writes is in the folder `config.out`.
+
+    Raises:
+        ConfigError: options that do not fit together, a folder that holds another run, or (resuming) a changed one.
+        DataError: the videos; VideoError: one of them, under `data.on_unreadable: error`.
+        CheckpointError: there is nothing to resume, or it is damaged.
+        Interrupted: SIGINT or SIGTERM came; the state was saved.
+    """
+    trackers = [name for name in config.train.trackers if name != "csv"]
+    accelerator = make_accelerator(
+        config.train.device,
+        amp=config.train.amp,
+        log_with=trackers or None,
+        project_config=ProjectConfiguration(config.out, logging_dir=str(Path(config.out, "tensorboard"))),
+    )
+    check_config(config, processes=accelerator.num_processes)
+    check_folder(config, resume=resume)
+    accelerator.wait_for_everyone()  # nobody writes before everybody has looked
+    with Signals() as signals:
+        run = Run(config, accelerator, signals)
+        if resume:
+            run.load()
+        run.open_folder()
+        try:
+            _loop(run)
+        finally:
+            run.close()
+    return run.result()
+
+
+def _loop(run: Run) -> None:
+    train, main = run.config.train, run.accelerator.is_main_process
+    total = train.epochs * run.steps_per_epoch
+    display = Display(total_steps=total, done_steps=run.done_steps, active=main)
+    with log_file(run.out / "train.log", active=main), display:
+        run.announce()
+        while not run.finished():
+            set_train_mode(run.model)
+            for parts in run.steps():
+                num_clips, stop = run.agree(parts)
+                if stop:
+                    run.save()
+                    raise Interrupted(stop, run.config.out)
+                if num_clips:
+                    run.update(parts, num_clips)
+                run.state.step += 1
+                if display.due():
+                    display.show(run.done_steps, run.text())
+                if (
+                    train.save_every
+                    and run.done_steps % train.save_every == 0
+                    and run.state.step < run.steps_per_epoch
+                ):
+                    run.save()
+            run.finish_epoch(display)
+            run.save()

@@ -1,0 +1,338 @@
+"""The contract of every model in the registry, and each temporal operator against a plain loop."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from mdtnet.config import ModelConfig
+from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
+from mdtnet.models.mdtnet import DCME, MDTNetConfig
+from mdtnet.models.temporal import depthwise_conv, neighbour_differences, shift
+from mdtnet.models.trunk import Place, Timeline
+from mdtnet.saliency import SaliencyConfig
+
+SMALL = ("resnet18", "mobilenet_v2")
+ALL = [(s, t) for s in SYSTEMS for t in TRUNKS]
+QUICK = [(s, t) for s in SYSTEMS for t in SMALL]
+OTHERS = [pytest.param(s, t, marks=pytest.mark.slow) for s, t in ALL if t not in SMALL]
+
+
+def build(system: str, trunk: str = "resnet18", **options) -> nn.Module:
+    torch.manual_seed(0)
+    width = 0.25 if trunk.startswith("resnet") else 1.0
+    return build_model(ModelConfig(name=system, trunk=trunk, width=width, dropout=0.0, **options), num_classes=5)
+
+
+def clips(model: nn.Module, batch: int = 2, segments: int = 4, size: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (batch, segments, model.frames_per_segment, 3, size, size), dtype=torch.uint8)
+
+
+def normalised(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.trunk.mean, model.trunk.std))
+    return (x / 255 - mean) / std
+
+
+@pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
+def test_any_number_of_segments_from_one_set_of_weights(system, trunk):
+    model = build(system, trunk).eval()
+    with torch.no_grad():
+        for segments in (1, 4, 8, 16):
+            logits = model(clips(model, segments=segments))
+            assert logits.shape == (2, 5)
+            assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
+def test_batch_invariance(system, trunk):
+    model = build(system, trunk).eval()
+    perturb(model)
+    x = clips(model, batch=3)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[1:2], model(x[1:2]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
+def test_uint8_and_normalised_input_agree(system, trunk):
+    model = build(system, trunk).eval()
+    perturb(model)
+    x = clips(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), model(normalised(x, model)), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
+def test_every_parameter_gets_a_gradient_within_three_steps(system, trunk):
+    model = build(system, trunk).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    seen: set[str] = set()
+    for _ in range(3):
+        x, labels = clips(model, batch=3, size=64), torch.tensor([0, 3, 1])
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                assert torch.isfinite(parameter.grad).all(), name
+                if parameter.grad.abs().max() > 0:
+                    seen.add(name)
+        optimizer.step()
+    assert {name for name, _ in model.named_parameters()} - seen == set()
+
+
+@pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
+def test_state_dict_round_trip(system, trunk):
+    first, second = build(system, trunk).eval(), build(system, trunk).eval()
+    perturb(first)
+    second.load_state_dict(first.state_dict(), strict=True)
+    x = clips(first)
+    with torch.no_grad():
+        assert torch.equal(first(x), second(x))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_export_equals_eager(system):
+    model = build(system).eval()
+    perturb(model)
+    x = clips(model)
+    batch = torch.export.Dim("batch", min=1, max=16)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+    more = clips(model, batch=3)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(more), model(more), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_compile_equals_eager(system):
+    model = build(system).eval()
+    perturb(model)
+    x = clips(model)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model)(x), model(x), atol=1e-3, rtol=1e-3)
+
+
+def perturb(model: nn.Module) -> None:
+    """Open every neutral gate, so that a test sees what is behind it."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+# Neutral start
+
+
+def trunk_alone(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What TSN with the same trunk weights and head computes on MDT-Net's key frames."""
+    tsn = build("tsn", "resnet18" if hasattr(model.trunk, "conv1") else "mobilenet_v2")
+    tsn.trunk.load_state_dict({k: v for k, v in model.trunk.state_dict().items() if ".temporal." not in k})
+    tsn.head.load_state_dict(model.head.state_dict())
+    tsn.train(model.training)
+    return tsn(x[:, :, model.config.key_frame : model.config.key_frame + 1])
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("trunk", SMALL)
+def test_mdtnet_with_identity_starts_as_its_trunk(trunk, training):
+    model = build("mdtnet1", trunk, mdtnet=MDTNetConfig(temporal="identity", dcme_backward=True, fine_stage1=True))
+    model.train(training)
+    x = normalised(clips(model, size=64), model)
+    torch.testing.assert_close(model(x), trunk_alone(model, x), atol=1e-6, rtol=1e-6)
+
+
+def test_mdtnet_with_shift_starts_as_a_trunk_that_shifts():
+    model = build("mdtnet1").eval()
+    only_shift = MDTNetConfig(fine=False, coarse=False, dcme=False, stce=False)
+    plain = build("mdtnet1", mdtnet=only_shift).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()})
+    x = clips(model, size=64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), plain(x), atol=1e-6, rtol=1e-6)
+        assert not torch.allclose(model(x), trunk_alone(model, x), atol=1e-6)
+
+
+def test_floor_one_is_mdtnet1_exactly():
+    with_salience = build("mdtnet2", saliency=SaliencyConfig(floor=1.0)).eval()
+    without = build("mdtnet1").eval()
+    perturb(with_salience)
+    without.load_state_dict(with_salience.state_dict())
+    x = clips(without)
+    with torch.no_grad():
+        assert torch.equal(with_salience(x), without(x))
+        salient = build("mdtnet2", saliency=SaliencyConfig(floor=0.0)).eval()
+        salient.load_state_dict(with_salience.state_dict())
+        assert not torch.allclose(salient(x), without(x), atol=1e-4)
+
+
+# Every switch of MDT-Net
+
+SWITCHES = [
+    {"fine": False},
+    {"fine_stage1": True},
+    {"spatial_difference": "sobel"},
+    {"coarse": False},
+    {"dcme": False},
+    {"dcme_kernels": (3,)},
+    {"dcme_deformable": False},
+    {"dcme_backward": True},
+    {"dcme_low_level": True},
+    {"stce": False},
+    {"temporal": "none"},
+    {"temporal": "identity"},
+    {"causal": True},
+    {"frames_per_segment": 3, "key_frame": 1},
+]
+
+
+@pytest.mark.parametrize("trunk", SMALL)
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_every_switch_changes_the_network_and_trains(switch, trunk):
+    base = build("mdtnet2", trunk)
+    model = build("mdtnet2", trunk, mdtnet=dataclasses.replace(MDTNetConfig(), **switch))
+    perturb(model)
+    model(clips(model, size=64)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    if "frames_per_segment" not in switch:
+        perturb(base)
+        x = clips(base)
+        with torch.no_grad():
+            assert not torch.allclose(base.eval()(x), model.eval()(x), atol=1e-5)
+
+
+def test_causal_network_does_not_see_the_future():
+    """Scores of a clip's first segments must not change with what comes after; consensus is the mean over T."""
+    model = build("mdtnet2", mdtnet=MDTNetConfig(causal=True)).eval()
+    perturb(model)
+    x = clips(model, batch=1, segments=6, size=64)
+    changed = x.clone()
+    changed[:, 4:] = 255 - changed[:, 4:]
+    with torch.no_grad():
+        before = [model(c[:, :4]) for c in (x, changed)]
+        sums = [model(c) * 6 - model(c[:, :4]) * 4 for c in (x, changed)]
+    torch.testing.assert_close(before[0], before[1])
+    assert not torch.allclose(sums[0], sums[1])
+    features = []
+    model.head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
+    with torch.no_grad():
+        model(x), model(changed)
+    torch.testing.assert_close(features[0][:4], features[1][:4])
+
+
+def test_freeze_leaves_temporal_modules_trainable():
+    frozen = {}
+    for what in ("none", "stem", "stages", "trunk"):
+        model = build("mdtnet2", freeze=what)
+        frozen[what] = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen["none"] == set()
+    assert frozen["none"] < frozen["stem"] < frozen["stages"] < frozen["trunk"]
+    assert all(n.startswith("trunk.") and ".temporal." not in n for n in frozen["trunk"])
+    assert "trunk.layer4.0.conv1.weight" in frozen["trunk"] - frozen["stages"]
+    assert "trunk.layer3.1.conv2.weight" in frozen["stages"]
+
+
+# Operators against plain loops
+
+
+def test_shift_against_a_loop():
+    x = torch.randn(2 * 5, 16, 3, 3)
+    expected = x.view(2, 5, 16, 3, 3).clone()
+    for b in range(2):
+        for t in range(5):
+            for c in range(4):
+                source = t + 1 if c < 2 else t - 1
+                expected[b, t, c] = x.view(2, 5, 16, 3, 3)[b, source, c] if 0 <= source < 5 else 0
+    assert torch.equal(shift(x, 5), expected.flatten(0, 1))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_depthwise_conv_against_conv1d(causal):
+    x = torch.randn(2 * 4, 6, 3, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 1, 3, dtype=torch.float64, requires_grad=True)
+    lines = x.view(2, 4, 6, 3, 2).permute(0, 3, 4, 2, 1).reshape(-1, 6, 4)
+    padded = nn.functional.pad(lines, (2, 0) if causal else (1, 1))
+    expected = nn.functional.conv1d(padded, weight, groups=6)
+    expected = expected.view(2, 3, 2, 6, 4).permute(0, 4, 3, 1, 2).flatten(0, 1)
+    torch.testing.assert_close(depthwise_conv(x, weight, 4, causal=causal), expected)
+    assert torch.autograd.gradcheck(lambda a, w: depthwise_conv(a, w, 4, causal=causal), (x, weight))
+
+
+def test_differences_vanish_on_stills_and_flip_with_time():
+    z = torch.randn(1, 6, 2, 2).repeat(5, 1, 1, 1)
+    forward, backward = neighbour_differences(z, z, 5)
+    assert not forward.any()
+    assert not backward.any()
+    z = torch.randn(5, 6, 2, 2)
+    forward, backward = neighbour_differences(z, z, 5)
+    reversed_forward, _ = neighbour_differences(z.flip(0), z.flip(0), 5)
+    torch.testing.assert_close(reversed_forward[:-1], backward[1:].flip(0))
+    torch.testing.assert_close(forward[:-1], -backward[1:])
+
+
+def exact_dcme(**switch) -> DCME:
+    module = DCME(Place(2, 0, 2, 32, 16), dataclasses.replace(MDTNetConfig(), **switch))
+    with torch.no_grad():
+        for kernel in module.kernels:
+            nn.init.dirac_(kernel)
+    return module
+
+
+@pytest.mark.parametrize("deformable", [True, False])
+def test_dcme_sees_no_motion_in_a_still_clip(deformable):
+    module = exact_dcme(dcme_deformable=deformable)
+    z = torch.randn(3, 8, 7, 9)
+    torch.testing.assert_close(module.motion(z, z), torch.zeros_like(z), atol=1e-5, rtol=0)
+    other = torch.randn(3, 8, 7, 9)
+    torch.testing.assert_close(module.motion(z, other), 2 * (other - z), atol=1e-5, rtol=0)
+
+
+def test_dcme_gives_nothing_where_there_is_no_next_segment():
+    module = exact_dcme()
+    perturb(module)
+    gate = module(torch.randn(2 * 4, 32, 6, 6), Timeline(4)).unflatten(0, (2, 4))
+    assert not gate[:, -1].any()
+    assert gate[:, :-1].any()
+    assert not module(torch.randn(2, 32, 6, 6), Timeline(1)).any()
+
+
+def test_mobilenet_weights_load_strictly(shared, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(shared / "weights"))
+    from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
+
+    x = torch.randint(0, 256, (2, 1, 1, 3, 64, 64), dtype=torch.uint8)
+    reference = mobilenet_v2(weights=MobileNet_V2_Weights.IMAGENET1K_V1).eval()
+    model = build("tsn", "mobilenet_v2", weights="imagenet").eval()
+    with torch.no_grad():
+        pixels = normalised(x, model)[:, 0, 0]
+        expected = reference.features(pixels).mean((2, 3))
+        torch.testing.assert_close(model.trunk(pixels), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnet_has_torchvisions_keys_and_values(name):
+    import torchvision
+
+    reference = getattr(torchvision.models, name)().eval()
+    keys = {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}
+    model = build_model(ModelConfig(name="tsm", trunk=name), num_classes=3)
+    assert {k: v.shape for k, v in model.trunk.state_dict().items()} == {k: v.shape for k, v in keys.items()}
+    model = build_model(ModelConfig(name="tsn", trunk=name), num_classes=3).eval()
+    model.trunk.load_state_dict(keys, strict=True)
+    reference.fc = nn.Identity()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.trunk(x), reference(x), atol=1e-5, rtol=1e-5)
+
+
+def test_efficientnet_weights_load_strictly(shared, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(shared / "weights"))
+    import timm
+
+    model = build("tsn", "efficientnet_lite0", weights="imagenet").eval()
+    reference = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    reference.load_state_dict(
+        {k: v for k, v in model.trunk.state_dict().items() if k in reference.state_dict()}, strict=True
+    )
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.trunk(x), reference(x), atol=1e-5, rtol=1e-5)

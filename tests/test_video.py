@@ -1,0 +1,231 @@
+"""Frames are exact: lossless videos with known pixels; every odd file gives frames or one clear reason."""
+
+import json
+import os
+import shutil
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdtnet.data import video
+from mdtnet.data.video import probe, read_clip
+from mdtnet.errors import ConfigError, VideoError
+
+CODECS = {"ffv1": ("bgr0", ".mkv"), "libx264rgb": ("rgb24", ".mp4"), "png": ("rgb24", ".mov")}
+
+
+def known_frames(count: int, height: int = 24, width: int = 32) -> np.ndarray:
+    """Noise with the frame number in the first pixel, [N, H, W, 3]."""
+    frames = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    frames[:, 0, 0] = np.arange(count)[:, None]
+    return frames
+
+
+def write_video(path, frames: np.ndarray, codec: str = "ffv1", rotation: int = 0, fps: int = 10) -> str:
+    pix_fmt = CODECS.get(codec, ("yuv420p", ""))[0]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        stream.time_base = Fraction(1, fps)
+        if codec == "libx264rgb":
+            stream.options = {"qp": "0"}
+        if rotation and not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV cannot write a rotation")
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for array in frames:
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=pix_fmt)))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def all_frames(n: int) -> np.ndarray:
+    return np.arange(n)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_lossless_frames_are_bit_equal(tmp_path, codec):
+    frames = known_frames(40)
+    path = write_video(tmp_path / f"v{CODECS[codec][1]}", frames, codec)
+    indices = np.array([[3, 4, 5], [39, 39, 0]])
+    for known in (None, 40):
+        pixels, count = read_clip(path, lambda n: indices, num_frames=known)
+        assert count == 40
+        assert pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, frames[indices])
+    info = probe(path)
+    assert (info.num_frames, info.height, info.width, info.fps, info.rotation) == (40, 24, 32, 10.0, 0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (17, 33), (40, 6)])
+def test_odd_sizes(tmp_path, height, width):
+    frames = known_frames(3, height, width)
+    pixels, _ = read_clip(write_video(tmp_path / "v.mkv", frames), all_frames)
+    np.testing.assert_array_equal(pixels, frames)
+
+
+def test_lossy_frames_are_those_of_the_default_conversion(tmp_path):
+    path = write_video(
+        tmp_path / "v.mp4", np.kron(known_frames(20, 5, 7), np.ones((1, 8, 8, 1), np.uint8)), "mpeg4"
+    )
+    with av.open(path) as container:
+        expected = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+    pixels, _ = read_clip(path, all_frames)
+    assert np.abs(pixels.astype(int) - expected).mean() < 2
+
+
+def test_long_videos_are_read_in_two_passes_with_the_same_result(tmp_path, monkeypatch):
+    frames = known_frames(30)
+    path = write_video(tmp_path / "v.mkv", frames)
+    monkeypatch.setattr(video, "KEEP_BYTES", 5 * 24 * 32 * 4)
+    pixels, count = read_clip(path, lambda n: np.array([n - 1, 2]))
+    np.testing.assert_array_equal(pixels, frames[[29, 2]])
+    assert count == 30
+
+
+def test_known_count_stops_decoding_early_and_survives_a_shorter_file(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mkv", known_frames(30))
+    decoded = []
+    real = video._frames
+    monkeypatch.setattr(video, "_frames", lambda *a: (decoded.append(1) or f for f in real(*a)))
+    read_clip(path, lambda n: np.array([4]), num_frames=30)
+    assert len(decoded) == 5
+    pixels, count = read_clip(path, lambda n: np.array([n - 1]), num_frames=50)
+    assert count == 30
+    assert pixels[0, 0, 0, 0] == 29
+
+
+def test_only_chosen_frames_are_converted(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mkv", known_frames(30))
+    converted = []
+    real = video._to_rgb
+    monkeypatch.setattr(video, "_to_rgb", lambda *a: converted.append(1) or real(*a))
+    read_clip(path, lambda n: np.array([[1, 5], [5, 7]]))
+    assert len(converted) == 3
+
+
+def test_seconds_select_frames(tmp_path):
+    path = write_video(tmp_path / "v.mkv", known_frames(30), fps=10)
+    pixels, count = read_clip(path, all_frames, start=0.5, end=1.2)
+    assert count == probe(path, start=0.5, end=1.2).num_frames == 7
+    assert pixels[:, 0, 0, 0].tolist() == [5, 6, 7, 8, 9, 10, 11]
+    with pytest.raises(VideoError, match="no frames between 9 s and 10 s"):
+        read_clip(path, all_frames, start=9, end=10)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotation_is_applied(tmp_path, rotation):
+    frames = known_frames(3)
+    path = write_video(tmp_path / "v.mp4", frames, "libx264rgb", rotation=rotation)
+    pixels, _ = read_clip(path, all_frames)
+    np.testing.assert_array_equal(pixels, np.rot90(frames, rotation // 90, axes=(1, 2)))
+    assert (probe(path).height, probe(path).width) == pixels.shape[1:3]
+
+
+def test_transform_sees_each_chosen_frame(tmp_path):
+    frames = known_frames(10)
+    path = write_video(tmp_path / "v.mkv", frames)
+    pixels, _ = read_clip(path, lambda n: np.array([8, 1]), transform=lambda frame: frame[:5, :4])
+    np.testing.assert_array_equal(pixels, frames[[8, 1], :5, :4])
+
+
+def test_folder_of_frames_in_numeric_order(tmp_path):
+    frames = known_frames(12)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"img_{i}.png")  # img_10 comes after img_2
+    (tmp_path / "notes.txt").write_text("not a frame")
+    pixels, count = read_clip(tmp_path, lambda n: np.array([[0, 10], [2, 2]]))
+    assert count == probe(tmp_path).num_frames == 12
+    np.testing.assert_array_equal(pixels, frames[[[0, 10], [2, 2]]])
+
+
+def test_bad_folders_of_frames(tmp_path):
+    with pytest.raises(VideoError, match="no frames"):
+        read_clip(tmp_path, all_frames)
+    (tmp_path / "a.jpg").write_bytes(b"not a picture")
+    with pytest.raises(VideoError, match=r"frame a\.jpg cannot be read"):
+        read_clip(tmp_path, all_frames)
+    with pytest.raises(VideoError, match="no times"):
+        read_clip(tmp_path, all_frames, start=1)
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("hello " * 100)
+    whole = write_video(tmp_path / "v.mkv", known_frames(30))
+    for name, reason in [
+        ("no.mp4", "no such file"),
+        ("empty.mp4", "empty file"),
+        ("text.mp4", "not a video"),
+    ]:
+        with pytest.raises(VideoError, match=reason) as caught:
+            read_clip(tmp_path / name, all_frames)
+        assert caught.value.path == str(tmp_path / name)
+    data = Path(whole).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(
+        data[: len(data) // 2]
+    )  # a clean cut leaves whole frames: a shorter video
+    assert probe(tmp_path / "cut.mkv").num_frames < 30
+
+
+def test_torchcodec_is_never_a_silent_choice(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mkv", known_frames(5))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ConfigError, match="torchcodec"):
+        read_clip(path, all_frames, backend="torchcodec")
+
+
+def test_torchcodec_gives_the_same_frames(tmp_path):
+    pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
+    frames = known_frames(20)
+    path = write_video(tmp_path / "v.mkv", frames)
+    pixels, count = read_clip(path, lambda n: np.array([[19, 3]]), backend="torchcodec")
+    assert count == 20
+    np.testing.assert_array_equal(pixels, frames[[[19, 3]]])
+
+
+def _reason(row: dict) -> str:
+    """What PROBE.jsonl says of a bad file, in this project's words."""
+    if row["bytes"] == 0:
+        return "empty file"
+    if row["err"] == "no video stream":
+        return "no video stream"
+    return f"truncated after {row['n']} frames" if row["n"] else "cannot be decoded"
+
+
+def test_every_odd_video_gives_its_frames_or_a_reason(shared, capfd):
+    folder = shared / "data" / "odd_videos"
+    rows = [json.loads(line) for line in (folder / "PROBE.jsonl").read_text().splitlines()]
+    assert len(rows) > 30
+    for row in rows:
+        path = folder / row["p"].replace("mp4parse/mp4parse", "mp4parse")
+        if "err" in row or row["n"] == 0:
+            reason = _reason(row) if "err" in row else "no frames"
+            with pytest.raises(VideoError, match=reason):
+                read_clip(path, lambda n: np.array([n - 1]))
+            continue
+        width, height = map(int, row["size"][0].split("x"))
+        size = (width, height) if row["rot"] in (90, -90) else (height, width)
+        pixels, count = read_clip(path, lambda n: np.array([0, n - 1]))
+        assert (count, pixels.shape[1:3]) == (row["n"], size), row["p"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_open_files_are_left_behind(shared, tmp_path):
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    good = write_video(tmp_path / "v.mkv", known_frames(5))
+    broken = str(shutil.copy(shared / "data" / "odd_videos" / "decord" / "corrupted.mp4", tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        read_clip(good, lambda n: np.array([0]), num_frames=5)
+        with pytest.raises(VideoError):
+            read_clip(broken, lambda n: np.array([0]))
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
