@@ -1,4 +1,4 @@
-"""Checkpoints: a round trip, safe loading, whole files only, and one clear error for everything that is not one."""
+"""Checkpoints: a round trip, safe loading, whole files, and a clear error for what is not one."""
 
 import pickle
 from dataclasses import replace

@@ -129,7 +129,7 @@ def trunk_alone(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     tsn.trunk.load_state_dict({k: v for k, v in model.trunk.state_dict().items() if ".temporal." not in k})
     tsn.head.load_state_dict(model.head.state_dict())
     tsn.train(model.training)
-    return tsn(x[:, :, model.config.key_frame : model.config.key_frame + 1])
+    return tsn(x[:, :, model.parts.key_frame : model.parts.key_frame + 1])
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -9,7 +9,7 @@ from mdtnet.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 
 
 def write_videos(folder: Path, *, per_class: int, seed: int = 0) -> Path:
-    """Write `folder/left/*.mp4` and `folder/right/*.mp4`, 24 frames of 40 x 32 pixels each; returns `folder`."""
+    """Write `folder/left/*.mp4` and `folder/right/*.mp4`, 24 frames of 40 x 32 pixels; returns `folder`."""
     rng = np.random.default_rng(seed)
     for name, direction in (("left", -1), ("right", 1)):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 def config(
     out: Path, train: Path, *, data: dict | None = None, model: dict | None = None, **recipe: object
 ) -> RunConfig:
-    """A run that takes seconds: TSN on an eighth of a ResNet-18, 2 segments of 32-pixel crops, 2 epochs of 3 steps."""
+    """A run of seconds: TSN on an eighth of a ResNet-18, 2 segments of 32-pixel crops, 2 epochs."""
     return RunConfig(
         out=str(out),
         data=DataConfig(

@@ -1,11 +1,13 @@
-"""Checkpoints: weights, config, classes, preprocessing and versions in one file that loads without running code.
+"""Checkpoints: weights, config, classes, preprocessing and versions in one file that is safe to load.
 
-The file is what `torch.save` makes of plain dicts, lists, numbers, texts and tensors, so that
-`torch.load(weights_only=True)` reads it.
+A run's file is what `torch.save` makes of plain dicts, lists, numbers, texts and tensors, so that
+`torch.load(weights_only=True)` reads it; a finished network's may be safetensors, the rest as JSON in its
+metadata. Other people's checkpoints that `models.pretrained` recognises are read as if they were ours.
 """
 
 import dataclasses
 import importlib.metadata
+import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mdtnet.config import RunConfig, from_dict, to_dict
+from mdtnet.config import ModelConfig, RunConfig, from_dict, to_dict
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models.build import build_model
+from mdtnet.models.pretrained import read_file, recognise
 
 FORMAT = "mdtnet"
 FORMAT_VERSION = 1
@@ -39,13 +43,18 @@ class Checkpoint:
     training_state: dict[str, Any] | None
     """What a run needs to go on (`last.pt`), or None."""
     preprocessing: dict[str, Any]
-    """How pixels become input, spelled out for programs that are not this one."""
+    """How pixels become input, spelled out for other programs; empty in other people's files."""
     versions: dict[str, str]
     """Package versions at the time of writing."""
     metrics: dict[str, Any]
     """Epoch and validation figures at the time of writing."""
     format_version: int
     """Layout of the file."""
+    num_segments_trained: int | None
+    """T in training; None where it is not known, in other people's files."""
+    source: dict[str, Any]
+    """Of other people's checkpoints: what it is (`kind`), and names in it that nothing is computed with
+    (`ignored`); once converted also `file` and `sha256`."""
 
 
 def save_checkpoint(
@@ -61,22 +70,53 @@ def save_checkpoint(
 
     `training_state` and `metrics` may hold dicts, lists, tuples, numbers, texts, None and tensors only.
     """
-    content = {
+    content = _content(model, config, classes, metrics)
+    content |= {"model": dict(model.state_dict()), "training": training_state}
+    atomic_write(path, lambda file: torch.save(content, file))
+
+
+def save_safetensors(
+    path: str | Path,
+    *,
+    model: nn.Module,
+    config: RunConfig,
+    classes: Sequence[str],
+    metrics: dict[str, Any] | None = None,
+    source: dict[str, Any] | None = None,
+) -> None:
+    """Write a finished network as safetensors that explain themselves: the metadata's `mdtnet` is JSON with
+    all that a checkpoint holds beside the weights, and with what other programs ask first (system, trunk, T,
+    classes)."""
+    content = _content(model, config, classes, metrics)
+    content |= {
+        "system": config.model.name,
+        "trunk": config.model.trunk,
+        "num_classes": len(classes),
+        "num_segments_trained": getattr(model, "num_segments_trained", config.data.num_segments),
+        "source": source or {},
+        "training": None,
+    }
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    data = safetensors.torch.save(state, metadata={FORMAT: json.dumps(content)})
+    atomic_write(path, lambda file: file.write(data))
+
+
+def _content(
+    model: nn.Module, config: RunConfig, classes: Sequence[str], metrics: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "model": dict(model.state_dict()),
         "config": to_dict(config),
         "classes": list(classes),
         "preprocessing": preprocessing(model, config),
         "versions": versions(),
         "metrics": metrics or {},
-        "training": training_state,
     }
-    atomic_write(path, lambda file: torch.save(content, file))
 
 
 def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write(file)` fill a temporary file in the same folder, then put it in the place of `path`, on disk."""
+    """Let `write(file)` fill a temporary file in the same folder, then put it in the place of `path`."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
@@ -93,8 +133,7 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def preprocessing(model: nn.Module, config: RunConfig) -> dict[str, Any]:
-    """The path from decoded frames to input: sampling, sizes in pixels, and the mean and standard deviation of
-    RGB in [0, 1]."""
+    """From decoded frames to input: sampling, sizes in pixels, mean and deviation of RGB in [0, 1]."""
     data = config.data
     trunk: Any = model.trunk
     return {
@@ -125,7 +164,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint into main memory, without running anything it holds.
 
     Raises:
-        CheckpointError: the file is missing, is no checkpoint of this project, or is of a newer format.
+        CheckpointError: the file is missing, is neither ours nor recognised, or is of a newer format.
     """
     content = _read(Path(path))
     try:
@@ -141,19 +180,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         versions=content["versions"],
         metrics=content["metrics"],
         format_version=content["format_version"],
+        num_segments_trained=content.get("num_segments_trained", config.data.num_segments),
+        source=content.get("source", {}),
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no one error for "not mine": any of a dozen comes up
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{path}: not an mdtnet checkpoint, or a damaged one ({reason})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not an mdtnet checkpoint (a file of other weights, it seems)")
+    content = read_file(path)
+    if content.get("format") != FORMAT:
+        return _foreign(content, where=str(path))
     version = content.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(
@@ -164,13 +199,48 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_model(path: str | Path) -> nn.Module:
-    """The trained network of a checkpoint, on the CPU, in eval mode, with `.classes` and `.config` (RunConfig).
+def _foreign(content: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Somebody else's checkpoint as ours would hold it; classes are called by their numbers."""
+    weights = recognise(content, where=where)
+    if not weights.num_classes:
+        raise CheckpointError(f"{where}: {weights.source} without its classifier, only good as model.weights")
+    model: Any = {"name": weights.system, "trunk": weights.trunk}
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": to_dict(RunConfig(model=ModelConfig(**model))),
+        "classes": [str(label) for label in range(weights.num_classes)],
+        "model": weights.state,
+        "preprocessing": {},
+        "versions": {},
+        "metrics": {},
+        "training": None,
+        "num_segments_trained": None,
+        "source": {"kind": weights.source, "ignored": list(weights.ignored)},
+    }
+
+
+def load_model(path: str | Path, *, num_segments_trained: int | None = None) -> nn.Module:
+    """The network of a checkpoint, on the CPU, in eval mode, with `.classes` and `.config` (RunConfig).
+
+    `num_segments_trained` says what other people's files do not: the T of their training, which an official
+    TDN's fusion weights depend on.
 
     Raises:
         CheckpointError: see `load_checkpoint`; or its weights do not fit the network its config describes.
     """
-    return model_of(load_checkpoint(path), where=str(path))
+    checkpoint = load_checkpoint(path)
+    if num_segments_trained is not None:
+        checkpoint = trained_with(checkpoint, num_segments_trained)
+    return model_of(checkpoint, where=str(path))
+
+
+def trained_with(checkpoint: Checkpoint, num_segments: int) -> Checkpoint:
+    """The same checkpoint, said to be trained (and by default tested) with T segments."""
+    if num_segments < 1:
+        raise ConfigError(f"num_segments_trained is {num_segments}, expected at least 1")
+    data = dataclasses.replace(checkpoint.config.data, num_segments=num_segments)
+    config = dataclasses.replace(checkpoint.config, data=data)
+    return dataclasses.replace(checkpoint, config=config, num_segments_trained=num_segments)
 
 
 def model_of(checkpoint: Checkpoint, *, where: str) -> nn.Module:
@@ -179,6 +249,7 @@ def model_of(checkpoint: Checkpoint, *, where: str) -> nn.Module:
     model: Any = build_model(config, num_classes=len(checkpoint.classes))
     fill(model, checkpoint.model_state, where=where)
     model.classes, model.config = checkpoint.classes, checkpoint.config
+    model.num_segments_trained = checkpoint.num_segments_trained  # TDN computes with it
     return model.eval()
 
 
@@ -197,6 +268,6 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
         if name in state and state[name].shape != value.shape
     ]
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{where}: weights do not fit the model: {'; '.join(problems[:3])}{more}")
+        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(f"{where}: weights do not fit the model: {'; '.join(problems[:10])}{more}")
     model.load_state_dict(state)

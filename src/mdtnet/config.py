@@ -166,8 +166,8 @@ class TestConfig:
 class RunConfig:
     """One run: data, model, training and testing."""
 
-    out: str = "runs/latest"
-    """Folder of the run: config, logs, checkpoints, scores, report."""
+    out: str = ""
+    """Folder of the run: config, logs, checkpoints, scores, report. Empty: a new one in `runs/`, named by the time."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data and sampling."""
     model: ModelConfig = field(default_factory=ModelConfig)

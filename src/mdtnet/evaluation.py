@@ -5,9 +5,8 @@ Metrics and reports read the table alone. Letters: N videos, V views, C classes.
 
 import dataclasses
 import json
-import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,24 +14,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import rich.console
 import rich.progress
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from mdtnet import metrics
 from mdtnet.checkpoint import atomic_write, load_checkpoint, model_of, versions
 from mdtnet.config import DataConfig, TestConfig, nearest, to_dict
-from mdtnet.data.annotations import VideoList, load_videos
-from mdtnet.data.dataset import ClipDataset
+from mdtnet.data.annotations import VideoList, load_videos, split_by_group
+from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.runlog import ignore_signals
+from mdtnet.runlog import CONSOLE, ignore_signals
 
 Fusion = Literal["logits", "softmax"]
+SPLIT_SEED = 0  # runs of different seeds are compared on the same split
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ class ScoreTable:
         return {name: error for name, error in zip(self.names, self.errors) if error}
 
     def metrics(self, config: TestConfig) -> dict[str, Any]:
-        """Every figure under the protocol's fusion and policy (see `metrics.summary`), with protocol and versions."""
+        """Every figure under `config`'s fusion and policy (`metrics.summary`), with protocol and versions."""
         fused = self.fuse(config.fusion)
         figures = metrics.summary(fused, self.labels, self.classes, unreadable=config.on_unreadable)
         return {**figures, "classes": list(self.classes), "protocol": self.protocol, "versions": versions()}
@@ -133,19 +131,15 @@ def evaluate(
 ) -> ScoreTable:
     """Scores of every view of every video of a test `ClipDataset`; the model is left in eval mode.
 
-    Views are computed `batch_size` at a time whatever video they belong to. With an accelerator of several processes
-    each takes every n-th video, and all get the whole table. `progress` is called with this process's count of
-    videos read.
+    Views are computed `batch_size` at a time whatever video they belong to. With an accelerator of several
+    processes each takes every n-th video, and all get the whole table. `progress` is called with the number
+    of videos that this process has read.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=range(rank, len(dataset), processes),  # type: ignore[arg-type]
-        num_workers=workers,
-        worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # or it would draw from the caller's random numbers
+    loader = make_loader(
+        dataset, batch_size=1, shuffle=False, seed=0, workers=workers, rank=rank, world=processes
     )
+    loader.worker_init_fn = ignore_signals
     errors: dict[int, str] = {}
     model.eval()
     with torch.inference_mode(), accelerator.autocast() if accelerator else nullcontext():
@@ -157,24 +151,23 @@ def evaluate(
 
 
 def _readable(
-    items: Iterable[dict[str, Any]], errors: dict[int, str], progress: Callable[[int], None] | None
-) -> Iterator[dict[str, Any]]:
-    for done, item in enumerate(items, start=1):
-        if item["error"]:
-            errors[item["index"]] = item["error"]
-        else:
-            yield item
+    loader: ClipLoader, errors: dict[int, str], progress: Callable[[int], None] | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Index and views [V, T, K, 3, H, W] of each video that can be read; the others go into `errors`."""
+    for done, batch in enumerate(loader, start=1):
+        errors.update(batch["errors"])
+        yield from zip(batch["index"].tolist(), batch["frames"])
         if progress:
             progress(done)
 
 
 def _view_scores(
-    model: nn.Module, items: Iterator[dict[str, Any]], *, batch_size: int
+    model: nn.Module, videos: Iterator[tuple[int, Tensor]], *, batch_size: int
 ) -> dict[int, np.ndarray]:
     """Logits [V, C] of every video by its index."""
     device = next(model.parameters()).device
     rows: dict[int, list[np.ndarray]] = {}
-    views = ((item["index"], view) for item in items for view in item["frames"])  # view [T, K, 3, H, W]
+    views = ((index, view) for index, video in videos for view in video)  # view [T, K, 3, H, W]
     while chunk := list(islice(views, batch_size)):
         frames = torch.stack([view for _, view in chunk]).to(device)
         for (index, _), row in zip(chunk, model(frames).float().cpu().numpy()):
@@ -185,8 +178,8 @@ def _view_scores(
 def _table(
     dataset: ClipDataset, scores: dict[int, np.ndarray], errors: dict[int, str], protocol: dict[str, Any]
 ) -> ScoreTable:
-    videos, crops = dataset.videos, dataset.crops
-    views = np.arange(dataset.clips * crops)
+    videos, crops = dataset.videos, dataset.test.crops
+    views = np.arange(dataset.num_views)
     count = len(videos)
     table = np.full((count, len(views), len(videos.classes)), np.nan, dtype=np.float32)
     for index, rows in scores.items():
@@ -212,10 +205,25 @@ def make_accelerator(device: str, *, amp: str = "no", **keywords: Any) -> Accele
     if device not in ("auto", "cpu"):
         raise ConfigError(f"train.device is {device!r}, expected auto or cpu")
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    try:
-        return Accelerator(cpu=device == "cpu", mixed_precision=amp, **keywords)
-    except ValueError as error:
-        raise ConfigError(f"train.amp is {amp!r}, which does not work here: {error}") from error
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=amp, **keywords)
+    if amp == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("train.amp is 'fp16', which needs a GPU; on a CPU there is bf16")
+    return accelerator
+
+
+def load_split(data: DataConfig) -> tuple[VideoList, VideoList]:
+    """Training and validation videos; without `data.val` the latter are split off, the same for every seed.
+
+    Raises:
+        ConfigError: no training videos are given.
+        DataError: the videos (see `load_videos`), or they cannot be split.
+    """
+    if not data.train:
+        raise ConfigError("data.train is empty, expected a folder of class folders or a list file")
+    videos = load_videos(data.train, root=data.root, classes=data.classes)
+    if data.val:
+        return videos, load_videos(data.val, root=data.root, classes=videos.classes)
+    return split_by_group(videos, fraction=data.val_fraction, seed=SPLIT_SEED, group=data.group)
 
 
 def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:
@@ -231,22 +239,6 @@ def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:
             )
     order = np.array([classes.index(name) for name in videos.classes], dtype=np.int64)
     return dataclasses.replace(videos, classes=classes, labels=order[videos.labels])
-
-
-def view_dataset(
-    videos: VideoList, data: DataConfig, test: TestConfig, *, frames_per_segment: int
-) -> ClipDataset:
-    """Videos as the views of a test protocol."""
-    return ClipDataset(
-        videos,
-        data,
-        frames_per_segment=frames_per_segment,
-        train=False,
-        clips=test.clips,
-        crops=test.crops,
-        crop_size=test.crop_size or (data.size if test.crops == 1 else data.short_side),
-    )
-
 
 
 def save_results(out: Path, table: ScoreTable, config: TestConfig) -> dict[str, Any]:
@@ -270,10 +262,10 @@ def evaluate_checkpoint(
     device: str = "auto",
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Test a checkpoint on `data` (a folder of class folders, or a list) and write `scores.npz` and `metrics.json`.
+    """Test a checkpoint on `data`, a folder of class folders or a list; `out` gets scores and metrics.
 
-    Class names must be among the checkpoint's; labels that are numbers are positions in the file `classes`, or in
-    the checkpoint's own list. The network sees what the checkpoint's config says, under the protocol `test`.
+    Class names must be among the checkpoint's; labels that are numbers are positions in the file `classes`,
+    or in the checkpoint's own list. Clips are drawn as the checkpoint's config says, views as `test` does.
 
     Returns:
         The content of `metrics.json` (see `metrics.summary`).
@@ -286,7 +278,9 @@ def evaluate_checkpoint(
     videos = load_videos(data, root=root, classes=classes or found.classes)
     videos = relabel(videos, found.classes)
     accelerator = make_accelerator(device)
-    dataset = view_dataset(videos, found.config.data, test, frames_per_segment=model.frames_per_segment)
+    dataset = ClipDataset(
+        videos, found.config.data, frames_per_segment=model.frames_per_segment, train=False, test=test
+    )
     with _bar(len(dataset), active=accelerator.is_main_process) as progress:
         table = evaluate(
             model.to(accelerator.device),
@@ -313,9 +307,9 @@ def protocol(data: DataConfig, test: TestConfig, /, **more: Any) -> dict[str, An
 @contextmanager
 def _bar(total: int, *, active: bool) -> Iterator[Callable[[int], None] | None]:
     """A progress bar on a terminal."""
-    if not (active and sys.stderr.isatty()):
+    if not (active and CONSOLE.is_terminal):
         yield None
         return
-    with rich.progress.Progress(console=rich.console.Console(stderr=True)) as bar:
+    with rich.progress.Progress(console=CONSOLE) as bar:
         task = bar.add_task("testing", total=total)
         yield lambda done: bar.update(task, completed=done)

@@ -60,8 +60,8 @@ def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, *, count: int) -> list[dict[str, Any]]:
     """The wrong predictions with the highest probability, most confident first.
 
-    Each is `index` (of the video), `label` and `predicted` (class indices), `confidence` and `label_confidence`
-    (of the predicted and of the true class, 0 to 1).
+    Each is `index` (of the video), `label` and `predicted` (class indices), and the probabilities of these
+    two, `label_confidence` and `confidence`.
     """
     rank = label_rank(probabilities, labels)
     wrong = np.flatnonzero((rank > 0) & readable(probabilities))

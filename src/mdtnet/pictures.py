@@ -1,4 +1,4 @@
-"""Motion salience to look at: a contact sheet or an overlay video of one source, and strips of key frames for pages.
+"""Motion salience to look at: a contact sheet or an overlay video of one source, and key frames for pages.
 
 Letters: T segments, K frames a segment, n frames, H, W pixels.
 """
@@ -25,6 +25,7 @@ from mdtnet.saliency import LUMA, SaliencyConfig, floored, frames_saliency
 SHEETS = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4",)
 SHORT_SIDE = 256  # pixels; salience depends on it a little, and networks see frames of about this size
+MAX_ASPECT = 8  # a longer strip is squeezed, as networks see it
 PANEL_HEIGHT = 160  # pixels, of one picture on a contact sheet
 COLOURS = matplotlib.colormaps["inferno"]
 ROWS = ("key frame", "salience", "enhanced")
@@ -59,7 +60,7 @@ def draw_saliency(
     """Show where a video moves: `.png` or `.jpg` gives a contact sheet, `.mp4` an overlay video.
 
     Raises:
-        ConfigError: `out` has another extension, is a folder or is the source, or a segment has fewer than 2 frames.
+        ConfigError: `out` has another extension, is a folder or the source; fewer than 2 frames a segment.
         VideoError: the source cannot be read.
     """
     saliency, out = saliency or SaliencyConfig(), Path(out)
@@ -106,7 +107,7 @@ def overlay_video(
     """Write an H.264 video: every frame, its salience and the enhanced frame side by side.
 
     Each frame is the key frame of a window of K that slides over the video, so `window` and `normalise` are
-    `segment` whatever `saliency` says. Frames are handled a few at a time: the length of the video does not matter.
+    `segment` whatever `saliency` says. Frames are handled a few at a time, so that long videos fit.
 
     Raises:
         ConfigError, VideoError: see `draw_saliency`.
@@ -180,7 +181,7 @@ def heat(frames: np.ndarray, salience: np.ndarray) -> np.ndarray:
 
 
 def enhanced(frames: np.ndarray, salience: np.ndarray, *, floor: float) -> np.ndarray:
-    """What a network sees of frames: motionless places fade towards the mean colour; uint8 RGB [n, H, W, 3]."""
+    """Frames as a network sees them, motionless places faded to the mean colour; uint8 RGB [n, H, W, 3]."""
     mean = np.array(Trunk.mean, dtype=np.float32) * 255
     mask = floored(torch.from_numpy(salience), floor).numpy()[..., None]
     return (mean + mask * (frames - mean)).round().clip(0, 255).astype(np.uint8)
@@ -204,7 +205,9 @@ class _Overlay:
         """Take the next frame; gives a pixel back, which is all that `read_clip` then has to hold of it."""
         frame = _resized(frame, SHORT_SIDE, multiple=2)
         first = not self.frames
-        self.frames += [frame] * (1 + self.key if first else 1)  # the first frame's window starts with copies of it
+        self.frames += [frame] * (
+            1 + self.key if first else 1
+        )  # the first frame's window starts with copies of it
         if len(self.frames) >= CHUNK + self.window:
             self._encode()
         return frame[:1, :1]
@@ -250,7 +253,8 @@ def _checked_output(source: str | Path, out: str | Path, suffixes: tuple[str, ..
 def _scaled(size: tuple[int, ...], short_side: int, multiple: int) -> tuple[int, ...]:
     """A size (height, width) scaled to a short side, both sides multiples of `multiple`."""
     scale = short_side / min(size)
-    return tuple(multiple * max(1, round(side * scale / multiple)) for side in size)
+    longest = short_side * MAX_ASPECT
+    return tuple(multiple * max(1, round(min(side * scale, longest) / multiple)) for side in size)
 
 
 def _resized(frame: np.ndarray, short_side: int, *, multiple: int = 1) -> np.ndarray:

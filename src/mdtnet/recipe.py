@@ -1,15 +1,14 @@
-"""The pieces of a training recipe: schedule, parameter groups, batch-norm modes, order of clips, averages, seeds."""
+"""The pieces of a training recipe: schedule, parameter groups, batch-norm modes, averages, random states."""
 
 import importlib.util
 import math
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mdtnet.config import RunConfig, TrainConfig
@@ -41,9 +40,9 @@ def check_config(config: RunConfig, *, processes: int) -> None:
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Learning rate of optimiser step `step`, counted from 0 over the whole run (before a group's multiplier).
+    """Learning rate of optimiser step `step`, counted from 0 over the whole run, before a group's multiplier.
 
-    Linear in the global batch; a linear warm-up, then `steps` (times `decay` after each of them) or a cosine to 0.
+    Linear in the global batch; a linear warm-up, then `steps` (times `decay` at each) or a cosine to 0.
     """
     base = config.lr * config.batch_size / REFERENCE_BATCH
     warmup = config.warmup_epochs * steps_per_epoch
@@ -58,7 +57,7 @@ def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Trained parameters in up to three groups, `trunk`, `classifier` and `temporal`, each with its `lr_scale`."""
+    """Trained parameters in the groups `trunk`, `classifier` and `temporal`, each with its `lr_scale`."""
     scales = {"trunk": 1.0, "classifier": config.classifier_lr, "temporal": config.temporal_lr}
     members: dict[str, list[nn.Parameter]] = {name: [] for name in scales}
     for name, parameter in model.named_parameters():
@@ -102,34 +101,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
-def count_steps(num_videos: int, batch_size: int) -> int:
-    """Steps of an epoch. A last batch of one clip is left out: batch norm learns nothing good from it."""
-    steps, rest = divmod(num_videos, batch_size)
-    return steps + (rest > 1 or (rest == 1 and steps == 0))
-
-
-def epoch_parts(
-    num_videos: int,
-    config: TrainConfig,
-    *,
-    epoch: int,
-    first_step: int = 0,
-    process: int = 0,
-    processes: int = 1,
-) -> Iterator[list[int]]:
-    """This process's share of each step from `first_step`, in `accumulate` parts (some empty in a short last batch).
-
-    The order depends on seed and epoch alone, so the processes' shares of a step make up the same global batch
-    whatever their number.
-    """
-    order = np.random.default_rng([config.seed, epoch]).permutation(num_videos)
-    for step in range(first_step, count_steps(num_videos, config.batch_size)):
-        batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-        shares = np.array_split(batch, config.accumulate * processes)
-        for part in range(config.accumulate):
-            yield shares[part * processes + process].tolist()
-
-
 def sum_over_processes(model: nn.Module, accelerator: Accelerator) -> None:
     """Sum gradients over processes, and average the running statistics of batch norms in training.
 
@@ -137,14 +108,15 @@ def sum_over_processes(model: nn.Module, accelerator: Accelerator) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    sums, means = [], []
+    sums: list[Tensor] = []
+    means: list[Tensor] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             sums.append(parameter.grad)
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
-            means += [module.running_mean, module.running_var]
+            means += [buffer for buffer in (module.running_mean, module.running_var) if buffer is not None]
     flat = torch.cat(
         [t.reshape(-1) for t in sums] + [t.reshape(-1) / accelerator.num_processes for t in means]
     )
@@ -166,10 +138,10 @@ def update_average(average: nn.Module, model: nn.Module, *, decay: float, step: 
 
 def rng_state() -> dict[str, Any]:
     """State of every random number generator, as plain values and tensors."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global one, which other code may use)
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one, which other code may use)
     return {
         "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -1,17 +1,15 @@
 """Run directories -> self-contained HTML pages that open offline: one run in depth, or several side by side.
 
-Only files are read: the config, the training log, the score table, lists of unreadable videos, and for key frames the
+Only files are read: config, training log, score table, list of unreadable videos, and for key frames the
 videos of the most confident mistakes. No model runs here. Whatever is missing is named on the page.
 """
 
-import base64
 import csv
-import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,15 +17,14 @@ from typing import Any
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from mdtnet import metrics, pictures
+from mdtnet.charts import Line, chart, confusion, data_uri
 from mdtnet.checkpoint import atomic_write
-from mdtnet.config import RunConfig, TestConfig, load_yaml, to_dict
+from mdtnet.config import DataConfig, RunConfig, TestConfig, load_yaml, to_dict
 from mdtnet.errors import ConfigError, DataError, MdtnetError, VideoError
 from mdtnet.evaluation import ScoreTable
-from mdtnet.models.build import SYSTEMS
 
 SYSTEM_TITLES = {
     "tsn": "TSN",
@@ -38,7 +35,6 @@ SYSTEM_TITLES = {
     "mdtnet2": "MDT-Net2",
 }
 NUM_MISTAKES = 10
-LABELLED_CLASSES = 60  # a confusion matrix of more has no names
 STRIP_SEGMENTS = 8  # at most so many key frames in a strip
 STRIP_HEIGHT = 96  # pixels
 UNREADABLE_SHOWN = 50
@@ -50,6 +46,7 @@ class Run:
 
     folder: Path
     title: str = ""
+    trunk: str = ""
     colour: str = "mdtnet2"
     config: RunConfig | None = None
     history: list[dict[str, float | None]] = field(default_factory=list)
@@ -66,17 +63,21 @@ def build_report(run_dir: str | Path) -> Path:
         DataError: there is no such directory, or nothing of a run in it.
     """
     run = read_run(run_dir)
-    page = _environment().get_template("report.html").render(
-        run=run,
-        figures=run.figures,
-        protocol=protocol_in_words(run),
-        charts=_charts([run]),
-        confusion=_confusion(run),
-        per_class=_per_class(run),
-        mistakes=_mistakes(run),
-        unreadable=list(run.unreadable.items())[:UNREADABLE_SHOWN],
-        config=_config_text(run),
-        facts=_facts(run),
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            run=run,
+            figures=run.figures,
+            protocol=protocol_in_words(run),
+            charts=_charts([run]),
+            confusion=_confusion(run),
+            per_class=_per_class(run),
+            mistakes=_mistakes(run),
+            unreadable=list(run.unreadable.items())[:UNREADABLE_SHOWN],
+            config=_config_text(run),
+            facts=_facts(run),
+        )
     )
     return _write(run.folder / "report.html", page)
 
@@ -98,20 +99,24 @@ def build_comparison(
         raise ConfigError("a comparison needs at least one run directory")
     runs = [read_run(folder) for folder in run_dirs]
     _tell_apart(runs)
-    page = _environment().get_template("comparison.html").render(
-        runs=runs,
-        protocols=[protocol_in_words(run) for run in runs],
-        inside=[_inside_pairs(run, pairs) for run in runs] if pairs else [],
-        pairs=pairs,
-        charts=_charts(runs),
-        confusions=[_confusion(run) for run in runs],
-        same_videos=_same_videos(runs),
-        facts=[_facts(run) for run in runs],
+    page = (
+        _environment()
+        .get_template("comparison.html")
+        .render(
+            runs=runs,
+            protocols=[protocol_in_words(run) for run in runs],
+            inside=[_inside_pairs(run, pairs) for run in runs] if pairs else [],
+            pairs=pairs,
+            charts=_charts(runs),
+            confusions=[_confusion(run) for run in runs],
+            same_videos=_same_videos(runs),
+            facts=[_facts(run) for run in runs],
+        )
     )
     return _write(Path(out), page)
 
 
-# ---- reading ------------------------------------------------------------------------------------------------
+# ---- reading ------------------------------------------------------------------------------------------
 
 
 def read_run(run_dir: str | Path) -> Run:
@@ -128,12 +133,14 @@ def read_run(run_dir: str | Path) -> Run:
     run.table = _attempt(run, "scores.npz", ScoreTable.load)
     run.figures = _figures(run)
     if run.config is None and run.figures is None and not run.history:
-        raise DataError(f"{run_dir}: not a run directory (no config.yaml, log.csv, scores.npz or metrics.json)")
+        raise DataError(
+            f"{run_dir}: not a run directory (no config.yaml, log.csv, scores.npz or metrics.json)"
+        )
     run.unreadable = _unreadable(run)
     run.title = run.folder.resolve().name
     if run.config is not None:
-        run.colour = run.config.model.name
-        run.title = f"{SYSTEM_TITLES[run.colour]}, {run.config.model.trunk}"
+        run.colour, run.trunk = run.config.model.name, run.config.model.trunk
+        run.title = SYSTEM_TITLES[run.colour]
     return run
 
 
@@ -145,7 +152,7 @@ def _attempt(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
         return None
     try:
         return read(path)
-    except (MdtnetError, ValueError, OSError) as error:  # ValueError: JSON and CSV that are none
+    except (MdtnetError, ValueError, OSError, csv.Error) as error:  # ValueError: text and JSON that are none
         run.missing.append(f"{name} cannot be read ({str(error).replace(str(path), name)})")
         return None
 
@@ -153,6 +160,18 @@ def _attempt(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
 def _read_history(path: Path) -> list[dict[str, float | None]]:
     with open(path, newline="", encoding="utf-8") as file:
         return [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
+
+
+def _read_figures(path: Path) -> dict[str, Any]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(figures, dict) or not {"top1", "per_class", "unreadable_wrong"} <= figures.keys():
+        raise ValueError("not the figures of a test")
+    return figures
+
+
+def _read_reasons(path: Path) -> dict[str, str]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row.get("path") or "": row.get("reason") or "" for row in csv.DictReader(file)}
 
 
 def _number(text: Any) -> float | None:
@@ -165,31 +184,30 @@ def _number(text: Any) -> float | None:
 
 def _figures(run: Run) -> dict[str, Any] | None:
     """Figures of the score table, else those that were written down; versions come from the latter alone."""
-    written = _attempt(run, "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
-    if not isinstance(written, dict):
-        written = None
+    written = _attempt(run, "metrics.json", _read_figures)
     if run.table is None or not len(run.table.names):
         return written
-    config = run.config.test if run.config else TestConfig()
     versions = written.get("versions", {}) if written else {}
-    return {**run.table.metrics(config), "versions": versions}
+    return {**run.table.metrics(_protocol(run)), "versions": versions}
+
+
+def _protocol(run: Run) -> TestConfig:
+    """How the score table came about: what it says itself goes before the config of the training."""
+    test = run.config.test if run.config else TestConfig()
+    said = run.table.protocol if run.table else {}
+    return replace(test, **{f.name: said[f.name] for f in fields(TestConfig) if f.name in said})
 
 
 def _unreadable(run: Run) -> dict[str, str]:
     """Name and reason of every video that could not be read, in training or in the test."""
-    found: dict[str, str] = {}
-    if (run.folder / "unreadable.csv").is_file():
-        with open(run.folder / "unreadable.csv", newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                found[_relative(row.get("path") or "", run)] = row.get("reason") or ""
+    listed = _attempt(run, "unreadable.csv", _read_reasons) or {}
+    found = {_relative(path, run): reason for path, reason in listed.items()}
     return found | (run.table.unreadable() if run.table else {})
 
 
 def _roots(run: Run) -> list[Path]:
     """Folders that video names may be relative to."""
-    if run.config is None:
-        return []
-    data = run.config.data
+    data = run.config.data if run.config else DataConfig()
     recorded = run.table.protocol.get("data", "") if run.table else ""
     roots = []
     for source in (recorded, data.val, data.train):
@@ -211,33 +229,34 @@ def _shortened(value: Any) -> Any:
     """Absolute paths lose all but their last part; everything else stays."""
     if isinstance(value, dict):
         return {key: _shortened(v) for key, v in value.items()}
-    if isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
+    if isinstance(value, str) and (
+        PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+    ):
         return f".../{PureWindowsPath(value).name}"
     return value
 
 
-# ---- words and tables ---------------------------------------------------------------------------------------
+# ---- words and tables ---------------------------------------------------------------------------------
 
 
 def protocol_in_words(run: Run) -> str:
     """How the run was tested, one sentence; "" where nothing says so."""
-    if run.config is None:
+    if run.figures is None or (run.config is None and run.table is None):
         return ""
-    data, test = run.config.data, run.config.test
+    test, data = _protocol(run), run.config.data if run.config else DataConfig()
     said = run.table.protocol if run.table else {}
-    clips, crops = said.get("clips", test.clips), said.get("crops", test.crops)
-    size = said.get("crop_size") or test.crop_size or (data.size if crops == 1 else data.short_side)
+    short_side = said.get("short_side", data.short_side)
+    size = test.crop_size or (said.get("size", data.size) if test.crops == 1 else short_side)
+    clips = "1 clip a video" if test.clips == 1 else f"{test.clips} clips a video"
+    crops = "centre crop" if test.crops == 1 else f"{test.crops} crops"
     segments = said.get("num_segments", data.num_segments)
-    frames = said.get("frames_per_segment")
-    of_frames = f" of {frames} {'frame' if frames == 1 else 'frames'}" if frames else ""
-    clips_text = "1 clip a video" if clips == 1 else f"{clips} clips a video"
-    crops_text = "centre crop" if crops == 1 else f"{crops} crops"
-    text = (
-        f"{clips_text}, {crops_text} of {size} pixels from a short side of {said.get('short_side', data.short_side)}, "
-        f"{segments} segments{of_frames}"
-    )
-    fused = {"softmax": "probabilities", "logits": "scores"}[test.fusion]
-    return text if clips * crops == 1 else f"{text}; {fused} averaged over {clips * crops} views"
+    text = f"{clips}, {crops} of {size} pixels from a short side of {short_side}, {segments} segments"
+    if said.get("data"):
+        text = f"videos of {Path(said['data']).name}, {text}"
+    if test.clips * test.crops > 1:
+        fused = "probabilities" if test.fusion == "softmax" else "scores"
+        text += f", {fused} averaged over {test.clips * test.crops} views"
+    return text
 
 
 def _per_class(run: Run) -> list[dict[str, Any]]:
@@ -258,8 +277,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     seconds = sum(row.get("seconds") or 0 for row in run.history)
     if seconds:
         facts.append(("training", f"{len(run.history)} epochs in {_duration(seconds)}"))
-    speeds = [row["clips_per_s"] for row in run.history if row.get("clips_per_s")]
-    if speeds:
+    speeds = [row.get("clips_per_s") or 0.0 for row in run.history]
+    if any(speeds):
         facts.append(("speed", f"{np.median(speeds):.3g} training clips a second (median)"))
     if figures.get("hardware"):
         facts.append(("hardware", str(figures["hardware"])))
@@ -275,8 +294,8 @@ def _duration(seconds: float) -> str:
 def _inside_pairs(run: Run, pairs: Sequence[tuple[str, str]]) -> dict[str, Any] | None:
     if run.table is None or not {name for pair in pairs for name in pair} <= set(run.table.classes):
         return None
-    fusion = run.config.test.fusion if run.config else TestConfig().fusion
-    return metrics.pair_accuracy(run.table.fuse(fusion), run.table.labels, run.table.classes, pairs)
+    fused = run.table.fuse(_protocol(run).fusion)
+    return metrics.pair_accuracy(fused, run.table.labels, run.table.classes, pairs)
 
 
 def _same_videos(runs: list[Run]) -> bool:
@@ -287,22 +306,13 @@ def _tell_apart(runs: list[Run]) -> None:
     """Different titles and colours: runs of one system get their folders' names and colours by order."""
     if len({run.title for run in runs}) < len(runs):
         for run in runs:
-            run.title = f"{run.title} ({run.folder.resolve().name})"
+            run.title = f"{run.title} {run.folder.resolve().name}"
     if len({run.colour for run in runs}) < len(runs):
         for i, run in enumerate(runs):
             run.colour = list(SYSTEM_TITLES)[-1 - i % len(SYSTEM_TITLES)]
 
 
-# ---- charts -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve: its label, colour name, and points (epoch, value)."""
-
-    label: str
-    colour: str
-    points: list[tuple[float, float]]
+# ---- charts -------------------------------------------------------------------------------------------
 
 
 def _charts(runs: list[Run]) -> list[dict[str, Any]]:
@@ -324,123 +334,40 @@ def _charts(runs: list[Run]) -> list[dict[str, Any]]:
         scale = 100 if "%" in title else 1
         found = [Line(label, colour, _points(run, key, scale)) for run, key, label, colour in plan]
         if any(line.points for line in found):
-            charts.append(chart(title, [line for line in found if line.points]))
+            width = 360 if len(runs) == 1 else 480
+            charts.append(chart(title, [line for line in found if line.points], width=width))
     return charts
 
 
 def _points(run: Run, key: str, scale: float) -> list[tuple[float, float]]:
     return [
-        (row.get("epoch") or 0, scale * value) for row in run.history for value in [row.get(key)] if value is not None
+        (row.get("epoch") or 0, scale * value)
+        for row in run.history
+        for value in [row.get(key)]
+        if value is not None
     ]
-
-
-def chart(title: str, lines: list[Line], *, width: int = 360, height: int = 220) -> dict[str, Any]:
-    """Geometry of a line chart for the template, in units of its view box; `lines` have at least one point each."""
-    longest = max(len(line.label) for line in lines)
-    left, right, top, bottom = 44.0, width - 12 - 6.2 * longest, 12.0, height - 34.0
-    epochs = [x for line in lines for x, _ in line.points]
-    values = [y for line in lines for _, y in line.points]
-    x_ticks = _ticks(min(epochs), max(epochs), whole=True)
-    y_ticks = _ticks(min(0.0, *values), max(values), whole=False)
-    x = _scale(min(epochs), max(epochs), left, right)
-    y = _scale(y_ticks[0], y_ticks[-1], bottom, top)
-    ends = _spread([y(line.points[-1][1]) for line in lines], 13, top, bottom)
-    return {
-        "title": title,
-        "summary": f"{title} over epochs. " + " ".join(_in_words(line) for line in lines),
-        "box": (width, height),
-        "frame": (left, right, top, bottom),
-        "x_ticks": [(x(tick), f"{tick:g}") for tick in x_ticks if min(epochs) <= tick <= max(epochs)],
-        "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
-        "lines": [
-            {
-                "label": line.label,
-                "colour": line.colour,
-                "path": " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points),
-                "end": (x(line.points[-1][0]), y(line.points[-1][1])),
-                "label_y": end,
-            }
-            for line, end in zip(lines, ends)
-        ],
-    }
-
-
-def _in_words(line: Line) -> str:
-    first, last = line.points[0][1], line.points[-1][1]
-    return f"{line.label or 'It'} goes from {first:.3g} to {last:.3g}.".capitalize()
-
-
-def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
-    high = high if high > low else low + 1
-    return MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high).tolist()
-
-
-def _scale(low: float, high: float, first: float, last: float) -> Callable[[float], float]:
-    span = (high - low) or 1.0
-    return lambda value: round(first + (last - first) * (value - low) / span, 1)
-
-
-def _spread(wanted: list[float], gap: float, top: float, bottom: float) -> list[float]:
-    """Positions near the wanted ones, at least `gap` apart, so that labels do not lie on each other."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    placed = dict.fromkeys(order, 0.0)
-    previous = top - gap
-    for i in order:
-        placed[i] = previous = max(wanted[i], previous + gap)
-    limit = bottom + gap
-    for i in reversed(order):
-        placed[i] = limit = min(placed[i], limit - gap)
-    return [placed[i] for i in range(len(wanted))]
 
 
 def _confusion(run: Run) -> dict[str, Any] | None:
-    """What the template draws a confusion matrix from: cells with counts and row shares, or a picture of many."""
     if run.figures is None or not run.figures.get("confusion"):
         return None
-    counts = np.array(run.figures["confusion"])  # [C, C]
     classes = run.figures.get("classes") or [row["name"] for row in run.figures["per_class"]]
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    labelled = len(classes) <= LABELLED_CLASSES
     return {
         "title": run.title,
         "colour": run.colour,
-        "classes": classes,
-        "cell": 36 if len(classes) <= 14 else 24,
-        "margin": 14 + 7 * min(max(map(len, classes)), 22),
-        "rows": [list(zip(*row)) for row in zip(counts.tolist(), shares.tolist())] if labelled else [],
-        "picture": "" if labelled else _alpha_picture(shares),
-        "frequent": _frequent_confusions(counts, classes),
+        **confusion(np.array(run.figures["confusion"]), classes),
     }
 
 
-def _frequent_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:5]
-    cells = [divmod(int(cell), len(counts)) for cell in order]
-    return [
-        {"true": classes[i], "predicted": classes[j], "count": int(wrong[i, j]), "of": int(counts[i].sum())}
-        for i, j in cells
-        if wrong[i, j]
-    ]
-
-
-def _alpha_picture(shares: np.ndarray) -> str:
-    """Shares [C, C] as the opacity of a blue picture, which suits a light and a dark page."""
-    pixels = np.zeros((*shares.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = (44, 104, 200)
-    pixels[..., 3] = np.sqrt(shares) * 255  # single mistakes stay visible
-    return _data_uri(Image.fromarray(pixels), "PNG")
-
-
-# ---- mistakes -----------------------------------------------------------------------------------------------
+# ---- mistakes -----------------------------------------------------------------------------------------
 
 
 def _mistakes(run: Run) -> list[dict[str, Any]]:
-    """The most confident mistakes with names, probabilities and, where the video is there, strips of pictures."""
+    """The most confident mistakes with names, probabilities and, where the video is there, pictures."""
     if run.table is None:
         return []
-    fusion = run.config.test.fusion if run.config else TestConfig().fusion
-    found = metrics.confident_mistakes(run.table.probabilities(fusion), run.table.labels, count=NUM_MISTAKES)
+    probabilities = run.table.probabilities(_protocol(run).fusion)
+    found = metrics.confident_mistakes(probabilities, run.table.labels, count=NUM_MISTAKES)
     classes = run.table.classes
     return [
         {
@@ -457,17 +384,17 @@ def _mistakes(run: Run) -> list[dict[str, Any]]:
 def _strips(run: Run, name: str) -> dict[str, str]:
     """`frames` and `salience` as data URIs, or `reason` why there are none."""
     path, start, end = _locate(run, name)
-    if path is None or run.config is None:
-        return {"reason": "the video is not where the run's config says"}
-    data = run.config.data
+    if path is None:
+        return {"reason": "the video is not where the run found it"}
+    config = run.config or RunConfig()
     try:
         found = pictures.read_key_frames(
             path,
-            saliency=run.config.model.saliency,
-            num_segments=min(data.num_segments, STRIP_SEGMENTS),
-            frames_per_segment=max(2, run.config.model.mdtnet.frames_per_segment),
-            frame_stride=data.frame_stride,
-            short_side=data.short_side,
+            saliency=config.model.saliency,
+            num_segments=min(config.data.num_segments, STRIP_SEGMENTS),
+            frames_per_segment=max(2, config.model.mdtnet.frames_per_segment),
+            frame_stride=config.data.frame_stride,
+            short_side=config.data.short_side,
             start=start,
             end=end,
         )
@@ -497,23 +424,18 @@ def _strip(frames: np.ndarray) -> str:
     small = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in frames]
     gap = np.full((STRIP_HEIGHT, 2, 3), 128, dtype=np.uint8)
     parts = [part for frame in small for part in (frame, gap)][:-1]
-    return _data_uri(Image.fromarray(np.concatenate(parts, axis=1)), "JPEG")
+    return data_uri(Image.fromarray(np.concatenate(parts, axis=1)), "JPEG")
 
 
-def _data_uri(image: Image.Image, kind: str) -> str:
-    file = io.BytesIO()
-    image.save(file, kind, quality=82)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-# ---- pages --------------------------------------------------------------------------------------------------
+# ---- pages --------------------------------------------------------------------------------------------
 
 
 @lru_cache
 def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("mdtnet"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("mdtnet"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["percent"] = _percent
-    environment.globals["system_titles"] = SYSTEM_TITLES
     return environment
 
 

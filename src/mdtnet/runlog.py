@@ -1,10 +1,9 @@
-"""What a run leaves behind and shows: its folder, tables, log file, trackers, and a line or a bar on the terminal."""
+"""What a run leaves behind and shows: folder, tables, log file, and a line or a bar on the terminal."""
 
 import csv
 import io
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from mdtnet.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
 
+CONSOLE = rich.console.Console(stderr=True)  # the bar's; log lines through it appear above the bar
 LAST = Path("checkpoints", "last.pt")
 BEST = Path("checkpoints", "best.pt")
 COLUMNS = (
@@ -54,7 +54,7 @@ def check_folder(config: RunConfig, *, resume: bool) -> None:
     """See that a new run meets an unused folder, and that a resumed one meets its own.
 
     Raises:
-        ConfigError: the folder holds a run, or the run to resume had another config (the message names the key).
+        ConfigError: the folder holds a run, or the run to resume had another config (the key is named).
         CheckpointError: there is nothing to resume, or `last.pt` is damaged.
     """
     out = Path(config.out)
@@ -146,9 +146,9 @@ class Display:
         self._start = self._shown = time.monotonic()
         self._first, self._total = done_steps, total_steps
         self._bar: rich.progress.Progress | None = None
-        if active and sys.stderr.isatty():
+        if active and CONSOLE.is_terminal:
             columns = (rich.progress.BarColumn(24), rich.progress.TextColumn("{task.description}"))
-            self._bar = rich.progress.Progress(*columns, console=rich.console.Console(stderr=True))
+            self._bar = rich.progress.Progress(*columns, console=CONSOLE)
             self._task = self._bar.add_task("", total=total_steps, completed=done_steps)
 
     def __enter__(self) -> "Display":

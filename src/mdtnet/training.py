@@ -1,18 +1,20 @@
 """Training: one loop in a fixed order, the same on a CPU, a GPU and several processes.
 
-Each step takes the next `batch_size` clips of the epoch's order, whatever the number of processes: every process
-computes its slice, the losses are summed and divided by the number of clips that could be read, and gradients are
-summed over processes. All state of the loop is in `checkpoints/last.pt`, so a run that was stopped goes on as if it
-had not been.
+Each step takes the next `batch_size` clips of the epoch's order, whatever the number of processes: every
+process computes its share, the losses are summed and divided by the number of clips that could be read, and
+gradients are summed over processes. All state of the loop is in `checkpoints/last.pt`, so a run that was
+stopped goes on as if it had not been.
 """
 
 import copy
 import dataclasses
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from mdtnet.checkpoint import fill, load_checkpoint, save_checkpoint
-from mdtnet.config import DataConfig, RunConfig, TestConfig, save_yaml, to_dict
-from mdtnet.data.annotations import VideoList, load_videos, split_by_group
-from mdtnet.data.dataset import ClipDataset
-from mdtnet.errors import ConfigError, MdtnetError, VideoError
-from mdtnet.evaluation import ScoreTable, evaluate, make_accelerator, protocol, save_results, view_dataset
+from mdtnet.config import RunConfig, TestConfig, save_yaml, to_dict
+from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
+from mdtnet.errors import CheckpointError, ConfigError, MdtnetError, VideoError
+from mdtnet.evaluation import ScoreTable, evaluate, load_split, make_accelerator, protocol, save_results
 from mdtnet.models.build import build_model
 from mdtnet.recipe import (
     REFERENCE_BATCH,
     check_config,
-    count_steps,
-    epoch_parts,
     freeze_partial_bn,
     learning_rate,
     make_optimizer,
@@ -59,26 +57,7 @@ from mdtnet.runlog import (
 
 log = logging.getLogger(__name__)
 
-SPLIT_SEED = 0  # runs of different seeds are compared on the same split
-
-Part = (
-    tuple[Tensor, Tensor] | None
-)  # frames [b, T, K, 3, H, W] and labels [b]; None: no clip that can be read
-
-
-def load_split(data: DataConfig) -> tuple[VideoList, VideoList]:
-    """Training and validation videos; without `data.val` whole groups are split off, whatever `train.seed` is.
-
-    Raises:
-        ConfigError: no training videos are given.
-        DataError: the videos (see `load_videos`), or they cannot be split.
-    """
-    if not data.train:
-        raise ConfigError("data.train is empty, expected a folder of class folders or a list file")
-    videos = load_videos(data.train, root=data.root, classes=data.classes)
-    if data.val:
-        return videos, load_videos(data.val, root=data.root, classes=videos.classes)
-    return split_by_group(videos, fraction=data.val_fraction, seed=SPLIT_SEED, group=data.group)
+Batch = dict[str, Any]  # what the loader gives: `frames`, `label`, `errors`
 
 
 class Interrupted(MdtnetError):
@@ -144,11 +123,15 @@ class Run:
         self.average = copy.deepcopy(self.model).eval() if config.train.ema else None
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.model, config.train))
         frames = int(self.model.frames_per_segment)  # type: ignore[arg-type]
+        seed = config.train.seed
         self.train_set = ClipDataset(
-            train_videos, config.data, frames_per_segment=frames, train=True, seed=config.train.seed
+            train_videos, config.data, frames_per_segment=frames, train=True, seed=seed
         )
-        self.val_set = view_dataset(val_videos, config.data, self.validation, frames_per_segment=frames)
-        self.steps_per_epoch = count_steps(len(self.train_set), config.train.batch_size)
+        self.val_set = ClipDataset(
+            val_videos, config.data, frames_per_segment=frames, train=False, test=self.validation
+        )
+        self.loader = self._make_loader()
+        self.steps_per_epoch = math.ceil(self.loader.batch_sampler.num_batches / config.train.accumulate)
         self.sums = self._zeros()
         self.clock = time.monotonic()
         set_seed(config.train.seed, device_specific=True)  # dropout differs between processes
@@ -162,7 +145,7 @@ class Run:
         if self.synced:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        return model.to(self._device, memory_format=layout)
+        return model.to(self._device).to(memory_format=layout)
 
     @property
     def _device(self) -> torch.device:
@@ -188,40 +171,33 @@ class Run:
         exact = torch.float32 if self._device.type == "mps" else torch.float64
         return torch.zeros(3, dtype=exact, device=self._device)
 
-    def steps(self) -> Iterator[list[Part]]:
-        """What this process computes in each remaining step of the epoch: `accumulate` parts."""
-        self.train_set.set_epoch(self.state.epoch)
-        self.clock = time.monotonic()
-        accelerator, train = self.accelerator, self.config.train
-        parts = epoch_parts(
-            len(self.train_set),
-            train,
-            epoch=self.state.epoch,
-            first_step=self.state.step,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
-        loader = DataLoader(
+    def _make_loader(self) -> ClipLoader:
+        """This process's share of every part of every step; their order depends on seed and epoch alone."""
+        train, accelerator, count = self.config.train, self.accelerator, len(self.train_set)
+        part = train.batch_size // train.accumulate
+        loader = make_loader(
             self.train_set,
-            batch_sampler=list(parts),
-            collate_fn=list,
-            num_workers=self.config.data.workers,
-            worker_init_fn=ignore_signals,
-            pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw from dropout's
+            batch_size=part // accelerator.num_processes,
+            shuffle=True,
+            seed=train.seed,
+            workers=self.config.data.workers,
+            drop_last=count > part and count % part == 1,  # batch norm learns nothing good from one clip
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
         )
-        items = iter(loader)
-        for _ in range(self.state.step, self.steps_per_epoch):
-            yield [self._readable(next(items)) for _ in range(train.accumulate)]
+        loader.worker_init_fn = ignore_signals
+        return loader
 
-    def _readable(self, items: list[dict[str, Any]]) -> Part:
-        for item in items:
-            if item["error"]:
-                self._note_unreadable(self.train_set.videos[item["index"]].path, item["error"])
-        items = [item for item in items if not item["error"]]
-        if not items:
-            return None
-        return torch.cat([i["frames"] for i in items]), torch.tensor([i["label"] for i in items])
+    def steps(self) -> Iterator[list[Batch]]:
+        """What this process computes in each remaining step of the epoch, in at most `accumulate` parts."""
+        accumulate = self.config.train.accumulate
+        self.clock = time.monotonic()
+        self.loader.set_epoch(self.state.epoch, start=self.state.step * accumulate)
+        batches = iter(self.loader)
+        while parts := list(islice(batches, accumulate)):
+            for index, reason in (error for part in parts for error in part["errors"]):
+                self._note_unreadable(self.train_set.videos[index].path, reason)
+            yield parts
 
     def _note_unreadable(self, path: str, reason: str) -> None:
         if self.config.data.on_unreadable == "error":
@@ -230,13 +206,13 @@ class Run:
             self.state.unreadable[path] = reason
             log.warning("left out, cannot be read: %s: %s", path, reason)
 
-    def agree(self, parts: list[Part]) -> tuple[int, int]:
-        """Over all processes: how many clips this step has, and the signal that came to one of them (or 0)."""
-        mine = [sum(len(part[1]) for part in parts if part), self.signals.number]
+    def agree(self, parts: list[Batch]) -> tuple[int, int]:
+        """Over all processes: how many clips this step has, and the signal that came to one of them, or 0."""
+        mine = [sum(len(part["label"]) for part in parts), self.signals.number]
         both = self.accelerator.gather(torch.tensor([mine], device=self._device))  # [processes, 2]
         return int(both[:, 0].sum()), int(both[:, 1].max())
 
-    def update(self, parts: list[Part], num_clips: int) -> None:
+    def update(self, parts: list[Batch], num_clips: int) -> None:
         """One optimiser step on the mean loss over the `num_clips` clips of all processes."""
         train = self.config.train
         rate = learning_rate(self.done_steps, self.steps_per_epoch, train)
@@ -252,13 +228,13 @@ class Run:
         if self.average is not None:
             update_average(self.average, self.model, decay=train.ema, step=self.done_steps)
 
-    def _loss(self, part: Part) -> Tensor:
+    def _loss(self, part: Batch) -> Tensor:
         """Summed over the part's clips; 0 for a part without any."""
-        if part is None:
+        if not len(part["label"]):
             return self._empty_loss()
-        frames, labels = (t.to(self._device, non_blocking=True) for t in part)
+        frames, labels = (part[key].to(self._device, non_blocking=True) for key in ("frames", "label"))
         with self.accelerator.autocast():
-            logits = self.model(frames)
+            logits = self.model(frames[:, 0])  # one view: [B, T, K, 3, H, W]
         smoothing = self.config.train.label_smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
         right = (logits.argmax(1) == labels).sum()
@@ -279,7 +255,8 @@ class Run:
         """Where the run is, in words; loss and accuracy are this process's."""
         loss, right, clips = self.sums.tolist()
         rate = clips * self.accelerator.num_processes / max(1e-9, self._seconds())
-        place = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}, step {self.state.step}/{self.steps_per_epoch}"
+        place = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
+        place += f", step {self.state.step}/{self.steps_per_epoch}"
         clips = max(1, clips)
         return f"{place}: loss {loss / clips:.3f}, top-1 {right / clips:.1%}, {rate:.1f} clips/s"
 
@@ -386,11 +363,13 @@ class Run:
         """
         path = self.out / LAST
         checkpoint = load_checkpoint(path)
-        saved = checkpoint.training_state or {}
+        saved = checkpoint.training_state
+        if saved is None:
+            raise CheckpointError(f"{path}: has no training state, there is nothing to resume")
         if checkpoint.classes != self.classes or saved["num_videos"] != len(self.train_set):
             raise ConfigError(
-                f"{path}: the run had {saved['num_videos']} training videos in {len(checkpoint.classes)} classes, "
-                f"now there are {len(self.train_set)} in {len(self.classes)} (or other ones): data.train changed"
+                f"{path}: the run had {saved['num_videos']} training videos in {len(checkpoint.classes)} "
+                f"classes, now {len(self.train_set)} in {len(self.classes)} (or other ones)"
             )
         fill(self.model, saved["model"] or checkpoint.model_state, where=str(path))
         if self.average is not None:
@@ -427,7 +406,7 @@ class Run:
         log.info("%s on %s, %.2f M trained parameters", model.name, model.trunk, trained / 1e6)
         log.info("%d training and %d validation videos", len(self.train_set), len(self.val_set))
         log.info("learning rate %g x %d / %d = %g", train.lr, train.batch_size, REFERENCE_BATCH, rate)
-        log.info("%s, %d process(es)", self._device, self.accelerator.num_processes)
+        log.info("%s, %d process(es)", self._device.type, self.accelerator.num_processes)
         if self.done_steps:
             log.info("resumed at epoch %d, step %d", self.state.epoch + 1, self.state.step)
 
@@ -462,7 +441,7 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
     """Train a model; everything it writes is in the folder `config.out`.
 
     Raises:
-        ConfigError: options that do not fit together, a folder that holds another run, or (resuming) a changed one.
+        ConfigError: options that do not fit together, a folder that holds a run, or (resuming) a changed one.
         DataError: the videos; VideoError: one of them, under `data.on_unreadable: error`.
         CheckpointError: there is nothing to resume, or it is damaged.
         Interrupted: SIGINT or SIGTERM came; the state was saved.

@@ -16,7 +16,7 @@ SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side: TSN's multi-scale crop
 MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 # Its height and width differ by one scale at most.
 SCALE_PAIRS = [(h, w) for i, h in enumerate(SCALES) for j, w in enumerate(SCALES) if abs(i - j) <= 1]
-# Where it lies, in quarters of the free height and width: corners and centre, middles of sides, points half-way.
+# Where it lies, in quarters of the free height and width: corners and centre, middles, points between.
 PLACES = (
     *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)),
     *((0, 2), (4, 2), (2, 0), (2, 4)),

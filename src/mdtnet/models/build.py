@@ -54,8 +54,8 @@ TEA_TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
 def build_model(config: Any, *, num_classes: int) -> nn.Module:
     """Build what a `ModelConfig` (or anything with its fields) names, and start it from `config.weights`.
 
-    The model maps uint8 clips, or float ones that are normalised already, [B, T, K, 3, H, W] to logits [B, classes];
-    K is its `frames_per_segment`.
+    The model maps uint8 clips, or float ones that are normalised already, [B, T, K, 3, H, W] to logits [B,
+    classes]; K is its `frames_per_segment`.
 
     Raises:
         ConfigError: ImageNet weights that cannot be had, or a width other than 1 where it is not possible.
@@ -99,7 +99,7 @@ def _system(config: Any, trunk: Callable[..., Trunk], num_classes: int) -> nn.Mo
 
 
 def freeze(model: nn.Module, what: str) -> None:
-    """Switch off gradients of the trunk's own parameters: of nothing, its `stem`, `stages` 1 to 3 too, or all."""
+    """Switch off gradients of the trunk's own parameters: none, its `stem`, `stages` 1 to 3 too, or all."""
     trunk: Trunk = model.trunk  # type: ignore[assignment]
     frozen: dict[str, list[nn.Module]] = {"none": [], "stem": trunk.stem_layers(), "trunk": [trunk]}
     frozen["stages"] = trunk.stem_layers() + [b for s in (1, 2, 3) for b in trunk.stage_blocks(s)]

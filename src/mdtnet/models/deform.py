@@ -1,11 +1,11 @@
 """Deformable convolution: one function, the fastest correct path per device.
 
-Dai et al., "Deformable Convolutional Networks", 2017; the operator is torchvision's `deform_conv2d` with stride 1,
-dilation 1, `same` padding and one offset group. On a CPU torchvision samples one channel at a time; here the map is
-a table with a row of channels per pixel, and `embedding_bag` sums four weighted rows per sample.
+Dai et al., "Deformable Convolutional Networks", 2017; the operator is torchvision's `deform_conv2d` with
+stride 1, dilation 1, `same` padding and one offset group. On a CPU torchvision samples one channel at a time;
+here the map is a table, one row of channels a pixel, and `embedding_bag` sums four weighted rows a sample.
 
-Letters: N images, C channels in, O out, H x W pixels, K taps (k * k, or more for several scales), S = N * H * W * K
-samples. A sample lies between four table rows, its corners: `base`, and those 1, one row and one row + 1 further on.
+Letters: N images, C channels in, O out, H x W pixels, K taps (k * k, or more for several scales) and
+S = N * H * W * K samples. A sample lies between four table rows, its corners: `base` is the upper left one.
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-# Images are worked on a few at a time: sampled columns of about this size stay in the cache and are reused by the
-# allocator (fresh large blocks cost more in page faults than the arithmetic).
+# Images are worked on a few at a time: sampled columns of about this size stay in the cache and are reused by
+# the allocator (fresh large blocks cost as much in page faults as the arithmetic).
 CHUNK_BYTES = 4 << 20
 
 
 def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve with a kernel whose taps are moved, at each pixel, by their own fractional offsets.
 
-    `x` is [N, C, H, W], `offset` [N, 2 * k * k, H, W] in pixels as (dy, dx) per tap in row-major order, `weight`
-    [O, C, k, k] with odd k, `bias` [O]; the result is [N, O, H, W] in `x`'s type. Padding is (k - 1) / 2, stride and
-    dilation 1; a sample is bilinear, and whatever lies outside the image is zero. Half types are computed in float32.
-    Equal to `torchvision.ops.deform_conv2d` in value and in every gradient (first order only on a CPU), and it is
-    torchvision's operator on CUDA and under `torch.export`, where it becomes ONNX `DeformConv`.
+    `x` is [N, C, H, W], `offset` [N, 2 * k * k, H, W] in pixels as (dy, dx) per tap in row-major order,
+    `weight` [O, C, k, k] with odd k, `bias` [O]; the result is [N, O, H, W] in the type of `x`. Padding is
+    (k - 1) / 2, stride and dilation 1; samples are bilinear, and zero is whatever lies outside the image.
+    Half types are computed in float32. Equal to `torchvision.ops.deform_conv2d` in value and every gradient
+    (first order only on a CPU); torchvision's operator itself on CUDA and under `torch.export`, where it
+    becomes ONNX `DeformConv` (opset 19).
 
-    Cost per image, as this project counts it: k^2 C O H W multiply-adds for the convolution plus 4 k^2 C H W for the
-    sampling. Raises `ValueError` when the shapes do not fit each other.
+    Cost per image, as this project counts it: k^2 C O H W multiply-adds for the convolution plus 4 k^2 C H W
+    for the sampling. Raises `ValueError` when the shapes do not fit each other.
     """
     return deform_conv2d_sum(x, (offset,), (weight,), bias)
 
@@ -40,7 +41,8 @@ def deform_conv2d_sum(
 ) -> Tensor:
     """The sum of several deformable convolutions of one map, such as kernels of two scales, in one pass.
 
-    Arguments and result are those of `deform_conv2d`, one offset and one weight per kernel; the cost is the sum too.
+    Arguments and result are those of `deform_conv2d`, with one offset and one weight per kernel; the cost is
+    the sum too. On a CPU it is faster than one kernel after the other, most of all on small maps.
     """
     for offset, weight in zip(offsets, weights, strict=True):
         _check(x, offset, weight)
@@ -61,7 +63,7 @@ def _check(x: Tensor, offset: Tensor, weight: Tensor) -> None:
 
 
 def _dispatch(x: Tensor, offsets: list[Tensor], weights: list[Tensor]) -> Tensor:
-    if x.is_cuda or torch.compiler.is_exporting():
+    if x.device.type in ("cuda", "meta") or torch.compiler.is_exporting():
         parts = [
             torchvision_deform_conv2d(x, o, w, padding=w.shape[-1] // 2)
             for o, w in zip(offsets, weights, strict=True)
@@ -75,7 +77,7 @@ def _dispatch(x: Tensor, offsets: list[Tensor], weights: list[Tensor]) -> Tensor
 
 
 def _grid(sizes: Sequence[int], height: int, width: int, like: Tensor) -> Tensor:
-    """Where the taps of all kernels (of these sizes) lie when nothing moves them: [2, H, W, K], y then x, in pixels."""
+    """Where the taps of kernels of these sizes lie before they are moved: [2, H, W, K], y and x in pixels."""
     taps = [(i // s - s // 2, i % s - s // 2) for s in sizes for i in range(s * s)]
     tap_y, tap_x = like.new_tensor(taps).t()
     pixels = torch.arange(max(height, width), dtype=like.dtype, device=like.device)
@@ -88,8 +90,8 @@ def _grid(sizes: Sequence[int], height: int, width: int, like: Tensor) -> Tensor
 def _table(x: Tensor) -> Tensor:
     """A row of channels per pixel, with rows of zeros around: [(N (H + 2) + 2) (W + 2), C].
 
-    The zeros to the right of one image row are also those to the left of the next, and those below an image are
-    also above the next one, so two of each serve four sides.
+    The zeros to the right of one image row are also those to the left of the next, and those below an image
+    are also above the next one, so two of each serve four sides.
     """
     n, c, h, w = x.shape
     table = x.new_zeros((n * (h + 2) + 2) * (w + 2), c)
@@ -98,12 +100,13 @@ def _table(x: Tensor) -> Tensor:
 
 
 def _locate(offset: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """The upper left corner of each sample as a row of the table, [S], and its (y, x) distance from it, [2, S].
+    """The upper left corner of each sample as a table row, [S], and the (y, x) distance from it, [2, S].
 
-    Samples are in the order [N, H, W, K]. Positions more than a pixel outside are moved to two zero rows or columns.
+    Samples are in the order [N, H, W, K]. Positions a pixel or more outside are moved to where all is zero.
     """
     n, _, h, w = offset.shape
-    moved = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1).contiguous() + grid[:, None]  # [2, N, H, W, K]
+    moved = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1).contiguous()  # [2, N, H, W, K]
+    moved = moved + grid[:, None]
     moved[0].clamp_(-2, h)
     moved[1].clamp_(-2, w)
     low = moved.detach().floor()
@@ -116,12 +119,15 @@ def _locate(offset: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
 
 def _corners(base: Tensor, distance: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Table rows and bilinear weights of the four corners of each sample, both [S, 4]."""
+    index = base.new_empty(base.shape[0], 4)
     weight = distance.new_empty(base.shape[0], 4)
     y, x = distance
     rest_y, rest_x = 1 - distance
-    for corner, (a, b) in enumerate(((rest_y, rest_x), (rest_y, x), (y, rest_x), (y, x))):
+    corners = ((0, rest_y, rest_x), (1, rest_y, x), (width + 2, y, rest_x), (width + 3, y, x))
+    for corner, (step, a, b) in enumerate(corners):
+        torch.add(base, step, out=index[:, corner])
         torch.mul(a, b, out=weight[:, corner])
-    return base.view(-1, 1) + base.new_tensor((0, 1, width + 2, width + 3)), weight
+    return index, weight
 
 
 def _bags(table: Tensor, index: Tensor, weight: Tensor, start: Tensor | None = None) -> Tensor:
@@ -132,7 +138,7 @@ def _bags(table: Tensor, index: Tensor, weight: Tensor, start: Tensor | None = N
 class _DeformConv(torch.autograd.Function):
     """x [N, C, H, W], offset [N, 2 K, H, W], kernel [O, K, C] of these sizes -> [N, O, H, W], on a CPU.
 
-    Nothing is kept for the backward pass but the arguments. Both passes are sums in a fixed order, so that runs repeat.
+    Nothing is kept for the backward pass but the arguments. All sums are in a fixed order: runs repeat.
     """
 
     @staticmethod
@@ -153,7 +159,7 @@ class _DeformConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, offset, kernel = ctx.saved_tensors
-        grid = _grid(ctx.sizes, *x.shape[2:], x)
+        grid = _grid(ctx.sizes, x.shape[2], x.shape[3], x)
         need_x, need_offset, need_kernel, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if need_x else None
         grad_offset = torch.empty_like(offset) if need_offset else None
@@ -179,14 +185,14 @@ class _DeformConv(torch.autograd.Function):
 
 
 def _chunks(x: Tensor, kernel: Tensor) -> list[slice]:
-    """Slices of the batch whose sampled columns are about `CHUNK_BYTES` each."""
-    image_bytes = x[:1].numel() * x.element_size() * kernel.shape[1]
-    step = max(1, round(CHUNK_BYTES / max(1, image_bytes)))
+    """Even slices of the batch whose sampled columns are about `CHUNK_BYTES` each."""
+    column_bytes = x.numel() * x.element_size() * kernel.shape[1]
+    step = max(1, -(-x.shape[0] // max(1, round(column_bytes / CHUNK_BYTES))))
     return [slice(start, start + step) for start in range(0, x.shape[0], step)]
 
 
 def _scatter(g: Tensor, base: Tensor, distance: Tensor, shape: torch.Size) -> Tensor:
-    """Gradient of `x`: every pixel gathers from the samples around it, found by sorting them by their corner."""
+    """Gradient of `x`: every pixel gathers from the samples around it, sorted by their corner."""
     n, c, h, w = shape
     count = (n * (h + 2) + 2) * (w + 2)
     keys, order = torch.sort(base, stable=True)
@@ -200,7 +206,7 @@ def _scatter(g: Tensor, base: Tensor, distance: Tensor, shape: torch.Size) -> Te
 
 
 def _slopes(table: Tensor, g: Tensor, base: Tensor, distance: Tensor, width: int) -> Tensor:
-    """Gradient of the offsets, [2, S]: the map's slope along y and x at each sample, times the sample's gradient."""
+    """Gradient of the offsets, [2, S]: the slopes of the map along y and x, times the samples' gradient."""
     out = torch.empty_like(distance)
     index = base.new_empty(base.shape[0], 2)
     weight = distance.new_empty(base.shape[0], 2)
@@ -216,8 +222,8 @@ def _slopes(table: Tensor, g: Tensor, base: Tensor, distance: Tensor, width: int
 
 
 def _gathered(x: Tensor, offset: Tensor, kernel: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """The same by plain indexing and autograd, for devices that have neither `embedding_bag` nor torchvision's kernel."""
-    n, c, h, w = x.shape
+    """The same by plain indexing and autograd, for devices other than CPU and CUDA."""
+    n, _, h, w = x.shape
     table = _table(x)
     base, (dy, dx) = _locate(offset, _grid(sizes, h, w, x))
     top = table[base] * (1 - dx)[:, None] + table[base + 1] * dx[:, None]

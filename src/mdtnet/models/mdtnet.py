@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
-from mdtnet.models.deform import deform_conv2d
+from mdtnet.models.deform import deform_conv2d_sum
 from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, conv_bn, neutral_, reduced
 from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, last_bn_features, normalise
 from mdtnet.saliency import SaliencyConfig, floored, frames_saliency
@@ -76,7 +76,7 @@ class MDTNet(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.frames_per_segment = config.frames_per_segment
-        self.config = config
+        self.parts = config
         self.saliency = saliency
         self.trunk = trunk
         self.fine = FineDifference(trunk, config) if config.fine else None
@@ -105,13 +105,15 @@ class MDTNet(nn.Module):
         enhancing their differences: X' = mask * X.
         """
         std = torch.tensor(self.trunk.std, device=x.device).view(3, 1, 1)
-        key = normalise(x[:, :, self.config.key_frame], self.trunk)  # [B, T, 3, H, W]
+        key = normalise(x[:, :, self.parts.key_frame], self.trunk)  # [B, T, 3, H, W]
         if x.is_floating_point():
             differences = x[:, :, 1:] - x[:, :, :-1]  # [B, T, K-1, 3, H, W]
         else:
             differences = (x[:, :, 1:].float() - x[:, :, :-1].float()) / (255 * std)
         if self.saliency is not None:
-            mask = floored(frames_saliency(x, self.saliency, std=self.trunk.std), self.saliency.floor)  # [B, T, H, W]
+            mask = floored(
+                frames_saliency(x, self.saliency, std=self.trunk.std), self.saliency.floor
+            )  # [B, T, H, W]
             if self.saliency.to in ("appearance", "both"):
                 key = key * mask[:, :, None]
             if self.saliency.to in ("action", "both"):
@@ -169,12 +171,16 @@ class Excitation(nn.Module):
         super().__init__()
         channels = place.channels
         self.coarse = (
-            CoarseDifference(channels, reduction=config.reduction, causal=config.causal) if config.coarse else None
+            CoarseDifference(channels, reduction=config.reduction, causal=config.causal)
+            if config.coarse
+            else None
         )
         self.dcme = DCME(place, config) if config.dcme else None
         self.stce = STCE(channels, reduction=config.reduction, causal=config.causal) if config.stce else None
         self.conv = (
-            DepthwiseConv(channels, start=config.temporal, causal=config.causal) if config.temporal != "none" else None
+            DepthwiseConv(channels, start=config.temporal, causal=config.causal)
+            if config.temporal != "none"
+            else None
         )
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
@@ -206,28 +212,34 @@ class DCME(nn.Module):
         super().__init__()
         channels = place.channels
         width = reduced(channels, config.reduction)
-        self.directions = ("past",) if config.causal else ("next", "past") if config.dcme_backward else ("next",)
+        self.directions = (
+            ("past",) if config.causal else ("next", "past") if config.dcme_backward else ("next",)
+        )
         self.deformable = config.dcme_deformable
         self.reduce = conv_bn(channels, width, 1)
         self.kernels = nn.ParameterList(dirac(width, k) for k in config.dcme_kernels)
         self.offsets = nn.ModuleList(
-            nn.Conv2d(2 * width, 2 * k * k, 3, padding=1) for k in config.dcme_kernels if config.dcme_deformable
+            nn.Conv2d(2 * width, 2 * k * k, 3, padding=1)
+            for k in config.dcme_kernels
+            if config.dcme_deformable
         )
         for conv in self.offsets:
             nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.expand = conv_bn(width, channels, 1)
         neutral_(self.expand[1])  # type: ignore[arg-type]
-        self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
+        self.low_level = (
+            nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
+        )
 
     def motion(self, here: Tensor, there: Tensor) -> Tensor:
         """Motion from features `here` to `there`, both [M, c, H, W], as [M, c, H, W]."""
         if not self.deformable:
-            moved = [F.conv2d(there, kernel, padding=kernel.shape[-1] // 2) for kernel in self.kernels]
+            moved = torch.stack([F.conv2d(there, k, padding=k.shape[-1] // 2) for k in self.kernels]).sum(0)
         else:
             pair = torch.cat((here, there), 1)
-            moved = [deform_conv2d(there, conv(pair), kernel) for conv, kernel in zip(self.offsets, self.kernels)]
-        return torch.stack([m - here for m in moved]).sum(0)
+            moved = deform_conv2d_sum(there, [conv(pair) for conv in self.offsets], list(self.kernels))
+        return moved - len(self.kernels) * here
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         z = self.reduce(x)
@@ -238,7 +250,9 @@ class DCME(nn.Module):
         z = z.unflatten(0, (-1, timeline.num_segments))  # [B, T, c, H, W]
         earlier, later = z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1)  # [B*(T-1), c, H, W]
         gates = [
-            self.gate(earlier, later, timeline, (0, 1)) if d == "next" else self.gate(later, earlier, timeline, (1, 0))
+            self.gate(earlier, later, timeline, (0, 1))
+            if d == "next"
+            else self.gate(later, earlier, timeline, (1, 0))
             for d in self.directions
         ]
         return gates[0] if len(gates) == 1 else (gates[0] + gates[1]) / 2

@@ -1,10 +1,11 @@
 """Where weights come from: everybody's checkpoints under our names, ImageNet weights by name or file.
 
-A file is read without running anything in it, recognised by its names, renamed by one table, and either loaded as
-the network it is (`mdtnet.checkpoint.load_model`) or taken as the start of another one (`start_trunk`, `take_over`).
+A file is read without running anything in it, recognised by its names, renamed by one table, and either
+loaded as the network it is (`mdtnet.checkpoint.load_model`) or taken as the start of another one
+(`start_trunk`, `take_over`).
 
-In a table `#` stands for a number; the last part of a name (weight, bias, running_mean, ...) stays as it is. An empty
-right side is what an official network holds but never computes with.
+In a table `#` stands for a number; the last part of a name (weight, bias, running_mean, ...) stays as it is.
+An empty right side is what an official network holds but never computes with.
 """
 
 import json
@@ -247,7 +248,8 @@ def _numpy_names() -> list[Any]:
 def read_file(path: str | Path) -> dict[str, Any]:
     """What a checkpoint file holds, read without running anything in it: torch's own format or safetensors.
 
-    Of a file of this project that is what `mdtnet.checkpoint` wrote, else a dict with a state dict somewhere in it.
+    Of a file of this project that is what `mdtnet.checkpoint` wrote, else a dict with a state dict somewhere
+    in it.
 
     Raises:
         CheckpointError: the file is missing, damaged, or would run code.
@@ -264,14 +266,18 @@ def read_file(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch has no one error for "not mine": any of a dozen comes up
         raise CheckpointError(f"{path}: not an mdtnet checkpoint or known weights: {_why(error)}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not an mdtnet checkpoint or known weights: holds a {type(content).__name__}")
+        raise CheckpointError(
+            f"{path}: not an mdtnet checkpoint or known weights: holds a {type(content).__name__}"
+        )
     return content
 
 
 def _why(error: Exception) -> str:
     text = str(error)
-    if found := re.search(r"GLOBAL (\S+) was not an allowed global", text):
-        return f"refused, since loading it would run code ({found[1]}); only tensors and plain values are read"
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return (
+            f"refused, since loading it would run code ({found[1]}); only tensors and plain values are read"
+        )
     return f"damaged, or another kind of file ({type(error).__name__}: {' '.join(text.split())[:100]})"
 
 
@@ -284,7 +290,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     state = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    return {**json.loads(metadata["mdtnet"]), "model": state} if "mdtnet" in metadata else {"state_dict": state}
+    return (
+        {**json.loads(metadata["mdtnet"]), "model": state} if "mdtnet" in metadata else {"state_dict": state}
+    )
 
 
 # Recognising
@@ -304,7 +312,8 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def recognise(content: Mapping[str, Any], *, where: str) -> Weights:
-    """Find out by the names what a state dict is, wrapped in `state_dict` and `module.` or not, and rename it.
+    """Find out by the names what a state dict is, wrapped in `state_dict` and `module.` or not, and rename
+    it.
 
     Raises:
         CheckpointError: it is nothing known, or only nearly; the message lists what does not match.
@@ -313,9 +322,13 @@ def recognise(content: Mapping[str, Any], *, where: str) -> Weights:
     tried = [(source, [key for key in state if _renamed(key, source.renames) is None]) for source in SOURCES]
     source, unmatched = min(tried, key=lambda pair: len(pair[1]))
     if len(unmatched) > len(state) / 2:
-        raise CheckpointError(f"{where}: not an mdtnet checkpoint, and other weights than any known: {some(state)}")
+        raise CheckpointError(
+            f"{where}: not an mdtnet checkpoint, and other weights than any known: {some(state)}"
+        )
     if unmatched:
-        raise CheckpointError(f"{where}: nearly {source.name}, but these have no place in it: {some(unmatched)}")
+        raise CheckpointError(
+            f"{where}: nearly {source.name}, but these have no place in it: {some(unmatched)}"
+        )
     pairs = [(_renamed(key, source.renames), value) for key, value in state.items()]
     ignored = tuple(key for key, (ours, _) in zip(state, pairs) if not ours)
     ours = _completed({name: value for name, value in pairs if name})
@@ -332,7 +345,9 @@ def _state_dict(content: Mapping[str, Any], *, where: str) -> dict[str, Tensor]:
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{where}: not an mdtnet checkpoint, and no state dict (names to tensors) either")
+        raise CheckpointError(
+            f"{where}: not an mdtnet checkpoint, and no state dict (names to tensors) either"
+        )
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
@@ -352,8 +367,8 @@ def _compiled(rules: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str],
 
 
 def _completed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same network as ours writes it: a convolution's bias goes into the mean that the batch norm after it
-    subtracts, and old files get the step counters they lack."""
+    """The same network as ours writes it: a convolution's bias goes into the mean that the batch norm after
+    it subtracts, and old files get the step counters they lack."""
     state = dict(state)
     for key in list(state):
         norm = re.sub(r"conv(\d)\.bias$", r"bn\1.", re.sub(r"downsample\.0\.bias$", "downsample.1.", key))
@@ -372,7 +387,8 @@ def _trunk_of(names: Iterable[str], *, where: str) -> str:
     if "trunk.conv_stem.weight" in names:
         return "efficientnet_lite0"
     blocks = tuple(
-        len({name.split(".")[2] for name in names if name.startswith(f"trunk.layer{stage}.")}) for stage in (1, 2, 3, 4)
+        len({name.split(".")[2] for name in names if name.startswith(f"trunk.layer{stage}.")})
+        for stage in (1, 2, 3, 4)
     )
     deep = "trunk.layer1.0.conv3.weight" in names
     for name, (block, counts) in RESNETS.items():
@@ -390,7 +406,9 @@ def _check_shifts(state: Iterable[str], trunk: str, *, where: str) -> None:
         if block and bool(block[2]) != (int(block[1]) % step == 0):
             wrong.append(key)
     if wrong:
-        raise CheckpointError(f"{where}: TSM on {trunk} that does not shift in the usual blocks: {some(wrong)}")
+        raise CheckpointError(
+            f"{where}: TSM on {trunk} that does not shift in the usual blocks: {some(wrong)}"
+        )
 
 
 def some(names: Iterable[str], most: int = 10) -> str:
@@ -405,7 +423,8 @@ def some(names: Iterable[str], most: int = 10) -> str:
 
 
 def start_weights(source: str, *, system: str, trunk: str, width: float = 1.0) -> Weights:
-    """Weights to start a model from: `imagenet` (downloaded once by torchvision or timm, into TORCH_HOME) or a file.
+    """Weights to start a model from: `imagenet` (downloaded once by torchvision or timm, into TORCH_HOME) or
+    a file.
 
     Raises:
         ConfigError: ImageNet weights cannot be had, or `width` is not 1.
@@ -464,15 +483,17 @@ def start_trunk(trunk: Trunk, weights: Weights, *, source: str) -> None:
     }
     if any(problems.values()):
         what = "; ".join(f"{name} {some(keys)}" for name, keys in problems.items() if keys)
-        raise CheckpointError(f"{source}: {weights.source} on {weights.trunk} does not fit the model's trunk: {what}")
+        raise CheckpointError(
+            f"{source}: {weights.source} on {weights.trunk} does not fit the model's trunk: {what}"
+        )
     trunk.load_state_dict(given, strict=False)
 
 
 def take_over(model: nn.Module, weights: Weights, *, source: str) -> None:
     """Copy everything into `model` that means the same there, which is what has the same name and shape.
 
-    A classifier for another number of classes, or for ImageNet's, is not taken. The log says what was taken, what
-    starts afresh and what was not used, in tensors by component.
+    A classifier for another number of classes, or for ImageNet's, is not taken. The log says what was taken,
+    what starts afresh and what was not used, in tensors by component.
     """
     own = model.state_dict()
     classes = len(own["head.fc.weight"])

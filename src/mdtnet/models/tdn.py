@@ -21,9 +21,9 @@ KEY_FRAME = 2
 class TDN(nn.Module):
     """Clips [B, T, 5, 3, H, W] -> logits [B, classes].
 
-    The trunk is built with `differ` after conv1, and holds its pre-trained weights already, since the difference
-    path starts as a copy of its first layers. Both paths are weighed by the T that was trained with:
-    `num_segments_trained`, or while that is None the input's T.
+    The trunk is built with `differ` after conv1, and holds its pre-trained weights already, since the
+    difference path starts as a copy of its first layers. Both paths are weighed by the T that was trained
+    with: `num_segments_trained`, or while that is None the input's T.
     """
 
     frames_per_segment = 5
@@ -62,7 +62,7 @@ def fusion_weights(num_segments: int) -> tuple[float, float]:
 
 
 class ShortTermDifference(nn.Module):
-    """Motion inside segments: copies of the trunk's stem and stage 1 on frame differences at half resolution."""
+    """Motion inside segments: copies of the trunk's stem and stage 1 on differences at half resolution."""
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class ShortTermDifference(nn.Module):
 
 
 class LongTermDifference(nn.Module):
-    """Motion between segments as an excitation, then a depthwise temporal convolution that starts as a shift."""
+    """Motion between segments as an excitation, then a depthwise convolution that starts as a shift."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

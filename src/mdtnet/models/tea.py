@@ -19,12 +19,12 @@ SPLITS = 4
 
 
 class TEA(TSN):
-    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]; its trunk is built with `excite_and_aggregate(...)` after
-    conv1, from `Res2NetBlock` in the place of bottlenecks."""
+    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]; its trunk is built with `excite_and_aggregate(...)`
+    after conv1, from `Res2NetBlock` in the place of bottlenecks."""
 
 
 class MotionExcitation(nn.Module):
-    """x + x * E with E = sigmoid(...) - 1/2, one number a channel, from the pooled difference to the next segment.
+    """x + x * E, E = sigmoid(...) - 1/2, a number a channel, from the pooled difference to the next segment.
 
     [N, C, H, W] -> [N, C, H, W]. The last segment, which has no next one, has difference 0.
     """
@@ -54,7 +54,7 @@ class ExciteAndAggregate(nn.Module):
         super().__init__()
         self.excitation = MotionExcitation(channels)
         width = channels // splits
-        # of several splits the last alone starts as a shift, so that 1/8 of all channels move each way in any case
+        # of several splits the last alone starts as a shift: in any case 1/8 of all channels moves each way
         shifts = [DepthwiseConv(width, start="identity") for _ in range(splits - 1)]
         shifts.append(DepthwiseConv(width, start="shift", fraction=splits / 8))
         self.shifts = nn.ModuleList(shifts)
@@ -74,8 +74,8 @@ def excite_and_aggregate(splits: int = 1) -> Maker:
 
 
 class Res2NetBlock(Block):
-    """Res2Net's bottleneck (26w 4s) with TEA's parts: split i sees the output of split i - 1 before its temporal and
-    its spatial convolution, so that ranges in time and space grow from split to split.
+    """Res2Net's bottleneck (26w 4s) with TEA's parts: split i sees the output of split i - 1 before its
+    temporal and its spatial convolution, so that ranges in time and space grow from split to split.
 
     In a stage's first block the splits stay apart, and the last one is pooled instead of passed on.
     """
@@ -87,7 +87,9 @@ class Res2NetBlock(Block):
         width = planes * 26 // 64
         self.conv1 = nn.Conv2d(inplanes, width * SPLITS, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width * SPLITS)
-        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, stride, 1, bias=False) for _ in range(SPLITS - 1))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, width, 3, stride, 1, bias=False) for _ in range(SPLITS - 1)
+        )
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(SPLITS - 1))
         self.conv3 = nn.Conv2d(width * SPLITS, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)

@@ -1,7 +1,7 @@
 """Temporal operations that several systems share: shift, depthwise convolution over time, motion differences.
 
-The function is the truth, the module a holder of its parameters. All take [N, C, H, W] with N = B*T frames of B
-clips and give the same shape back. Letters: B clips, T segments, C channels, H, W pixels.
+The function is the truth, the module a holder of its parameters. All take [N, C, H, W] with N = B*T frames of
+B clips and give the same shape back. Letters: B clips, T segments, C channels, H, W pixels.
 """
 
 import torch
@@ -12,7 +12,7 @@ from mdtnet.models.trunk import Timeline
 
 
 def shift(x: Tensor, num_segments: int, *, fraction: float = 1 / 8) -> Tensor:
-    """Temporal shift (TSM): the first `fraction` of the channels comes from t+1, the next from t-1, zeros at the ends."""
+    """TSM's shift: the first `fraction` of channels comes from t+1, the next from t-1, zeros at the ends."""
     fold = int(x.shape[1] * fraction)
     out = x.clone()  # keeps channels-last
     old, new = x.unflatten(0, (-1, num_segments)), out.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
@@ -48,14 +48,12 @@ class Shift(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """`depthwise_conv` that starts as a temporal shift of `fraction` of the channels each way or as the identity.
+    """`depthwise_conv` that starts as a shift of `fraction` of the channels each way, or as the identity.
 
-    A causal one that starts as a shift takes the first `fraction` of its channels from t-1 and leaves the others.
+    A causal one that starts as a shift takes the first `fraction` from t-1 and leaves the others.
     """
 
-    def __init__(
-        self, channels: int, *, start: str, causal: bool = False, fraction: float = 1 / 8
-    ) -> None:
+    def __init__(self, channels: int, *, start: str, causal: bool = False, fraction: float = 1 / 8) -> None:
         super().__init__()
         self.causal = causal
         weight = torch.zeros(channels, 1, 3)
@@ -111,13 +109,15 @@ def fan_out_(module: nn.Module) -> None:
 
 
 class CoarseDifference(nn.Module):
-    """Long-term motion between neighbouring segments as an excitation (TDN's multi-scale module; METHOD section 3).
+    """Motion between neighbouring segments as an excitation (TDN's multi-scale module; METHOD section 3).
 
     x + x * E with E = sigmoid(...) - 1/2 averaged over both directions, from three spatial scales.
     `neutral` starts E at 0; `causal` looks backward only.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16, neutral: bool = True, causal: bool = False) -> None:
+    def __init__(
+        self, channels: int, *, reduction: int = 16, neutral: bool = True, causal: bool = False
+    ) -> None:
         super().__init__()
         width = reduced(channels, reduction)
         self.causal = causal

@@ -1,7 +1,8 @@
 """2D trunks: ResNet, MobileNetV2 and EfficientNet-Lite0, with the parameter names of torchvision and timm.
 
-A trunk sees B*T key frames as a batch. What happens between frames is a *temporal module*, made by a maker that a
-system hands in, and called by the block itself; nothing is wrapped, so the trunk's own names never change:
+A trunk sees B*T key frames as a batch. What happens between frames is a *temporal module*, made by a maker
+that a system hands in, and called by the block itself; nothing is wrapped, so the trunk's own names never
+change:
 
     at_input      residual branch's input          (TSM's place)
     after_conv1   after conv1, bn1, relu           (TEA, TDN and MDT-Net's place)
@@ -13,7 +14,7 @@ Letters: N = B*T frames, C channels, H, W pixels.
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -133,7 +134,7 @@ RESNETS: dict[str, tuple[type[Block], tuple[int, int, int, int]]] = {
 
 
 class Trunk(nn.Module):
-    """What every trunk offers: `stem`, four `stages`, `pool`; and from these `forward` and `difference_stem`."""
+    """What every trunk offers: `stem`, four `stages`, `pool`; from these `forward`, `difference_stem`."""
 
     num_features: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -261,11 +262,13 @@ def _take_skip(block: nn.Module) -> bool:
 
 
 class MobileNetV2Trunk(InvertedResidualTrunk):
-    """MobileNetV2 (Sandler et al. 2018), torchvision's `features`; stem and stages are split where H halves."""
+    """MobileNetV2 (Sandler et al. 2018), torchvision's `features`; split where H halves."""
 
     SPLITS = (2, 4, 7, 14, 18)
 
-    def __init__(self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0) -> None:
+    def __init__(
+        self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0
+    ) -> None:
         super().__init__()
         net = MobileNetV2(width_mult=width)
         self.features = net.features
@@ -289,11 +292,13 @@ class EfficientNetLite0Trunk(InvertedResidualTrunk):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
 
-    def __init__(self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0) -> None:
+    def __init__(
+        self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0
+    ) -> None:
         super().__init__()
         if width != 1:
             raise ConfigError(f"model.width is {width}, but efficientnet_lite0 has width 1.0 only")
-        net = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        net: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
         self.conv_head, self.bn2 = net.conv_head, net.bn2
         self.num_features = net.num_features
@@ -316,7 +321,7 @@ def last_bn_features(layers: list[nn.Module]) -> int:
 
 
 def normalise(frames: Tensor, trunk: Trunk) -> Tensor:
-    """Frames as the trunk wants them: uint8 [..., 3, H, W] becomes (x / 255 - mean) / std; float is left alone."""
+    """Frames as the trunk wants them: uint8 [..., 3, H, W] becomes (x / 255 - mean) / std, float stays."""
     if frames.is_floating_point():
         return frames
     shape = (3, 1, 1)

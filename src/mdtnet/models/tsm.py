@@ -9,7 +9,7 @@ from mdtnet.models.tsn import TSN
 
 
 class TSM(TSN):
-    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]; its trunk is built with `shift_every(...)` at the input."""
+    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]; its trunk is built with `shift_every` at the input."""
 
 
 def shift_step(trunk: str) -> int:

@@ -10,7 +10,7 @@ from mdtnet.models.trunk import Trunk, normalise
 
 
 class TSN(nn.Module):
-    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]. TSM and TEA differ in their trunk's temporal modules alone."""
+    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]. TSM and TEA differ in their trunk alone."""
 
     frames_per_segment = 1
 

@@ -1,0 +1,36 @@
+# make demo and make test do all their own set-up: Python 3.11 or later and pip are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test test-slow check bench clean
+.DEFAULT_GOAL := test
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mdtnet needs Python 3.11 or later; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.6,<3" "torchvision>=0.21,<1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+demo: setup        ## render, train, test, predict and report on a laptop
+	$(BIN)/mdtnet demo
+
+test: setup        ## the quick tests
+	$(BIN)/python -m pytest
+
+test-slow: setup   ## the slow ones
+	$(BIN)/python -m pytest -m slow
+
+check: setup       ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup       ## speed, as ratios from one interleaved run
+	$(BIN)/python benchmarks/deform.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,125 @@
+"""Geometry of charts for pages: line charts and confusion matrices as numbers that a template draws."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+LABELLED_CLASSES = 60  # a confusion matrix of more has no names
+LABEL_LENGTH = 22  # characters of a class name beside a matrix
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: its label, colour name, and points (epoch, value)."""
+
+    label: str
+    colour: str
+    points: list[tuple[float, float]]
+
+
+def chart(title: str, lines: list[Line], *, width: int = 360, height: int = 220) -> dict[str, Any]:
+    """Geometry of a line chart, in units of its view box; every line has at least one point."""
+    longest = max(len(line.label) for line in lines)
+    left, right, top, bottom = 44.0, width - 12 - 6.2 * longest, 12.0, height - 34.0
+    epochs = [x for line in lines for x, _ in line.points]
+    values = [y for line in lines for _, y in line.points]
+    x_ticks = _ticks(min(epochs), max(epochs), whole=True)
+    y_ticks = _ticks(min(0.0, *values), max(values), whole=False)
+    x = _scale(min(epochs), max(epochs), left, right)
+    y = _scale(y_ticks[0], y_ticks[-1], bottom, top)
+    ends = _spread([y(line.points[-1][1]) for line in lines], 13, top, bottom)
+    return {
+        "title": title,
+        "summary": f"{title} over epochs. " + " ".join(_in_words(line) for line in lines),
+        "box": (width, height),
+        "frame": (left, right, top, bottom),
+        "x_ticks": [(x(tick), f"{tick:g}") for tick in x_ticks if min(epochs) <= tick <= max(epochs)],
+        "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
+        "lines": [
+            {
+                "label": line.label,
+                "colour": line.colour,
+                "path": " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points),
+                "end": (x(line.points[-1][0]), y(line.points[-1][1])),
+                "label_y": end,
+            }
+            for line, end in zip(lines, ends)
+        ],
+    }
+
+
+def _in_words(line: Line) -> str:
+    first, last = line.points[0][1], line.points[-1][1]
+    return f"{line.label or 'It'} goes from {first:.3g} to {last:.3g}.".capitalize()
+
+
+def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
+    high = high if high > low else low + 1
+    return list(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high))
+
+
+def _scale(low: float, high: float, first: float, last: float) -> Callable[[float], float]:
+    span = (high - low) or 1.0
+    return lambda value: round(first + (last - first) * (value - low) / span, 1)
+
+
+def _spread(wanted: list[float], gap: float, top: float, bottom: float) -> list[float]:
+    """Positions near the wanted ones, at least `gap` apart, so that labels do not lie on each other."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = dict.fromkeys(order, 0.0)
+    previous = top - gap
+    for i in order:
+        placed[i] = previous = max(wanted[i], previous + gap)
+    limit = bottom + gap
+    for i in reversed(order):
+        placed[i] = limit = min(placed[i], limit - gap)
+    return [placed[i] for i in range(len(wanted))]
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """A confusion matrix, counts [C, C] (row true, column predicted), as cells of count and share of the row.
+
+    Of more than 60 classes it is one picture without names.
+    """
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    labelled = len(classes) <= LABELLED_CLASSES
+    return {
+        "classes": classes,
+        "cell": 36 if len(classes) <= 14 else 24,
+        "margin": 14 + 7 * min(max(map(len, classes)), LABEL_LENGTH),
+        "rows": [list(zip(*row)) for row in zip(counts.tolist(), shares.tolist())] if labelled else [],
+        "picture": "" if labelled else _alpha_picture(shares),
+        "frequent": _frequent_confusions(counts, classes),
+    }
+
+
+def _frequent_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:5]
+    cells = [divmod(int(cell), len(counts)) for cell in order]
+    return [
+        {"true": classes[i], "predicted": classes[j], "count": int(wrong[i, j]), "of": int(counts[i].sum())}
+        for i, j in cells
+        if wrong[i, j]
+    ]
+
+
+def _alpha_picture(shares: np.ndarray) -> str:
+    """Shares [C, C] as the opacity of a blue picture, which suits a light and a dark page."""
+    pixels = np.zeros((*shares.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = (44, 104, 200)
+    pixels[..., 3] = np.sqrt(shares) * 255  # single mistakes stay visible
+    return data_uri(Image.fromarray(pixels), "PNG")
+
+
+def data_uri(image: Image.Image, kind: str) -> str:
+    """An image as a `data:` address; `kind` is PNG or JPEG."""
+    file = io.BytesIO()
+    image.save(file, kind, quality=82)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

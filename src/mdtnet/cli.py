@@ -1,0 +1,480 @@
+"""The command line: one verb a job; parse, call one function, exit code.
+
+Exit codes: 0 success, 1 a bug, 2 usage or configuration, 3 data, 4 checkpoint, 130 interrupted.
+"""
+
+import logging
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from mdtnet import __version__
+from mdtnet.errors import ConfigError, MdtnetError
+
+console = Console()
+errors = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A subcommand: what it is for, its arguments, what it runs (which returns an exit code or None)."""
+
+    help: str
+    arguments: Callable[[Any], None]
+    run: Callable[[Any], int | None]
+    examples: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mdtnet ARGV`; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        return _main(arguments)
+    except MdtnetError as error:
+        errors.print(f"[bold red]mdtnet:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        errors.print("mdtnet: interrupted")
+        return 130
+    except BrokenPipeError:  # `mdtnet models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _print_overview()
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        console.print(f"mdtnet {__version__}", highlight=False)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "data" and rest and not rest[0].startswith("-"):
+        name, rest = f"data {rest[0]}", rest[1:]
+    if name not in VERBS:
+        from mdtnet.config import nearest
+
+        raise ConfigError(f"no such verb: {name}{nearest(name, VERBS)} (mdtnet --help lists them)")
+    _log_to_terminal()
+    return VERBS[name].run(_parse(name, VERBS[name], rest)) or 0
+
+
+def _print_overview() -> None:
+    console.print(f"[bold]mdtnet {__version__}[/]: efficient recognition of human actions in video\n")
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, verb in VERBS.items():
+        table.add_row(f"mdtnet {name}", verb.help)
+    console.print(table)
+    console.print("\nmdtnet VERB --help tells the options of a verb.")
+
+
+def _log_to_terminal() -> None:
+    from mdtnet.runlog import CONSOLE  # log lines stay above its progress bar
+
+    handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("mdtnet").setLevel(logging.INFO)
+
+
+def _parse(name: str, verb: Verb, arguments: list[str]) -> Any:
+    import argparse
+
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"mdtnet {name}",
+        description=verb.help + (f"\n\nExamples:\n{verb.examples}" if verb.examples else ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+    )
+    verb.arguments(parser)
+    try:
+        return parser.parse_args(_long_names(name, arguments))
+    except argparse.ArgumentError as error:
+        raise ConfigError(_one_line(str(error), parser)) from None
+
+
+SHORTHANDS = {"--data": "--data.train", "--model": "--model.name", "--trunk": "--model.trunk"}
+"""Of `mdtnet train`: what people type first -> the option it stands for."""
+
+
+def _long_names(name: str, arguments: list[str]) -> list[str]:
+    if name != "train":
+        return arguments
+    split = [(a.partition("=") if a.startswith("--") else (a, "", "")) for a in arguments]
+    return [SHORTHANDS.get(option, option) + equals + value for option, equals, value in split]
+
+
+def _one_line(message: str, parser: Any) -> str:
+    """What jsonargparse says of a wrong argument, in one line with the nearest right one."""
+    from mdtnet.config import nearest
+
+    options = [o for action in parser._actions for o in action.option_strings]
+    if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+        return f"unknown option {unknown[1]}{nearest(unknown[1].split('=')[0], options)}"
+    if wrong := re.search(r'Parser key "(.+?)":\s+(.*?)\. Got value: (.*)', message, re.DOTALL):
+        choices = re.findall(r"'([^']+)'", wrong[2]) if "Literal" in wrong[2] else []
+        kind = re.sub(r"a <class '(\w+)'>", r"\1", wrong[2].removeprefix("Expected "))
+        expected = f"one of {', '.join(choices)}" if choices else kind
+        return f"--{wrong[1]} is {wrong[3]!r}, expected {expected}{nearest(wrong[3], choices)}"
+    return " ".join(message.split())
+
+
+# train
+
+
+def _train_arguments(parser: Any) -> None:
+    from mdtnet.config import RunConfig
+
+    parser.add_argument("--config", default="", help="YAML file of a run; options on the command line go over it")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was")
+    parser.add_class_arguments(RunConfig)
+
+
+def _train(options: Any) -> None:
+    from mdtnet.report import build_report
+    from mdtnet.training import train
+
+    config = _run_config(options)
+    result = train(config, resume=options.resume)
+    page = build_report(result.out)
+    console.print(f"\nbest epoch {result.best_epoch}: validation top-1 [bold]{result.val_top1:.1%}[/]")
+    if result.unreadable:
+        console.print(f"{len(result.unreadable)} unreadable videos were left out: {result.out}/unreadable.csv")
+    console.print(f"checkpoint {result.out}/checkpoints/best.pt\nreport     {page}", highlight=False)
+
+
+def _run_config(options: Any) -> Any:
+    """The YAML file's values with the command line's over them."""
+    from dataclasses import replace
+
+    from mdtnet.config import RunConfig, from_dict, load_yaml, to_dict
+
+    values = options.as_dict()
+    given = _given(values, to_dict(RunConfig()))
+    base = to_dict(load_yaml(options.config)) if options.config else {}
+    config = from_dict(RunConfig, _merged(base, given), where="command line")
+    if not config.out:
+        name = f"{time.strftime('%Y-%m-%d_%H%M%S')}_{config.model.name}_{config.model.trunk}"
+        config = replace(config, out=f"runs/{name}")
+    return config
+
+
+def _given(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What of `values` differs from the defaults, nested like them."""
+    given: dict[str, Any] = {}
+    for key, default in defaults.items():
+        value = values.get(key, default)
+        if isinstance(default, dict):
+            if inner := _given(dict(value or {}), default):
+                given[key] = inner
+        elif (list(value) if isinstance(value, tuple) else value) != default:
+            given[key] = value
+    return given
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    return base | {k: _merged(base[k], v) if isinstance(base.get(k), dict) else v for k, v in over.items()}
+
+
+# test, predict, report
+
+
+def _test_arguments(parser: Any) -> None:
+    from mdtnet.config import TestConfig
+
+    parser.add_argument("checkpoint", help="a checkpoint file, such as RUN/checkpoints/best.pt")
+    parser.add_argument("--data", required=True, help="folder of class folders, or list file, to test on")
+    parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
+    parser.add_argument("--classes", default="", help="file of class names, where labels are numbers")
+    parser.add_argument("--out", default="", help="folder for scores and metrics; default: beside the checkpoint")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--device", default="auto", help="auto, or cpu to keep off an accelerator")
+    parser.add_class_arguments(TestConfig)
+
+
+def _test(options: Any) -> None:
+    from mdtnet.config import TestConfig, from_dict, to_dict
+    from mdtnet.evaluation import evaluate_checkpoint
+
+    values = options.as_dict()
+    test = from_dict(TestConfig, {key: values[key] for key in to_dict(TestConfig())}, where="command line")
+    out = options.out or _beside(options.checkpoint, f"test_{Path(options.data).stem}_{test.clips}x{test.crops}")
+    figures = evaluate_checkpoint(
+        options.checkpoint,
+        data=options.data,
+        out=out,
+        test=test,
+        root=options.root,
+        classes=options.classes,
+        device=options.device,
+        workers=options.workers,
+    )
+    console.print(figures_table(figures, title=f"{test.clips} clip(s) x {test.crops} crop(s)"))
+    console.print(f"scores {out}/scores.npz, metrics {out}/metrics.json", highlight=False)
+
+
+def _beside(checkpoint: str, name: str) -> str:
+    folder = Path(checkpoint).parent
+    return str((folder.parent if folder.name == "checkpoints" else folder) / name)
+
+
+def figures_table(figures: dict[str, Any], *, title: str) -> Table:
+    """The figures of `metrics.summary` as a table for the terminal."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for key, name in (("top1", "top-1"), ("top5", "top-5"), ("mean_class", "mean class accuracy")):
+        if figures.get(key) is not None:
+            table.add_row(name, f"{figures[key]:.2%}")
+    table.add_row("videos", str(figures["videos"]))
+    if figures["unreadable"]:
+        table.add_row("unreadable", str(figures["unreadable"]))
+        readable = figures["videos"] - figures["unreadable"]
+        for key, name, count in (("wrong", "counted wrong", figures["videos"]), ("excluded", "excluded", readable)):
+            top1 = figures[f"unreadable_{key}"]["top1"]
+            table.add_row(f"top-1, unreadable {name}", f"{top1 or 0:.2%} over {count} videos")
+    return table
+
+
+def _predict_arguments(parser: Any) -> None:
+    parser.add_argument("checkpoint", help="a checkpoint file")
+    parser.add_argument("sources", nargs="+", help="video files, folders of videos, frame folders, or glob patterns")
+    parser.add_argument("--topk", type=int, default=5, help="how many classes to tell")
+    parser.add_argument("--clips", type=int, default=1, help="clips per video that are averaged")
+    parser.add_argument("--crops", type=int, default=1, help="crops per clip that are averaged: 1 or 3")
+    parser.add_argument("--json", default="", help="also write the predictions to this JSON file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+
+def _predict(options: Any) -> int:
+    from mdtnet.inference import Recogniser, expand_sources, write_json
+
+    sources = expand_sources(options.sources)
+    model = Recogniser.load(options.checkpoint, device=options.device)
+    found = []
+    for p in model.predict_many(sources, topk=options.topk, clips=options.clips, crops=options.crops):
+        found.append(p)
+        if p.error:
+            errors.print(f"[red]{_escaped(p.path)}: {_escaped(p.error)}[/]", highlight=False, soft_wrap=True)
+            continue
+        console.print(f"[bold]{_escaped(p.path)}[/]  ({p.seconds:.2f} s)", highlight=False, soft_wrap=True)
+        for name, probability in zip(p.classes, p.probabilities):
+            bar = "█" * round(20 * probability)
+            console.print(f"  {probability:6.1%}  {bar:<20}  {_escaped(name)}", highlight=False)
+    if options.json:
+        write_json(found, options.json)
+    unread = sum(bool(p.error) for p in found)
+    if unread:
+        errors.print(f"{unread} of {len(found)} videos could not be read")
+    return 3 if unread else 0
+
+
+def _report_arguments(parser: Any) -> None:
+    parser.add_argument("runs", nargs="+", help="folder of a run; several are shown side by side")
+    parser.add_argument("--out", default="comparison.html", help="the page, when several runs are given")
+
+
+def _report(options: Any) -> None:
+    from mdtnet.data.synthetic import REVERSAL_PAIRS
+    from mdtnet.report import build_comparison, build_report
+
+    if len(options.runs) == 1:
+        page = build_report(options.runs[0])
+    else:
+        page = build_comparison(options.runs, options.out, pairs=REVERSAL_PAIRS)
+    console.print(f"wrote {page}", highlight=False)
+
+
+# saliency, models, cost
+
+
+def _saliency_arguments(parser: Any) -> None:
+    from mdtnet.saliency import SaliencyConfig
+
+    parser.add_argument("source", help="a video file or a folder of frames")
+    parser.add_argument("-o", "--out", required=True, help=".png or .jpg: contact sheet; .mp4: overlay video")
+    parser.add_argument("--segments", type=int, default=8, help="segments of the contact sheet")
+    parser.add_class_arguments(SaliencyConfig)
+
+
+def _saliency(options: Any) -> None:
+    from mdtnet.config import from_dict, to_dict
+    from mdtnet.pictures import draw_saliency
+    from mdtnet.saliency import SaliencyConfig
+
+    values = {key: options.as_dict()[key] for key in to_dict(SaliencyConfig())}
+    config = from_dict(SaliencyConfig, values, where="command line")
+    out = draw_saliency(options.source, options.out, saliency=config, num_segments=options.segments)
+    console.print(f"wrote {out}", highlight=False)
+
+
+def _models_arguments(parser: Any) -> None:
+    parser.add_argument("--segments", type=int, default=8, help="T")
+    parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
+    parser.add_argument("--classes", type=int, default=400, help="number of classes")
+
+
+def _models(options: Any) -> None:
+    from mdtnet.models.build import SYSTEMS, TRUNKS
+
+    console.print(
+        f"GMACs of one view, {options.segments} x {options.size} x {options.size}; "
+        f"parameters in millions, {options.classes} classes"
+    )
+    table = Table()
+    table.add_column("trunk")
+    for system in SYSTEMS:
+        table.add_column(system, justify="right")
+    for trunk in TRUNKS:
+        costs = [_cost_of(s, trunk, options.classes, options.segments, options.size) for s in SYSTEMS]
+        table.add_row(trunk, *(f"{c.gmacs:.2f}\n{c.parameters / 1e6:.2f} M" for c in costs), end_section=True)
+    console.print(table)
+
+
+def _cost_of(system: str, trunk: str, classes: int, segments: int, size: int) -> Any:
+    import torch
+
+    from mdtnet.config import ModelConfig
+    from mdtnet.cost import count
+    from mdtnet.models.build import build_model
+
+    with torch.device("meta"):  # shapes alone; no weights are drawn
+        model = build_model(ModelConfig(name=system, trunk=trunk), num_classes=classes)  # type: ignore[arg-type]
+    return count(model, num_segments=segments, size=size)
+
+
+def _cost_arguments(parser: Any) -> None:
+    from mdtnet.models.build import System, TrunkName
+
+    parser.add_argument("model", type=System, help="tsn, tsm, tea, tdn, mdtnet1 or mdtnet2")
+    parser.add_argument("--trunk", type=TrunkName, default="resnet50", help="the 2D network")
+    parser.add_argument("--segments", type=int, default=8, help="T")
+    parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
+    parser.add_argument("--classes", type=int, default=400, help="number of classes")
+    parser.add_argument("--clips", type=int, default=1, help="clips of the test protocol")
+    parser.add_argument("--crops", type=int, default=1, help="crops of the test protocol")
+    parser.add_argument("--repeats", type=int, default=7, help="timed forward passes; 0: none")
+
+
+def _cost(options: Any) -> None:
+    from statistics import median
+
+    from mdtnet.config import ModelConfig
+    from mdtnet.cost import latency
+    from mdtnet.models.build import build_model
+
+    cost = _cost_of(options.model, options.trunk, options.classes, options.segments, options.size)
+    views = options.clips * options.crops
+    console.print(f"{options.model} on {options.trunk}, {options.segments} x {options.size} x {options.size}")
+    console.print(f"parameters: {cost.parameters / 1e6:.2f} M")
+    console.print(f"GMACs: {cost.gmacs:.2f}")
+    for name, macs in sorted(cost.macs.items(), key=lambda item: -item[1]):
+        console.print(f"  {macs / 1e9:8.3f}  {name}")
+    console.print(f"views: {views}, total GMACs: {cost.gmacs * views:.2f}")
+    console.print(f"not counted: {', '.join(cost.uncounted) or 'nothing'}")
+    if options.repeats:
+        model = build_model(ModelConfig(name=options.model, trunk=options.trunk), num_classes=options.classes)
+        times = latency(model, num_segments=options.segments, size=options.size, repeats=options.repeats)
+        spread = f"{times[0] * 1e3:.0f} to {times[-1] * 1e3:.0f}"
+        console.print(f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})")
+
+
+# data, demo
+
+
+def _render_arguments(parser: Any) -> None:
+    from mdtnet.data.synthetic import RenderConfig
+
+    parser.add_argument("out", help="folder to make")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
+    parser.add_class_arguments(RenderConfig)
+
+
+def _render(options: Any) -> None:
+    from mdtnet.config import from_dict, to_dict
+    from mdtnet.data.synthetic import RenderConfig, render_dataset
+
+    keys = [f for f in RenderConfig.__dataclass_fields__]
+    config = from_dict(RenderConfig, {k: options.as_dict()[k] for k in keys}, where="command line")
+    summary = render_dataset(options.out, config, workers=options.workers)
+    console.print(
+        f"{summary.train} training and {summary.val} validation videos of {len(summary.classes)} classes "
+        f"in {summary.out} ({summary.rendered} made now); train with --data.train {options.out}/train.csv "
+        f"--data.val {options.out}/val.csv",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _demo_arguments(parser: Any) -> None:
+    parser.add_argument("--out", default="runs/demo", help="folder for videos, runs and pages")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data and training")
+
+
+def _demo(options: Any) -> None:
+    from mdtnet.demo import demo
+
+    demo(Path(options.out), seed=options.seed, console=console)
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("built-in data set, TSN and MDT-Net2 trained on it, tests, predictions, pages", _demo_arguments, _demo),
+    "data render": Verb(
+        "make the built-in data set: class folders of real videos, and list files",
+        _render_arguments,
+        _render,
+        "  mdtnet data render data/builtin --size 112 --background cluttered",
+    ),
+    "train": Verb(
+        "train a network on your videos",
+        _train_arguments,
+        _train,
+        "  mdtnet train --data videos/ --model mdtnet2 --trunk mobilenet_v2 --model.weights imagenet\n"
+        "  mdtnet train --config configs/builtin.yaml --train.epochs 30 --out runs/mine\n"
+        "  mdtnet train --config runs/mine/config.yaml --resume\n\n"
+        "--data, --model and --trunk stand for --data.train, --model.name and --model.trunk.",
+    ),
+    "test": Verb(
+        "test a checkpoint on labelled videos",
+        _test_arguments,
+        _test,
+        "  mdtnet test runs/mine/checkpoints/best.pt --data videos/test --clips 10 --crops 3",
+    ),
+    "predict": Verb(
+        "say what videos show",
+        _predict_arguments,
+        _predict,
+        "  mdtnet predict runs/mine/checkpoints/best.pt clip.mp4 more/*.avi --topk 3 --json out.json",
+    ),
+    "saliency": Verb(
+        "show where a video moves",
+        _saliency_arguments,
+        _saliency,
+        "  mdtnet saliency clip.mp4 -o sheet.png --variant phase\n  mdtnet saliency clip.mp4 -o overlay.mp4",
+    ),
+    "models": Verb("what can be built: systems x trunks, parameters, GMACs", _models_arguments, _models),
+    "cost": Verb(
+        "parameters, GMACs by component, and latency of one network",
+        _cost_arguments,
+        _cost,
+        "  mdtnet cost mdtnet2 --trunk resnet50 --segments 8 --size 224 --clips 10 --crops 3",
+    ),
+    "report": Verb(
+        "a self-contained HTML page of a run, or of several side by side", _report_arguments, _report
+    ),
+}

@@ -1,0 +1,102 @@
+"""Any recognised checkpoint -> one safetensors file that explains itself."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdtnet.checkpoint import load_checkpoint, model_of, save_safetensors, trained_with
+from mdtnet.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` found and did; `str()` is a few readable lines."""
+
+    kind: str
+    """What the file was recognised as."""
+    system: str
+    trunk: str
+    num_segments_trained: int | None
+    """T in training; None if unknown."""
+    classes: tuple[str, ...]
+    num_tensors: int
+    ignored: tuple[str, ...]
+    """Names in the file that nothing is computed with."""
+    sha256: str
+    """Of the file that was read."""
+    out: str
+
+    def __str__(self) -> str:
+        segments = f"T = {self.num_segments_trained or 'unknown'}"
+        lines = [
+            f"{self.kind}: {self.system} on {self.trunk}, {segments}, {len(self.classes)} classes",
+            f"{self.num_tensors} tensors -> {self.out}",
+        ]
+        return "\n".join(lines + ([f"ignored: {', '.join(self.ignored)}"] if self.ignored else []))
+
+
+def convert(
+    path: str | Path, out: str | Path, *, labels: str | Path = "", num_segments_trained: int | None = None
+) -> Conversion:
+    """Recognise the checkpoint at `path` and write it to `out` as safetensors with everything needed to use
+    it.
+
+    `labels` is a file of class names, one a line, in label order. `num_segments_trained` says the T of
+    training, which other people's files do not.
+
+    Raises:
+        CheckpointError: the file is not recognised, does not load safely or does not fit its network; or `labels`
+            has another number of names.
+    """
+    checkpoint = load_checkpoint(path)
+    if num_segments_trained is not None:
+        checkpoint = trained_with(checkpoint, num_segments_trained)
+    if labels:
+        checkpoint = dataclasses.replace(
+            checkpoint, classes=read_labels(labels, count=len(checkpoint.classes))
+        )
+    digest = sha256(path)
+    source = {"kind": "mdtnet", "ignored": [], "file": Path(path).name, "sha256": digest} | checkpoint.source
+    model = model_of(checkpoint, where=str(path))
+    save_safetensors(
+        out,
+        model=model,
+        config=checkpoint.config,
+        classes=checkpoint.classes,
+        metrics=checkpoint.metrics,
+        source=source,
+    )
+    return Conversion(
+        kind=source["kind"],
+        system=checkpoint.config.model.name,
+        trunk=checkpoint.config.model.trunk,
+        num_segments_trained=checkpoint.num_segments_trained,
+        classes=checkpoint.classes,
+        num_tensors=len(checkpoint.model_state),
+        ignored=tuple(source["ignored"]),
+        sha256=digest,
+        out=str(out),
+    )
+
+
+def read_labels(path: str | Path, *, count: int) -> tuple[str, ...]:
+    """Class names, one a line, in label order.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has not `count` names.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: class names cannot be read: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != count:
+        raise CheckpointError(f"{path}: {len(names)} class names, but the checkpoint has {count} classes")
+    return names
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

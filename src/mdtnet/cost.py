@@ -1,0 +1,148 @@
+"""What a network costs: parameters, multiply-adds by component, latency here.
+
+Counted are multiply-adds of convolutions, linear layers and matrix products, as the field counts them, and what its
+counters leave out: deformable convolution, the Fourier transform (a matrix product) and depthwise convolution over
+time. Elementwise arithmetic, normalisation, pooling and resampling count as nothing by convention; an operation that
+is neither counted nor on that list is named, so that no figure is silently too small.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision  # noqa: F401 (registers deform_conv2d)
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mdtnet.models.temporal import DepthwiseConv
+
+COMPONENTS = (
+    (r"\.temporal\.dcme", "DCME"),
+    (r"\.temporal\.stce", "STCE"),
+    (r"\.temporal\.coarse", "coarse differences"),
+    (r"\.temporal", "temporal modules"),
+    (r"\.at_input", "temporal shift"),
+    (r"^fine", "fine differences"),
+    (r"^trunk", "trunk"),
+    (r"^head", "classifier"),
+    (r"", "salience and input"),
+)
+"""Pattern on a module's name -> the component it counts for; the first that matches."""
+
+FREE = re.compile(
+    r"aten::(_?unsafe_|_)?(add|sub|rsub|mul|div|neg|abs|sqrt|square|pow|exp|log|sigmoid|relu|hardtanh|clamp|sum|mean|"
+    r"max|amax|min|maximum|minimum|cumsum|sort|native_batch_norm|cudnn_batch_norm|max_pool2d|avg_pool2d|"
+    r"adaptive_avg_pool2d|upsample_\w+|replication_pad2d|constant_pad_nd|pad|cat|stack|copy|clone|to_copy|view|"
+    r"reshape_alias|unsqueeze|squeeze|select|slice|permute|transpose|t|expand|unbind|split|alias|detach|lift_fresh|"
+    r"unfold|as_strided|empty|empty_like|new_empty|zeros|zeros_like|new_zeros|full|fill|zero|arange|cos|sin|index|"
+    r"unsafe_view|reciprocal|repeat|scalar_tensor|flip|where|ge|gt|lt|le|eq)(_)?(\.|$|::|_with_indices|_legit|_2d)"
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one view costs."""
+
+    parameters: int
+    """Numbers that are learned."""
+    macs: dict[str, float]
+    """Multiply-adds of one view, by component."""
+    uncounted: tuple[str, ...]
+    """Operations that the counter does not know; empty if the figure is complete."""
+
+    @property
+    def gmacs(self) -> float:
+        """Multiply-adds of one view, in 10^9."""
+        return sum(self.macs.values()) / 1e9
+
+
+def count(model: nn.Module, *, num_segments: int = 8, size: int = 224) -> Cost:
+    """Cost of one view [1, T, K, 3, size, size]; nothing is computed (the network runs on the meta device).
+
+    The model is moved to the meta device: build one for this alone.
+    """
+    meta = model.to("meta").eval()
+    frames: int = model.frames_per_segment  # type: ignore[assignment]
+    clip = torch.empty(1, num_segments, frames, 3, size, size, dtype=torch.uint8, device="meta")
+    counter = _Counter()
+    with torch.no_grad(), counter.following(meta), torch.device("meta"), counter:
+        meta(clip)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cost(parameters, dict(counter.macs), tuple(sorted(counter.uncounted)))
+
+
+class _Counter(TorchDispatchMode):
+    """Sees every operator that runs, and knows in which module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs: Counter[str] = Counter()
+        self.uncounted: set[str] = set()
+        self.names = [""]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if name in FORMULAS:
+            self.add(FORMULAS[name](args, out))
+        elif not func.is_view and not FREE.match(name + "."):
+            self.uncounted.add(name)
+        return out
+
+    def add(self, macs: float) -> None:
+        self.macs[next(c for pattern, c in COMPONENTS if re.search(pattern, self.names[-1]))] += macs
+
+    @contextmanager
+    def following(self, model: nn.Module) -> Iterator[None]:
+        """Keep `names` at the module that is running."""
+        handles = []
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda m, x, name=name: self.names.append(name)))
+            handles.append(module.register_forward_hook(lambda m, x, y: self.names.pop() and None))
+            if isinstance(module, DepthwiseConv):
+                handles.append(module.register_forward_pre_hook(lambda m, x: self.add(3 * x[0].numel())))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _convolution(args: Any, out: Tensor) -> float:
+    return out.numel() * args[1][0].numel()  # weight [O, C / groups, k, k]
+
+
+def _deformable(args: Any, out: Tensor) -> float:
+    """k^2 C O H W for the convolution and 4 k^2 C H W for the bilinear samples (METHOD section 8)."""
+    x, weight = args[0], args[1]
+    taps = weight[0].numel()  # C k k
+    return out.numel() * taps + 4 * taps * x.shape[0] * out.shape[2] * out.shape[3]
+
+
+FORMULAS: dict[str, Any] = {
+    "aten::convolution": _convolution,
+    "aten::addmm": lambda args, out: out.numel() * args[1].shape[-1],
+    "aten::mm": lambda args, out: out.numel() * args[0].shape[-1],
+    "aten::bmm": lambda args, out: out.numel() * args[0].shape[-1],
+    "torchvision::deform_conv2d": _deformable,
+}
+
+
+@torch.no_grad()
+def latency(model: nn.Module, *, num_segments: int = 8, size: int = 224, repeats: int = 7) -> list[float]:
+    """Seconds of `repeats` forward passes of one view, sorted, after one to warm up."""
+    frames: int = model.frames_per_segment  # type: ignore[assignment]
+    device = next(model.parameters()).device
+    clip = torch.randint(0, 256, (1, num_segments, frames, 3, size, size), dtype=torch.uint8, device=device)
+    model.eval()
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        model(clip).cpu()  # waits for an accelerator
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds[1:])

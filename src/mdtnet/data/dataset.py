@@ -1,0 +1,327 @@
+"""Videos -> batches: clips, test views, the order of an epoch, the cache, and unreadable files.
+
+What an item holds depends on (seed, epoch, index) alone: not on workers, order, batches, or where a run
+resumed.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mdtnet.config import DataConfig, TestConfig
+from mdtnet.data.annotations import Sample, VideoList
+from mdtnet.data.segments import test_indices, train_indices
+from mdtnet.data.transforms import ClipAugment, resize_short, views
+from mdtnet.data.video import check_backend, read_clip
+from mdtnet.errors import VideoError
+
+log = logging.getLogger(__name__)
+
+RETRIES = 2  # of reads that fail in the operating system, as on a shaky network drive
+RETRY_SECONDS = 0.1
+MANY_VIEWS = 10  # from here on a loader process prepares one batch ahead, not two
+
+
+class ClipDataset(Dataset):
+    """Clips of a list of videos: one augmented clip in training, all test views otherwise.
+
+    An item is a dict: `frames` uint8 `[V, T, K, 3, S, S]` (V = 1 in training; view = clip * crops + crop in
+    testing; V = 0 where the video is unreadable), `label`, `index`, and `error`, empty or the reason why it
+    is unreadable.
+
+    Raises:
+        ConfigError: the decoder that `data.backend` names cannot be used.
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        data: DataConfig,
+        *,
+        frames_per_segment: int,
+        train: bool,
+        seed: int = 0,
+        test: TestConfig | None = None,
+    ) -> None:
+        check_backend(data.backend)
+        self.videos, self.data, self.train, self.seed = videos, data, train, seed % 2**32
+        self.test = test or TestConfig()
+        self.crop_size = self.test.crop_size or (data.size if self.test.crops == 1 else data.short_side)
+        self.augment = ClipAugment(data.short_side, data.size, data.crop, data.flip, data.color_jitter)
+        self._segments: dict[str, Any] = {
+            "num_segments": data.num_segments,
+            "frames_per_segment": frames_per_segment,
+            "frame_stride": data.frame_stride,
+            "sampling": data.sampling,
+        }
+        # Shared with loader processes: epochs reach those that live on, frame counts found by one help all.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._num_frames = torch.zeros(len(videos), dtype=torch.int32).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    @property
+    def num_views(self) -> int:
+        """V, the number of views of an item."""
+        return 1 if self.train else self.test.clips * self.test.crops
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other clips and augmentations; call it before the epoch's first batch is asked for."""
+        self._epoch[0] = epoch
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = int(i)
+        label = int(self.videos.labels[i])
+        try:
+            pixels, table = self._read(i)
+        except VideoError as error:
+            size = self.data.size if self.train else self.crop_size
+            t, k = (self._segments[name] for name in ("num_segments", "frames_per_segment"))
+            nothing = torch.empty(0, t, k, 3, size, size, dtype=torch.uint8)
+            return {"frames": nothing, "label": label, "index": i, "error": error.reason}
+        frames = self._training_clip(i, pixels, table) if self.train else self._test_views(pixels, table)
+        return {"frames": frames, "label": label, "index": i, "error": ""}
+
+    def _training_clip(self, i: int, pixels: np.ndarray, table: np.ndarray) -> Tensor:
+        return self.augment(_clip(pixels, table[0]), self._rng(i, 1)).unsqueeze(0)  # [1, T, K, 3, S, S]
+
+    def _test_views(self, pixels: np.ndarray, table: np.ndarray) -> Tensor:
+        crops, size = self.test.crops, self.crop_size
+        out = torch.empty(self.num_views, *table.shape[1:], 3, size, size, dtype=torch.uint8)
+        for c, indices in enumerate(table):  # one clip at a time: the views themselves are what takes memory
+            out[c * crops : (c + 1) * crops] = views(_clip(pixels, indices), crops=crops, crop_size=size)
+        return out
+
+    def _rng(self, i: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([self.seed, int(self._epoch), i, purpose]))
+
+    def _indices(self, i: int, num_frames: int) -> np.ndarray:
+        """Which frames make up each clip, [clips, T, K]."""
+        if self.train:
+            return train_indices(num_frames, self._rng(i, 0), **self._segments)[None]
+        clips = range(self.test.clips)
+        return np.stack(
+            [test_indices(num_frames, clip=c, num_clips=self.test.clips, **self._segments) for c in clips]
+        )
+
+    def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Resized frames [U, H, W, 3], and which of them make up each clip, [clips, T, K]."""
+        sample = self.videos[i]
+        if self.data.cache:
+            pixels = cached_frames(sample, self.data)
+            return pixels, self._indices(i, len(pixels))
+        pixels, num_frames = _read_resized(
+            sample,
+            self.data,
+            lambda n: np.unique(self._indices(i, n)),
+            int(self._num_frames[i]) or None,
+        )
+        self._num_frames[i] = num_frames
+        table = self._indices(i, num_frames)
+        return pixels, np.searchsorted(np.unique(table), table)
+
+
+def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
+    """All frames of a video, resized to `data.short_side`, uint8 `[N, H, W, 3]`; decoded the first time only.
+
+    A file in the cache is named after the video's path, size and time of change, its part and the short side,
+    and appears whole or not at all, so that several processes can fill one cache. Unreadable videos leave
+    nothing there.
+
+    Raises:
+        VideoError: as `read_clip`.
+    """
+    try:
+        stat = os.stat(sample.path)
+    except OSError as error:
+        raise VideoError(sample.path, "no such file") from error
+    key = (sample.path, stat.st_mtime_ns, stat.st_size, sample.start, sample.end, data.short_side)
+    name = hashlib.sha1(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
+    path = os.path.join(data.cache, name[:2], f"{name}.npy")
+    try:
+        return np.load(path, mmap_mode="c")  # private: a tensor on it may be written to
+    except (OSError, ValueError, EOFError):  # not there yet, or damaged
+        pixels, _ = _read_resized(sample, data, np.arange, None)
+        _save_whole(path, pixels)
+        return pixels
+
+
+def _save_whole(path: str, pixels: np.ndarray) -> None:
+    temporary = ""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), suffix=".part", delete=False) as file:
+            temporary = file.name
+            np.save(file, pixels)
+        os.replace(temporary, path)
+    except OSError as error:
+        log.warning("%s: cannot be cached: %s", path, error.strerror)
+        if temporary and os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _read_resized(
+    sample: Sample, data: DataConfig, choose: Any, num_frames: int | None
+) -> tuple[np.ndarray, int]:
+    def resize(frame: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [h, w, 3]
+        return resize_short(torch.from_numpy(frame).movedim(-1, 0), data.short_side).movedim(0, -1).numpy()
+
+    for attempt in range(RETRIES + 1):
+        try:
+            return read_clip(
+                sample.path,
+                choose,
+                start=sample.start,
+                end=sample.end,
+                backend=data.backend,
+                num_frames=num_frames,
+                transform=resize,
+            )
+        except VideoError as error:
+            if attempt == RETRIES or not _may_pass(error.__cause__):
+                raise
+            time.sleep(RETRY_SECONDS)
+    raise AssertionError  # not reached
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Whether a failure came from the operating system and another try can help."""
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and cause.errno is not None
+
+
+def _clip(pixels: np.ndarray, indices: np.ndarray) -> Tensor:
+    """Frames of one clip, [N, H, W, 3] and [T, K] -> [T, K, 3, H, W]."""
+    if np.array_equal(indices.reshape(-1), np.arange(len(pixels))):  # the usual case needs no copy
+        frames = pixels.reshape(*indices.shape, *pixels.shape[1:])
+    else:
+        frames = pixels[indices]
+    return torch.from_numpy(np.asarray(frames)).movedim(-1, 2)
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch: `frames` `[B, V, T, K, 3, S, S]`, `label` and `index` int64 `[B]` of the readable videos, B >=
+    0.
+
+    `errors` lists (index, reason) of the others.
+    """
+    good = [item for item in items if not item["error"]]
+    if good:
+        frames = torch.stack([item["frames"] for item in good])
+    else:
+        frames = items[0]["frames"].unsqueeze(0)[:0] if items else torch.empty(0, dtype=torch.uint8)
+    return {
+        "frames": frames,
+        "label": torch.tensor([item["label"] for item in good], dtype=torch.int64),
+        "index": torch.tensor([item["index"] for item in good], dtype=torch.int64),
+        "errors": [(item["index"], item["error"]) for item in items if item["error"]],
+    }
+
+
+class ClipBatches:
+    """Which samples make up each batch: an order fixed by (seed, epoch), dealt out to `world` processes.
+
+    The global batch of `batch_size * world` samples is the same however many processes there are, and every
+    sample is in one of them. `start` is the first batch that is given out: a resumed run skips batches
+    without reading them.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.num_samples, self.global_batch = num_samples, batch_size * world
+        self.shuffle, self.seed, self.drop_last = shuffle, seed % 2**32, drop_last
+        self.rank, self.world = rank, world
+        self.epoch = self.start = 0
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of a whole epoch."""
+        return (self.num_samples + (0 if self.drop_last else self.global_batch - 1)) // self.global_batch
+
+    def __len__(self) -> int:
+        return max(self.num_batches - self.start, 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.num_samples)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
+        for b in range(self.start, self.num_batches):
+            batch = order[b * self.global_batch : (b + 1) * self.global_batch]
+            yield batch[self.rank :: self.world].tolist()
+
+
+class ClipLoader(DataLoader):
+    """A loader of `ClipDataset` batches that knows epochs and stops on unreadable training videos if told so.
+
+    Raises:
+        VideoError: while iterating, in this process: a training video is unreadable and `data.on_unreadable`
+        is `error`.
+    """
+
+    dataset: ClipDataset
+    batch_sampler: ClipBatches  # type: ignore[assignment]
+
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """Choose the epoch, and the batch in it to start at (once; the next epoch starts at 0 again)."""
+        self.dataset.set_epoch(epoch)
+        self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        strict = self.dataset.train and self.dataset.data.on_unreadable == "error"
+        for batch in super().__iter__():
+            if strict and batch["errors"]:
+                index, reason = batch["errors"][0]
+                raise VideoError(self.dataset.videos[index].path, reason)
+            yield batch
+
+
+def make_loader(
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    workers: int,
+    drop_last: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> ClipLoader:
+    """Batches in an order fixed by (seed, epoch); `batch_size` is that of this process, one of `world`."""
+    batches = ClipBatches(
+        len(dataset),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        drop_last=drop_last,
+        rank=rank,
+        world=world,
+    )
+    ahead = 1 if dataset.num_views >= MANY_VIEWS else 2
+    return ClipLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=ahead if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own: the global one must not move with every epoch
+    )

@@ -1,0 +1,233 @@
+"""A trained network that names what videos show: `Recogniser.load(checkpoint).predict(source)`."""
+
+import glob
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mdtnet.checkpoint import atomic_write, load_model
+from mdtnet.config import RunConfig, TestConfig
+from mdtnet.data.annotations import VIDEO_SUFFIXES, Texts, VideoList
+from mdtnet.data.dataset import ClipDataset
+from mdtnet.data.video import IMAGE_SUFFIXES
+from mdtnet.errors import ConfigError, DataError, VideoError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a video most likely shows; `str()` is one readable line."""
+
+    path: str
+    """The source."""
+    classes: tuple[str, ...]
+    """Names of the best classes, the most probable first; empty where the video could not be read."""
+    probabilities: tuple[float, ...]
+    """Their probabilities, 0 to 1."""
+    seconds: float
+    """Time taken, reading and computing."""
+    error: str = ""
+    """Why the video could not be read; empty where it could."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values fit for JSON."""
+        best = [{"class": name, "probability": p} for name, p in zip(self.classes, self.probabilities)]
+        return {"path": self.path, "predictions": best, "seconds": self.seconds, "error": self.error or None}
+
+    def __str__(self) -> str:
+        best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in zip(self.classes, self.probabilities))
+        return f"{self.path}: {self.error or best}"
+
+
+class Recogniser:
+    """A network with everything around it that a video needs: sampling, resizing, crops, names of classes.
+
+    Video files and folders of frames are read as in the test the network was made for.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, classes: Sequence[str], config: RunConfig, device: str = "auto"
+    ) -> None:
+        self.device = _device(device)
+        self.model = model.to(self.device).eval()
+        self.classes = tuple(classes)
+        self.config = config
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, *, device: str = "auto") -> "Recogniser":
+        """Read a checkpoint; `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...
+
+        Raises:
+            CheckpointError: the file is missing, is no checkpoint, or does not fit its network.
+            ConfigError: the device is not there.
+        """
+        _device(device)  # before a large file is read
+        model: Any = load_model(checkpoint)
+        return cls(model, classes=model.classes, config=model.config, device=device)
+
+    def predict(self, source: str | Path, *, topk: int = 5, clips: int = 1, crops: int = 1) -> Prediction:
+        """What one video shows; `clips` * `crops` views of it are averaged.
+
+        Raises:
+            VideoError: the video cannot be read.
+            ConfigError: `topk`, `clips` or `crops` is out of range.
+        """
+        (prediction,) = self.predict_many([source], topk=topk, clips=clips, crops=crops)
+        if prediction.error:
+            raise VideoError(prediction.path, prediction.error)
+        return prediction
+
+    def predict_many(
+        self,
+        sources: Iterable[str | Path],
+        *,
+        topk: int = 5,
+        clips: int = 1,
+        crops: int = 1,
+        workers: int = 0,
+    ) -> Iterator[Prediction]:
+        """Predictions one by one, in the order of the sources.
+
+        A video that cannot be read gives a prediction with `error` and does not stop the others. `workers`
+        processes read ahead.
+
+        Raises:
+            ConfigError: `topk`, `clips` or `crops` is out of range.
+        """
+        if topk < 1:
+            raise ConfigError(f"topk is {topk}, expected at least 1")
+        paths = [os.fspath(source) for source in sources]
+        dataset = self._dataset(paths, clips, crops)
+        return self._predictions(paths, DataLoader(dataset, batch_size=None, num_workers=workers), topk)
+
+    def _dataset(self, paths: list[str], clips: int, crops: int) -> ClipDataset:
+        if clips < 1:
+            raise ConfigError(f"clips is {clips}, expected at least 1")
+        if crops not in (1, 3):
+            raise ConfigError(f"crops is {crops}, expected 1 or 3")
+        same_crops = crops == self.config.test.crops
+        test = TestConfig(clips=clips, crops=crops, crop_size=self.config.test.crop_size if same_crops else 0)  # type: ignore[arg-type]
+        count = len(paths)
+        videos = VideoList(
+            self.classes, np.zeros(count, dtype=np.int64), "", Texts.of(paths), np.arange(count)
+        )
+        data = replace(self.config.data, cache="", backend="auto")  # the training machine's own matters
+        return ClipDataset(
+            videos,
+            data,
+            frames_per_segment=int(self.model.frames_per_segment),  # type: ignore[arg-type]
+            train=False,
+            test=test,
+        )
+
+    def _predictions(self, paths: list[str], items: Iterable[dict], topk: int) -> Iterator[Prediction]:
+        before = time.perf_counter()
+        for path, item in zip(paths, items):
+            best: list[tuple[float, int]] = []
+            if not item["error"]:
+                values, order = self._probabilities(item["frames"]).topk(min(topk, len(self.classes)))
+                best = list(zip(values.tolist(), order.tolist()))
+            now = time.perf_counter()
+            yield Prediction(
+                path=path,
+                classes=tuple(self.classes[i] for _, i in best),
+                probabilities=tuple(value for value, _ in best),
+                seconds=now - before,
+                error=item["error"],
+            )
+            before = time.perf_counter()
+
+    @torch.inference_mode()
+    def _probabilities(self, views: Tensor) -> Tensor:
+        """uint8 views [V, T, K, 3, S, S] of one video -> float64 [classes] that sum to 1."""
+        chunks = views.split(self.config.test.batch_size)
+        logits = torch.cat([self.model(chunk.to(self.device)).double().cpu() for chunk in chunks])
+        if self.config.test.fusion == "logits":
+            return logits.mean(0).softmax(0)
+        return logits.softmax(1).mean(0)
+
+
+def expand_sources(sources: Iterable[str | Path]) -> list[str]:
+    """Files, folders and glob patterns -> videos, each once; sorted within a folder or a pattern.
+
+    A folder stands for the videos in it and in the folders below it, or, where it holds images, for itself: a
+    video as a folder of frames. A file is taken whatever its extension, even a missing one: reading it tells
+    what is wrong.
+
+    Raises:
+        DataError: a folder without videos, a pattern that nothing matches, or no source at all.
+    """
+    found: list[str] = []
+    for source in (os.fspath(source) for source in sources):
+        if os.path.isdir(source):
+            found += _in_folder(source)
+        elif glob.has_magic(source) and not os.path.exists(source):
+            found += _matching(source)
+        else:
+            found.append(source)
+    if not found:
+        raise DataError("no videos given: expected files, folders or patterns such as clips/*.mp4")
+    return list(dict.fromkeys(found))
+
+
+def _in_folder(folder: str) -> list[str]:
+    found = []
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        videos = sorted(name for name in files if _is_video(name))
+        if not videos and any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
+            found.append(path)
+        found += [os.path.join(path, name) for name in videos]
+    if not found:
+        raise DataError(f"{folder}: no videos in this folder or below it")
+    return found
+
+
+def _matching(pattern: str) -> list[str]:
+    matches = sorted(glob.glob(pattern, recursive=True))
+    videos = [path for path in matches if os.path.isfile(path) and _is_video(path)]
+    frames = [path for path in matches if os.path.isdir(path) and _holds_images(path)]
+    if not videos and not frames:
+        other = f"; {len(matches)} other files match" if matches else ""
+        raise DataError(f"{pattern}: no video matches this pattern{other}")
+    return sorted(videos + frames)
+
+
+def _holds_images(folder: str) -> bool:
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in os.listdir(folder))
+
+
+def _is_video(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def write_json(predictions: Iterable[Prediction], out: str | Path) -> None:
+    """Write a list of predictions as JSON; a crash leaves the old file or the new one.
+
+    Raises:
+        ConfigError: `out` is a folder, or its folder is not there.
+    """
+    out = Path(out)
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError(f"{out}: cannot be written, expected a file name in a folder that exists")
+    text = json.dumps([prediction.to_dict() for prediction in predictions], indent=1, ensure_ascii=False)
+    atomic_write(out, lambda file: file.write(text.encode("utf-8", "replace")))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device is '{name}', which is not there; expected auto, cpu, cuda, ...") from error
+    return device

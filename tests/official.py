@@ -1,0 +1,58 @@
+"""Checkpoints as other people's code writes them, made from networks of ours by the inverse of each table."""
+
+import functools
+import json
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MMACTION = (
+    (r"trunk\.(.*)downsample\.0\.", r"backbone.\1downsample.conv."),
+    (r"trunk\.(.*)downsample\.1\.", r"backbone.\1downsample.bn."),
+    (r"trunk\.(.*)conv(\d)\.", r"backbone.\1conv\2.conv."),
+    (r"trunk\.(.*)bn(\d)\.", r"backbone.\1conv\2.bn."),
+    (r"head\.fc\.", "cls_head.fc_cls."),
+)
+OFFICIAL = ((r"trunk\.", "base_model."), (r"head\.fc\.", "new_fc."))
+
+
+def renamed(
+    model: nn.Module, rules: tuple[tuple[str, str], ...], *, shift: bool = False
+) -> dict[str, Tensor]:
+    """The state dict of a TSN or TSM under other names; `shift` wraps as TSM's code does."""
+    state = {}
+    for key, value in model.state_dict().items():
+        for ours, theirs in rules:
+            key, count = re.subn(f"^{ours}", theirs, key)
+            if count:
+                break
+        state[
+            re.sub(r"(layer\d\.\d+\.conv1(?:\.conv)?)\.weight", r"\1.net.weight", key) if shift else key
+        ] = value
+    return state
+
+
+@functools.cache
+def golden_state(golden: Path, name: str) -> dict[str, Tensor]:
+    """The official network's state dict by the rule of the golden data."""
+    shapes = json.loads((golden / f"{name}_keys.json").read_text())
+    return {key: _golden_tensor(key, shape) for key, shape in shapes.items()}
+
+
+def _golden_tensor(key: str, shape: list[int]) -> Tensor:
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.long)
+    a = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
+    if key.endswith("running_var"):
+        a = 1 + 0.1 * abs(a)
+    elif key.endswith("running_mean") or (len(shape) == 1 and not key.endswith("weight")):
+        a = 0.1 * a
+    elif len(shape) == 1:
+        a = 1 + 0.1 * a
+    else:
+        a = a * np.float32(np.sqrt(1 / np.prod(shape[1:])))
+    return torch.from_numpy(a)

@@ -1,0 +1,204 @@
+"""Score tables: every view once, the same numbers whatever the batch, on disk and back; the `test` verb."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from mdtnet import evaluation
+from mdtnet.checkpoint import save_checkpoint
+from mdtnet.config import DataConfig, TestConfig
+from mdtnet.data.annotations import load_videos
+from mdtnet.data.dataset import ClipDataset
+from mdtnet.errors import ConfigError, DataError
+from mdtnet.evaluation import ScoreTable, evaluate, evaluate_checkpoint, load_split
+from mdtnet.models.build import build_model
+
+TEN_BY_THREE = TestConfig(clips=2, crops=3, crop_size=32)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tiny.write_videos(tmp_path_factory.mktemp("videos"), per_class=3)
+    (folder / "right" / "01.mp4").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(videos):
+    return tiny.config(Path("unused"), videos, model={"name": "tsm"})
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    torch.manual_seed(1)
+    model = build_model(config.model, num_classes=2)
+    torch.nn.init.normal_(model.head.fc.weight)  # a fresh one starts close to 0
+    return model
+
+
+@pytest.fixture(scope="module")
+def dataset(videos, config) -> ClipDataset:
+    return ClipDataset(
+        load_videos(str(videos)), config.data, frames_per_segment=1, train=False, test=TEN_BY_THREE
+    )
+
+
+@pytest.fixture(scope="module")
+def table(model, dataset) -> ScoreTable:
+    return evaluate(model, dataset, batch_size=4, protocol={"clips": 2})
+
+
+def test_scores_equal_a_plain_loop_over_videos_and_views(table, model, dataset):
+    assert table.scores.shape == (6, 6, 2)
+    assert table.scores.dtype == np.float32
+    assert table.view_clip.tolist() == [0, 0, 0, 1, 1, 1]
+    assert table.view_crop.tolist() == [0, 1, 2, 0, 1, 2]
+    model.eval()
+    for i, row in enumerate(table.scores):
+        frames = dataset[i]["frames"]
+        if len(frames):
+            with torch.no_grad():
+                expected = torch.cat([model(view[None]) for view in frames]).numpy()
+            assert np.allclose(row, expected, atol=1e-5)
+    assert np.ptp(table.scores[0], axis=0).max() > 1e-3  # views differ
+
+
+def test_an_unreadable_video_stays_in_the_table(table):
+    assert table.names == [f"{c}/{i:02}.mp4" for c in ("left", "right") for i in range(3)]
+    assert table.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert [bool(error) for error in table.errors] == [False] * 4 + [True, False]
+    assert list(table.unreadable()) == ["right/01.mp4"]
+    assert np.isnan(table.scores[4]).all()
+    assert not np.isnan(np.delete(table.scores, 4, axis=0)).any()
+
+
+def test_views_of_several_videos_share_batches(model, dataset, table):
+    sizes = []
+    handle = model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    done = []
+    again = evaluate(model, dataset, batch_size=8, progress=done.append)
+    handle.remove()
+    assert sizes == [8, 8, 8, 6]  # 5 readable videos x 6 views
+    assert done == [1, 2, 3, 4, 5, 6]
+    assert np.allclose(again.scores, table.scores, atol=1e-5, equal_nan=True)
+
+
+def test_evaluating_draws_no_random_numbers(model, dataset):
+    before = torch.get_rng_state()
+    evaluate(model, dataset)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_save_and_load(table, tmp_path):
+    table.save(tmp_path / "scores.npz")
+    loaded = ScoreTable.load(tmp_path / "scores.npz")
+    for name in ("labels", "view_clip", "view_crop", "scores"):
+        assert np.array_equal(getattr(loaded, name), getattr(table, name), equal_nan=name == "scores"), name
+    for name in ("names", "errors", "classes", "protocol"):
+        assert getattr(loaded, name) == getattr(table, name), name
+    assert [p.name for p in tmp_path.iterdir()] == ["scores.npz"]
+
+
+def test_what_is_no_score_table(tmp_path):
+    (tmp_path / "bytes.npz").write_bytes(b"nothing of the kind")
+    np.savez(tmp_path / "other.npz", x=np.arange(3))
+    np.savez(tmp_path / "code.npz", names=np.array([{"a": 1}], dtype=object))
+    for name in ("bytes.npz", "other.npz", "code.npz"):
+        with pytest.raises(DataError, match=f"{name}: not a score table"):
+            ScoreTable.load(tmp_path / name)
+    with pytest.raises(DataError, match="no such score table"):
+        ScoreTable.load(tmp_path / "none.npz")
+
+
+def toy_table(scores: list) -> ScoreTable:
+    array = np.array(scores, dtype=np.float32)
+    views = np.arange(array.shape[1])
+    labels = np.zeros(len(array), dtype=np.int64)
+    names = [str(i) for i in range(len(array))]
+    return ScoreTable(names, labels, views, views * 0, array, [""] * len(array), ("a", "b"))
+
+
+def test_fusion_of_logits_and_of_softmax_can_disagree():
+    table = toy_table([[[9.0, 0.0], [0.0, 2.0], [0.0, 2.0]]])
+    assert table.fuse("logits")[0] == pytest.approx([3.0, 4 / 3])
+    p = [1 / (1 + np.exp(-9)), 1 / (1 + np.exp(2))]
+    assert table.fuse("softmax")[0, 0] == pytest.approx((p[0] + 2 * p[1]) / 3)
+    assert table.fuse("softmax")[0].argmax() == 1 != table.fuse("logits")[0].argmax()
+    for how in ("logits", "softmax"):
+        assert table.probabilities(how).sum(axis=1) == pytest.approx([1.0])
+
+
+@pytest.fixture
+def checkpoint(tmp_path, model, config) -> Path:
+    save_checkpoint(tmp_path / "model.pt", model=model, config=config, classes=("left", "right"))
+    return tmp_path / "model.pt"
+
+
+def test_testing_a_checkpoint_writes_scores_and_metrics(tmp_path, checkpoint, videos, table):
+    figures = evaluate_checkpoint(
+        checkpoint, data=str(videos), out=tmp_path / "test", test=TEN_BY_THREE, device="cpu"
+    )
+    stored = ScoreTable.load(tmp_path / "test" / "scores.npz")
+    assert np.allclose(stored.scores, table.scores, atol=1e-5, equal_nan=True)
+    assert json.loads((tmp_path / "test" / "metrics.json").read_text()) == figures
+    assert figures["protocol"] == stored.protocol
+    assert (figures["protocol"]["clips"], figures["protocol"]["crops"]) == (2, 3)
+    assert figures["protocol"]["num_segments"] == 2
+    assert figures["versions"]["torch"] == str(torch.__version__)
+    assert (figures["videos"], figures["unreadable"]) == (6, 1)
+    assert np.sum(figures["confusion"]) == 5
+
+
+def test_labels_follow_the_checkpoints_names(tmp_path, checkpoint, videos):
+    """A list with names in another order, a class file in another order, and a part of the classes."""
+
+    def test(text: str, classes: str = "") -> list[int]:
+        (tmp_path / "list.csv").write_text(text)
+        evaluate_checkpoint(
+            checkpoint,
+            data=str(tmp_path / "list.csv"),
+            root=str(videos),
+            classes=classes,
+            out=tmp_path / "test",
+            test=TestConfig(),
+            device="cpu",
+        )
+        return ScoreTable.load(tmp_path / "test" / "scores.npz").labels.tolist()
+
+    (tmp_path / "classes.txt").write_text("right\nleft\n")
+    assert test("right/00.mp4,right\nleft/00.mp4,left\n") == [1, 0]
+    assert test("right/00.mp4,right\nright/02.mp4,right\n") == [1, 1]
+    assert test("right/00.mp4,0\nleft/00.mp4,1\n", classes=str(tmp_path / "classes.txt")) == [1, 0]
+    with pytest.raises(DataError, match="did you mean 'right'"):
+        test("right/00.mp4,rigth\nleft/00.mp4,left\n")
+    (tmp_path / "classes.txt").write_text("wave\nleft\n")
+    with pytest.raises(DataError, match="class 'wave' is not among the 2 learned ones"):
+        test("right/00.mp4,0\nleft/00.mp4,1\n", classes=str(tmp_path / "classes.txt"))
+
+
+def test_a_bad_test_leaves_earlier_results_alone(tmp_path, checkpoint, videos):
+    evaluate_checkpoint(checkpoint, data=str(videos), out=tmp_path / "test", test=TestConfig(), device="cpu")
+    before = (tmp_path / "test" / "scores.npz").read_bytes()
+    with pytest.raises(DataError):
+        evaluate_checkpoint(
+            checkpoint, data=str(tmp_path / "none"), out=tmp_path / "test", test=TestConfig(), device="cpu"
+        )
+    assert (tmp_path / "test" / "scores.npz").read_bytes() == before
+
+
+def test_unknown_device():
+    with pytest.raises(ConfigError, match="expected auto or cpu"):
+        evaluation.make_accelerator("cuda0")
+
+
+def test_split_is_the_same_for_every_seed_and_needs_videos(videos):
+    one, other = load_split(DataConfig(train=str(videos), val_fraction=0.34))
+    assert (len(one), len(other)) == (4, 2)
+    again, _ = load_split(DataConfig(train=str(videos), val_fraction=0.34))
+    assert [one.name(i) for i in range(4)] == [again.name(i) for i in range(4)]
+    with pytest.raises(ConfigError, match=r"data\.train is empty"):
+        load_split(DataConfig())

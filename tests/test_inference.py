@@ -1,0 +1,203 @@
+"""From a checkpoint and files to predictions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_pictures import frames_of_square, write_video
+
+import mdtnet
+from mdtnet.checkpoint import save_checkpoint
+from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.data import dataset
+from mdtnet.data.annotations import load_videos
+from mdtnet.errors import CheckpointError, ConfigError, DataError, VideoError
+from mdtnet.inference import Recogniser, expand_sources, write_json
+from mdtnet.models.build import build_model
+
+CLASSES = ("left", "right", "up", "down", "still", "wave")
+
+
+def make_checkpoint(path: Path, name: str = "mdtnet2", **test) -> Path:
+    config = RunConfig(
+        data=DataConfig(num_segments=3, short_side=40, size=32, cache=str(path.parent / "cache")),
+        model=ModelConfig(name=name, trunk="resnet18", width=0.25),
+        test=TestConfig(**test),
+    )
+    torch.manual_seed(5)
+    model = build_model(config.model, num_classes=len(CLASSES))
+    torch.nn.init.normal_(next(iter(model.head.parameters())))  # so that predictions differ
+    save_checkpoint(path, model=model, config=config, classes=CLASSES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two good videos and a bad one in class folders, and a checkpoint."""
+    folder = tmp_path_factory.mktemp("inference")
+    for name in ("left/a.mp4", "right/b.mp4"):
+        (folder / "videos" / name).parent.mkdir(parents=True)
+        write_video(folder / "videos" / name, frames_of_square(20 if name == "left/a.mp4" else 33))
+    (folder / "videos/right/bad.mp4").write_bytes(b"")
+    make_checkpoint(folder / "best.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder) -> Recogniser:
+    return Recogniser.load(folder / "best.pt", device="cpu")
+
+
+def test_three_lines(folder):
+    model = mdtnet.Recogniser.load(folder / "best.pt", device="cpu")
+    prediction = model.predict(folder / "videos/left/a.mp4")
+    assert str(prediction).startswith(f"{folder / 'videos/left/a.mp4'}: {prediction.classes[0]} ")
+
+
+def test_prediction_is_sorted_and_sums_to_one(model, folder):
+    prediction = model.predict(folder / "videos/left/a.mp4", topk=99)
+    assert set(prediction.classes) == set(CLASSES)
+    assert sum(prediction.probabilities) == pytest.approx(1)
+    assert sorted(prediction.probabilities, reverse=True) == list(prediction.probabilities)
+    assert prediction.seconds > 0
+    best = model.predict(folder / "videos/left/a.mp4", topk=2)
+    assert best.classes == prediction.classes[:2]
+
+
+@pytest.mark.parametrize("fusion", ["softmax", "logits"])
+def test_equals_the_test_of_the_same_video(folder, fusion):
+    """Frames of `ClipDataset`, put through the network by hand, several views at that."""
+    model = Recogniser.load(
+        make_checkpoint(folder / f"{fusion}.pt", fusion=fusion, batch_size=4), device="cpu"
+    )
+    videos = load_videos(str(folder / "videos"), classes=CLASSES)
+    data = dataset.ClipDataset(
+        videos,
+        DataConfig(num_segments=3, short_side=40, size=32),
+        frames_per_segment=5,
+        train=False,
+        test=TestConfig(clips=2, crops=3),
+    )
+    with torch.inference_mode():
+        logits = model.model(data[1]["frames"]).double()  # right/b.mp4, [6, classes]
+    expected = logits.softmax(1).mean(0) if fusion == "softmax" else logits.mean(0).softmax(0)
+    prediction = model.predict(folder / "videos/right/b.mp4", clips=2, crops=3, topk=6)
+    found = dict(zip(prediction.classes, prediction.probabilities))
+    assert [found[name] for name in CLASSES] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_unreadable_videos_do_not_stop_the_others(model, folder, tmp_path):
+    sources = [*expand_sources([folder / "videos"]), tmp_path / "missing.mp4", folder / "best.pt"]
+    found = list(model.predict_many(sources))
+    assert [bool(p.error) for p in found] == [False, False, True, True, True]
+    assert found[2].classes == ()
+    assert "empty file" in str(found[2])
+    assert "no such file" in found[3].error
+    with pytest.raises(VideoError, match="empty file"):
+        model.predict(folder / "videos/right/bad.mp4")
+
+
+def test_workers_give_the_same(model, folder):
+    sources = expand_sources([folder / "videos"])
+    alone, read_ahead = (list(model.predict_many(sources, workers=n)) for n in (0, 1))
+    assert [(p.path, p.classes, p.probabilities) for p in alone] == [
+        (p.path, p.classes, p.probabilities) for p in read_ahead
+    ]
+
+
+@pytest.mark.parametrize(("name", "frames"), [("tsn", 3), ("tsm", 3), ("mdtnet1", 15)])
+def test_only_the_frames_a_system_needs_are_converted(folder, monkeypatch, name, frames):
+    read, counts = dataset.read_clip, []
+
+    def counted(*args, **keywords):
+        pixels, num_frames = read(*args, **keywords)
+        counts.append(len(pixels.reshape(-1, *pixels.shape[-3:])))
+        return pixels, num_frames
+
+    monkeypatch.setattr(dataset, "read_clip", counted)
+    model = Recogniser.load(make_checkpoint(folder / f"{name}.pt", name), device="cpu")
+    model.predict(folder / "videos/left/a.mp4")
+    assert counts == [frames]
+    assert not (folder / "cache").exists()
+
+
+def test_folder_of_frames(model, tmp_path):
+    for i, frame in enumerate(frames_of_square(12)):
+        Image.fromarray(frame).save(tmp_path / f"{i}.png")
+    assert expand_sources([tmp_path]) == [str(tmp_path)]
+    assert model.predict(tmp_path).classes
+
+
+def test_wrong_options(model, folder):
+    video = folder / "videos/left/a.mp4"
+    for keywords in ({"topk": 0}, {"clips": 0}, {"crops": 2}):
+        with pytest.raises(ConfigError, match=f"{next(iter(keywords))} is"):
+            model.predict(video, **keywords)
+    with pytest.raises(ConfigError, match="device is 'warp'"):
+        Recogniser.load(folder / "best.pt", device="warp")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        Recogniser.load(folder / "worst.pt")
+
+
+def test_expand_sources(tmp_path):
+    names = [
+        "b.mp4",
+        "a.AVI",
+        "notes.txt",
+        "sub/c.webm",
+        "sub/.hidden/d.mp4",
+        "frames/2.jpg",
+        "frames/10.jpg",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def expanded(*sources):
+        return [
+            Path(p).relative_to(tmp_path).as_posix() for p in expand_sources([tmp_path / s for s in sources])
+        ]
+
+    everything = ["a.AVI", "b.mp4", "frames", "sub/c.webm"]
+    assert expanded("") == everything
+    assert expanded("b.mp4", "") == ["b.mp4", "a.AVI", "frames", "sub/c.webm"]
+    assert expanded("*.mp4") == ["b.mp4"]
+    assert expanded("*") == ["a.AVI", "b.mp4", "frames"]
+    assert expanded("**/*") == everything
+    assert expanded("notes.txt", "gone.mp4") == ["notes.txt", "gone.mp4"]
+    (tmp_path / "odd[1].mp4").touch()
+    assert expanded("odd[1].mp4") == ["odd[1].mp4"]
+
+
+def test_nothing_found(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match="no videos in this folder"):
+        expand_sources([tmp_path])
+    with pytest.raises(DataError, match=r"\*\.mp4: no video matches"):
+        expand_sources([tmp_path / "*.mp4"])
+    with pytest.raises(DataError, match="no video matches this pattern; 1 other"):
+        expand_sources([tmp_path / "*.txt"])
+    with pytest.raises(DataError, match="no videos given"):
+        expand_sources([])
+
+
+def test_json(model, folder, tmp_path):
+    write_json(model.predict_many(expand_sources([folder / "videos"]), topk=2), tmp_path / "out.json")
+    first, _, last = json.loads((tmp_path / "out.json").read_text())
+    assert [set(p) for p in first["predictions"]] == [{"class", "probability"}] * 2
+    assert first["error"] is None
+    assert last["predictions"] == []
+    assert last["error"] == "empty file"
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_json([], tmp_path / "nowhere" / "out.json")
+
+
+def test_odd_files_give_a_prediction_or_a_reason(model, shared):
+    sources = expand_sources([shared / "data" / "odd_videos"])
+    found = list(model.predict_many(sources))
+    assert [p.path for p in found] == sources
+    assert all(bool(p.error) != bool(p.classes) for p in found)
+    assert all(np.isfinite(p.probabilities).all() for p in found)

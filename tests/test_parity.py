@@ -1,0 +1,85 @@
+"""TSN, TSM, TEA and TDN compute what the official code computes, from the official checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+from official import golden_state
+
+import mdtnet
+from mdtnet.checkpoint import load_checkpoint
+from mdtnet.config import ModelConfig
+from mdtnet.models.build import build_model
+
+SYSTEMS = ("tsn", "tsm", "tea", "tdn")
+
+
+@pytest.fixture(scope="module")
+def files(shared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("official")
+    for name in SYSTEMS:
+        state = {f"module.{key}": value for key, value in golden_state(shared / "golden", name).items()}
+        content = {"state_dict": state, "epoch": 49, "arch": "resnet50", "best_prec1": np.float64(76.5)}
+        torch.save(content, folder / f"{name}.pth")
+    return folder
+
+
+def golden_input(model) -> torch.Tensor:
+    frames = model.frames_per_segment
+    a = np.random.default_rng(0).standard_normal([1, 8 * frames * 3, 64, 64]).astype(np.float32)
+    return torch.from_numpy(a).view(1, 8, frames, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_official_checkpoint(name, files, shared):
+    model = mdtnet.load_model(files / f"{name}.pth")
+    assert not model.training
+    assert (model.config.model.name, model.config.model.trunk, model.num_classes) == (name, "resnet50", 11)
+    expected = np.load(shared / "golden" / f"{name}_logits.npy")
+    with torch.no_grad():
+        logits = model(golden_input(model)).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_every_key_is_accounted_for(files, shared):
+    for name in SYSTEMS:
+        state = golden_state(shared / "golden", name)
+        found = load_checkpoint(files / f"{name}.pth")
+        ignored = found.source["ignored"]
+        folded = [key for key in state if key.endswith("bias") and key.removesuffix("bias")[-6:-2] == "conv"]
+        folded += [key for key in state if key.endswith("downsample.0.bias")]
+        assert len(found.model_state) == len(state) - len({*ignored, *folded})
+        assert ignored == (
+            ["base_model.conv1_temp.weight", "base_model.conv1_temp.bias"] if name == "tdn" else []
+        )
+
+
+def test_tdn_keeps_its_fusion_weights_at_another_t(files):
+    x = torch.randn(1, 4, 5, 3, 64, 64)
+    logits = {}
+    for trained in (None, 4, 8):
+        model = mdtnet.load_model(files / "tdn.pth", num_segments_trained=trained)
+        with torch.no_grad():
+            logits[trained] = model(x)
+    assert torch.equal(logits[None], logits[4])
+    assert not torch.allclose(logits[8], logits[4], atol=1e-3)
+    assert model.config.data.num_segments == 8
+
+
+def test_mdtnet_starts_from_official_tdn(files, shared, caplog):
+    caplog.set_level("INFO")
+    config = ModelConfig(name="mdtnet2", trunk="resnet50", weights=str(files / "tdn.pth"))
+    model = build_model(config, num_classes=7)
+    state, official = model.state_dict(), golden_state(shared / "golden", "tdn")
+    for ours, theirs in {
+        "trunk.layer3.1.conv2.weight": "layer3_bak.1.conv2.weight",
+        "trunk.layer2.0.temporal.coarse.pooled.0.weight": "layer2_bak.0.mse.conv3_smallscale2.weight",
+        "trunk.layer4.2.temporal.coarse.full.1.running_var": "layer4_bak.2.mse.bn3_smallscale4.running_var",
+        "trunk.layer4.0.temporal.conv.weight": "layer4_bak.0.shift.conv.weight",
+        "fine.stem.0.weight": "conv1_5.0.weight",
+    }.items():
+        assert torch.equal(state[ours], official[f"base_model.{theirs}"]), ours
+    assert not state["fine.bn.weight"].any()
+    assert not state["trunk.layer2.0.temporal.dcme.expand.1.weight"].any()
+    assert "temporal.coarse 325, temporal.conv 13" in caplog.text
+    assert "classifier of 11 classes replaced by a new one of 7" in caplog.text
+    assert "base_model.conv1_temp.weight" in caplog.text
