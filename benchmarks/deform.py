@@ -2,11 +2,11 @@
 
     python benchmarks/deform.py [--images 7] [--repeats 15] [--threads 2] [--json FILE]
 
-The shapes are those of motion excitation at 224 x 224; times are the fastest runs, in milliseconds. A ratio is
-torchvision's time over ours (more is better): that of the fastest runs, and in brackets the median over
-neighbouring runs. The first suffers least on a machine that others use too; there set OMP_WAIT_POLICY=passive,
-or threads burn their time waiting for each other. Rows with two kernel sizes are `deform_conv2d_sum` against
-torchvision called twice.
+The shapes are those of motion excitation at 224 x 224; times are the fastest runs, in milliseconds. A ratio
+is torchvision's time over ours (more is better): that of the fastest runs, and in brackets the median over
+neighbouring runs. The first suffers least on a machine that others use too; there OMP_WAIT_POLICY=passive
+keeps threads from burning their time waiting for each other. Rows with two kernel sizes are
+`deform_conv2d_sum` against torchvision called twice.
 """
 
 import argparse

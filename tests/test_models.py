@@ -22,11 +22,15 @@ OTHERS = [pytest.param(s, t, marks=pytest.mark.slow) for s, t in ALL if t not in
 def build(system: str, trunk: str = "resnet18", **options) -> nn.Module:
     torch.manual_seed(0)
     width = 0.25 if trunk.startswith("resnet") else 1.0
-    return build_model(ModelConfig(name=system, trunk=trunk, width=width, dropout=0.0, **options), num_classes=5)
+    return build_model(
+        ModelConfig(name=system, trunk=trunk, width=width, dropout=0.0, **options), num_classes=5
+    )
 
 
 def clips(model: nn.Module, batch: int = 2, segments: int = 4, size: int = 32) -> torch.Tensor:
-    return torch.randint(0, 256, (batch, segments, model.frames_per_segment, 3, size, size), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (batch, segments, model.frames_per_segment, 3, size, size), dtype=torch.uint8
+    )
 
 
 def normalised(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
@@ -135,7 +139,9 @@ def trunk_alone(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("trunk", SMALL)
 def test_mdtnet_with_identity_starts_as_its_trunk(trunk, training):
-    model = build("mdtnet1", trunk, mdtnet=MDTNetConfig(temporal="identity", dcme_backward=True, fine_stage1=True))
+    model = build(
+        "mdtnet1", trunk, mdtnet=MDTNetConfig(temporal="identity", dcme_backward=True, fine_stage1=True)
+    )
     model.train(training)
     x = normalised(clips(model, size=64), model)
     torch.testing.assert_close(model(x), trunk_alone(model, x), atol=1e-6, rtol=1e-6)

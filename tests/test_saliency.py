@@ -120,7 +120,10 @@ def test_floor_is_reached_in_the_background():
 
 def test_uint8_and_normalised_frames_give_the_same_map():
     frames = torch.randint(0, 256, (1, 2, 5, 3, 40, 40), dtype=torch.uint8)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+        torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+    )
     normalised = (frames / 255 - mean) / std
     for variant in VARIANTS:
         config = SaliencyConfig(variant=variant)
@@ -158,7 +161,9 @@ def test_frequency_weights_select_frequencies():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_maps_are_finite_in_range_and_batch_invariant(variant):
-    luma = torch.cat([still(2), moving_square()[0], torch.zeros(1, 2, 5, 64, 64), torch.rand(1, 2, 5, 64, 64)])
+    luma = torch.cat(
+        [still(2), moving_square()[0], torch.zeros(1, 2, 5, 64, 64), torch.rand(1, 2, 5, 64, 64)]
+    )
     config = SaliencyConfig(variant=variant)
     s = saliency_map(luma, config)
     assert torch.isfinite(s).all()

@@ -1,9 +1,9 @@
 """mdtnet: efficient recognition of human actions in video.
 
-    import mdtnet
+import mdtnet
 
-    model = mdtnet.Recogniser.load("runs/demo/checkpoints/best.pt")
-    print(model.predict("clip.mp4"))
+model = mdtnet.Recogniser.load("runs/demo/checkpoints/best.pt")
+print(model.predict("clip.mp4"))
 """
 
 import importlib

@@ -142,8 +142,12 @@ def _one_line(message: str, parser: Any) -> str:
 def _train_arguments(parser: Any) -> None:
     from mdtnet.config import RunConfig
 
-    parser.add_argument("--config", default="", help="YAML file of a run; options on the command line go over it")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was")
+    parser.add_argument(
+        "--config", default="", help="YAML file of a run; options on the command line go over it"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, exactly where it was"
+    )
     parser.add_class_arguments(RunConfig)
 
 
@@ -156,7 +160,9 @@ def _train(options: Any) -> None:
     page = build_report(result.out)
     console.print(f"\nbest epoch {result.best_epoch}: validation top-1 [bold]{result.val_top1:.1%}[/]")
     if result.unreadable:
-        console.print(f"{len(result.unreadable)} unreadable videos were left out: {result.out}/unreadable.csv")
+        console.print(
+            f"{len(result.unreadable)} unreadable videos were left out: {result.out}/unreadable.csv"
+        )
     console.print(f"checkpoint {result.out}/checkpoints/best.pt\nreport     {page}", highlight=False)
 
 
@@ -203,7 +209,9 @@ def _test_arguments(parser: Any) -> None:
     parser.add_argument("--data", required=True, help="folder of class folders, or list file, to test on")
     parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
     parser.add_argument("--classes", default="", help="file of class names, where labels are numbers")
-    parser.add_argument("--out", default="", help="folder for scores and metrics; default: beside the checkpoint")
+    parser.add_argument(
+        "--out", default="", help="folder for scores and metrics; default: beside the checkpoint"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     parser.add_argument("--device", default="auto", help="auto, or cpu to keep off an accelerator")
     parser.add_class_arguments(TestConfig)
@@ -215,7 +223,9 @@ def _test(options: Any) -> None:
 
     values = options.as_dict()
     test = from_dict(TestConfig, {key: values[key] for key in to_dict(TestConfig())}, where="command line")
-    out = options.out or _beside(options.checkpoint, f"test_{Path(options.data).stem}_{test.clips}x{test.crops}")
+    out = options.out or _beside(
+        options.checkpoint, f"test_{Path(options.data).stem}_{test.clips}x{test.crops}"
+    )
     figures = evaluate_checkpoint(
         options.checkpoint,
         data=options.data,
@@ -245,7 +255,10 @@ def figures_table(figures: dict[str, Any], *, title: str) -> Table:
     if figures["unreadable"]:
         table.add_row("unreadable", str(figures["unreadable"]))
         readable = figures["videos"] - figures["unreadable"]
-        for key, name, count in (("wrong", "counted wrong", figures["videos"]), ("excluded", "excluded", readable)):
+        for key, name, count in (
+            ("wrong", "counted wrong", figures["videos"]),
+            ("excluded", "excluded", readable),
+        ):
             top1 = figures[f"unreadable_{key}"]["top1"]
             table.add_row(f"top-1, unreadable {name}", f"{top1 or 0:.2%} over {count} videos")
     return table
@@ -253,7 +266,9 @@ def figures_table(figures: dict[str, Any], *, title: str) -> Table:
 
 def _predict_arguments(parser: Any) -> None:
     parser.add_argument("checkpoint", help="a checkpoint file")
-    parser.add_argument("sources", nargs="+", help="video files, folders of videos, frame folders, or glob patterns")
+    parser.add_argument(
+        "sources", nargs="+", help="video files, folders of videos, frame folders, or glob patterns"
+    )
     parser.add_argument("--topk", type=int, default=5, help="how many classes to tell")
     parser.add_argument("--clips", type=int, default=1, help="clips per video that are averaged")
     parser.add_argument("--crops", type=int, default=1, help="crops per clip that are averaged: 1 or 3")
@@ -337,7 +352,7 @@ def _models(options: Any) -> None:
         f"parameters in millions, {options.classes} classes"
     )
     table = Table()
-    table.add_column("trunk")
+    table.add_column("trunk", no_wrap=True)
     for system in SYSTEMS:
         table.add_column(system, justify="right")
     for trunk in TRUNKS:
@@ -391,7 +406,9 @@ def _cost(options: Any) -> None:
         model = build_model(ModelConfig(name=options.model, trunk=options.trunk), num_classes=options.classes)
         times = latency(model, num_segments=options.segments, size=options.size, repeats=options.repeats)
         spread = f"{times[0] * 1e3:.0f} to {times[-1] * 1e3:.0f}"
-        console.print(f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})")
+        console.print(
+            f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})"
+        )
 
 
 # data, demo
@@ -406,7 +423,7 @@ def _render_arguments(parser: Any) -> None:
 
 
 def _render(options: Any) -> None:
-    from mdtnet.config import from_dict, to_dict
+    from mdtnet.config import from_dict
     from mdtnet.data.synthetic import RenderConfig, render_dataset
 
     keys = [f for f in RenderConfig.__dataclass_fields__]
@@ -433,7 +450,9 @@ def _demo(options: Any) -> None:
 
 
 VERBS: dict[str, Verb] = {
-    "demo": Verb("built-in data set, TSN and MDT-Net2 trained on it, tests, predictions, pages", _demo_arguments, _demo),
+    "demo": Verb(
+        "built-in data set, TSN and MDT-Net2 trained on it, tests, predictions, pages", _demo_arguments, _demo
+    ),
     "data render": Verb(
         "make the built-in data set: class folders of real videos, and list files",
         _render_arguments,

@@ -212,7 +212,9 @@ def _checked(hint: Any, value: Any, *, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
-            raise ConfigError(f"{where} is {value!r}, expected one of {', '.join(map(str, args))}{nearest(str(value), args)}")
+            raise ConfigError(
+                f"{where} is {value!r}, expected one of {', '.join(map(str, args))}{nearest(str(value), args)}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):

@@ -39,15 +39,14 @@ class Conversion:
 def convert(
     path: str | Path, out: str | Path, *, labels: str | Path = "", num_segments_trained: int | None = None
 ) -> Conversion:
-    """Recognise the checkpoint at `path` and write it to `out` as safetensors with everything needed to use
-    it.
+    """Recognise the checkpoint at `path` and write it to `out` as safetensors with all that using it needs.
 
     `labels` is a file of class names, one a line, in label order. `num_segments_trained` says the T of
     training, which other people's files do not.
 
     Raises:
-        CheckpointError: the file is not recognised, does not load safely or does not fit its network; or `labels`
-            has another number of names.
+        CheckpointError: the file is not recognised, does not load safely or does not fit its network; or
+            `labels` has another number of names.
     """
     checkpoint = load_checkpoint(path)
     if num_segments_trained is not None:

@@ -50,7 +50,7 @@ class Cost:
 
     parameters: int
     """Numbers that are learned."""
-    macs: dict[str, float]
+    macs: dict[str, int]
     """Multiply-adds of one view, by component."""
     uncounted: tuple[str, ...]
     """Operations that the counter does not know; empty if the figure is complete."""
@@ -94,7 +94,7 @@ class _Counter(TorchDispatchMode):
             self.uncounted.add(name)
         return out
 
-    def add(self, macs: float) -> None:
+    def add(self, macs: int) -> None:
         self.macs[next(c for pattern, c in COMPONENTS if re.search(pattern, self.names[-1]))] += macs
 
     @contextmanager
@@ -113,11 +113,11 @@ class _Counter(TorchDispatchMode):
                 handle.remove()
 
 
-def _convolution(args: Any, out: Tensor) -> float:
+def _convolution(args: Any, out: Tensor) -> int:
     return out.numel() * args[1][0].numel()  # weight [O, C / groups, k, k]
 
 
-def _deformable(args: Any, out: Tensor) -> float:
+def _deformable(args: Any, out: Tensor) -> int:
     """k^2 C O H W for the convolution and 4 k^2 C H W for the bilinear samples (METHOD section 8)."""
     x, weight = args[0], args[1]
     taps = weight[0].numel()  # C k k

@@ -49,8 +49,7 @@ class HubMixin(
         local_files_only: bool,
         token: str | bool | None,
         device: str = "auto",
-        **_from_config_json: Any,  # huggingface_hub hands over what it finds there; the weights' file knows
-        better
+        **_config_json: Any,  # the weights' file knows better
     ) -> Any:
         if Path(model_id).is_dir():
             return cls.load(Path(model_id) / FILE, device=device)  # type: ignore[attr-defined]

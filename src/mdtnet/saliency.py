@@ -41,7 +41,9 @@ class SaliencyConfig:
     """w_u for u = 1, 2, ... up to half the window, for `amplitude`; empty: all 1."""
 
 
-def frames_saliency(frames: Tensor, config: SaliencyConfig, *, std: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
+def frames_saliency(
+    frames: Tensor, config: SaliencyConfig, *, std: Sequence[float] = (1.0, 1.0, 1.0)
+) -> Tensor:
     """Salience of frames [B, T, K, 3, H, W] as [B, T, H, W] in [0, 1].
 
     uint8 frames are pixels; float frames are taken as normalised by a mean (which a transform without u = 0 does not
@@ -58,7 +60,9 @@ def frames_saliency(frames: Tensor, config: SaliencyConfig, *, std: Sequence[flo
 def saliency_map(luma: Tensor, config: SaliencyConfig) -> Tensor:
     """Salience of luma [B, T, K, H, W] in [0, 1] as [B, T, H, W] in [0, 1]."""
     pooled = pool(luma.flatten(0, 1), config.pool).unflatten(0, luma.shape[:2])
-    return F.interpolate(pooled_saliency(pooled, config), luma.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(
+        pooled_saliency(pooled, config), luma.shape[-2:], mode="bilinear", align_corners=False
+    )
 
 
 def floored(saliency: Tensor, floor: float) -> Tensor:
@@ -79,7 +83,7 @@ def pool(x: Tensor, factor: int) -> Tensor:
 
 def pooled_saliency(luma: Tensor, config: SaliencyConfig) -> Tensor:
     """Salience of pooled luma [B, T, K, h, w] as [B, T, h, w] in [0, 1]: energy, smoothing, contrast, confidence."""
-    batch, segments, per_segment = luma.shape[:3]
+    batch, segments = luma.shape[:2]
     if config.window == "clip":
         luma = luma.flatten(1, 2)[:, None]  # [B, 1, T*K, h, w]: one map for the clip
     window = luma.shape[2]
@@ -126,7 +130,9 @@ def dft(luma: Tensor) -> tuple[Tensor, Tensor]:
     """
     angles = _angles(luma.shape[2], luma)
     luma = luma - luma[:, :, :1]  # changes u = 0 alone, and keeps a still clip at exactly zero
-    return torch.einsum("uk,btkhw->btuhw", angles.cos(), luma), -torch.einsum("uk,btkhw->btuhw", angles.sin(), luma)
+    return torch.einsum("uk,btkhw->btuhw", angles.cos(), luma), -torch.einsum(
+        "uk,btkhw->btuhw", angles.sin(), luma
+    )
 
 
 def inverse_dft(real: Tensor, imaginary: Tensor, num_frames: int) -> Tensor:
@@ -180,7 +186,9 @@ def spectral_residual_energy(luma: Tensor, noise: float) -> Tensor:
     real, imaginary = dft(luma)
     damped = _modulus(real, imaginary) + luma.shape[2] * noise
     log = damped.log()
-    mirrored = F.pad(log.flatten(3), (0, 0, 1, 1), mode="replicate").unflatten(3, log.shape[3:])  # [B, T, U+2, h, w]
+    mirrored = F.pad(log.flatten(3), (0, 0, 1, 1), mode="replicate").unflatten(
+        3, log.shape[3:]
+    )  # [B, T, U+2, h, w]
     residual = log - (mirrored[:, :, :-2] + mirrored[:, :, 1:-1] + mirrored[:, :, 2:]) / 3
     gain = residual.exp() / damped
     return inverse_dft(real * gain, imaginary * gain, luma.shape[2]).abs().amax(2)

@@ -53,10 +53,10 @@ class Canvas:
     def blot(self, centre: Point, radius: float, darkness: float) -> None:
         """A flat dark ellipse that lets the picture shine through."""
         ((x, y),), r = self._pixels([centre]), radius * self.scale
-        box = tuple(round(v) for v in (x - r, y - r / 5, x + r, y + r / 5))
-        mask = Image.new("L", (box[2] - box[0], box[3] - box[1]))
+        left, top, right, bottom = (round(v) for v in (x - r, y - r / 5, x + r, y + r / 5))
+        mask = Image.new("L", (right - left, bottom - top))
         ImageDraw.Draw(mask).ellipse((0, 0, mask.width - 1, mask.height - 1), fill=round(255 * darkness))
-        self.image.paste((0, 0, 0), box, mask)
+        self.image.paste((0, 0, 0), (left, top, right, bottom), mask)
 
     def frame(self) -> np.ndarray:
         """The picture at its final size: uint8 `[H, W, 3]`."""

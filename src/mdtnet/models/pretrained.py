@@ -3,9 +3,6 @@
 A file is read without running anything in it, recognised by its names, renamed by one table, and either
 loaded as the network it is (`mdtnet.checkpoint.load_model`) or taken as the start of another one
 (`start_trunk`, `take_over`).
-
-In a table `#` stands for a number; the last part of a name (weight, bias, running_mean, ...) stays as it is.
-An empty right side is what an official network holds but never computes with.
 """
 
 import json
@@ -27,188 +24,11 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from mdtnet.errors import CheckpointError, ConfigError
+from mdtnet.models.renames import MMACTION_TSM, OFFICIAL_TSM, SOURCES, Renames
 from mdtnet.models.trunk import RESNETS, Bottleneck, Trunk
 from mdtnet.models.tsm import shift_step
 
 log = logging.getLogger(__name__)
-
-Renames = Mapping[str, str]
-
-OFFICIAL_TSN: Renames = {
-    "base_model.conv1": "trunk.conv1",
-    "base_model.bn1": "trunk.bn1",
-    "base_model.layer#.#.conv#": "trunk.layer#.#.conv#",
-    "base_model.layer#.#.bn#": "trunk.layer#.#.bn#",
-    "base_model.layer#.#.downsample.#": "trunk.layer#.#.downsample.#",
-    "base_model.fc": "head.fc",  # where it was trained without dropout
-    "new_fc": "head.fc",
-}
-
-OFFICIAL_TSM: Renames = {**OFFICIAL_TSN, "base_model.layer#.#.conv1.net": "trunk.layer#.#.conv1"}
-
-OFFICIAL_TEA: Renames = {
-    **OFFICIAL_TSN,
-    "base_model.layer#.#.convs.#": "trunk.layer#.#.convs.#",
-    "base_model.layer#.#.bns.#": "trunk.layer#.#.bns.#",
-    "base_model.layer#.#.me.conv1": "trunk.layer#.#.temporal.excitation.reduce.0",
-    "base_model.layer#.#.me.bn1": "trunk.layer#.#.temporal.excitation.reduce.1",
-    "base_model.layer#.#.me.conv2": "trunk.layer#.#.temporal.excitation.move",
-    "base_model.layer#.#.me.conv3": "trunk.layer#.#.temporal.excitation.expand.0",
-    "base_model.layer#.#.me.bn3": "trunk.layer#.#.temporal.excitation.expand.1",
-    "base_model.layer#.#.shifts.#.conv": "trunk.layer#.#.temporal.shifts.#",
-}
-
-OFFICIAL_TDN: Renames = {
-    "base_model.conv1": "trunk.conv1",
-    "base_model.bn1": "trunk.bn1",
-    "base_model.conv1_temp": "",
-    "base_model.conv1_5.#": "fine.stem.#",
-    "base_model.resnext_layer1.#.conv#": "fine.stage1.#.conv#",
-    "base_model.resnext_layer1.#.bn#": "fine.stage1.#.bn#",
-    "base_model.resnext_layer1.#.downsample.#": "fine.stage1.#.downsample.#",
-    "base_model.layer#_bak.#.conv#": "trunk.layer#.#.conv#",
-    "base_model.layer#_bak.#.bn#": "trunk.layer#.#.bn#",
-    "base_model.layer#_bak.#.downsample.#": "trunk.layer#.#.downsample.#",
-    "base_model.layer#_bak.#.mse.conv1": "trunk.layer#.#.temporal.coarse.reduce.0",
-    "base_model.layer#_bak.#.mse.bn1": "trunk.layer#.#.temporal.coarse.reduce.1",
-    "base_model.layer#_bak.#.mse.conv2": "trunk.layer#.#.temporal.coarse.move",
-    "base_model.layer#_bak.#.mse.conv3_smallscale2": "trunk.layer#.#.temporal.coarse.pooled.0",
-    "base_model.layer#_bak.#.mse.bn3_smallscale2": "trunk.layer#.#.temporal.coarse.pooled.1",
-    "base_model.layer#_bak.#.mse.conv3_smallscale4": "trunk.layer#.#.temporal.coarse.full.0",
-    "base_model.layer#_bak.#.mse.bn3_smallscale4": "trunk.layer#.#.temporal.coarse.full.1",
-    "base_model.layer#_bak.#.mse.conv3": "trunk.layer#.#.temporal.coarse.expand.0",
-    "base_model.layer#_bak.#.mse.bn3": "trunk.layer#.#.temporal.coarse.expand.1",
-    "base_model.layer#_bak.#.shift.conv": "trunk.layer#.#.temporal.conv",
-    "new_fc": "head.fc",
-}
-
-MMACTION_TSN: Renames = {
-    "backbone.conv1.conv": "trunk.conv1",
-    "backbone.conv1.bn": "trunk.bn1",
-    "backbone.layer#.#.conv#.conv": "trunk.layer#.#.conv#",
-    "backbone.layer#.#.conv#.bn": "trunk.layer#.#.bn#",
-    "backbone.layer#.#.downsample.conv": "trunk.layer#.#.downsample.0",
-    "backbone.layer#.#.downsample.bn": "trunk.layer#.#.downsample.1",
-    "cls_head.fc_cls": "head.fc",
-}
-
-MMACTION_TSM: Renames = {**MMACTION_TSN, "backbone.layer#.#.conv1.conv.net": "trunk.layer#.#.conv1"}
-
-RESNET: Renames = {
-    "conv1": "trunk.conv1",
-    "bn1": "trunk.bn1",
-    "layer#.#.conv#": "trunk.layer#.#.conv#",
-    "layer#.#.bn#": "trunk.layer#.#.bn#",
-    "layer#.#.downsample.#": "trunk.layer#.#.downsample.#",
-    "fc": "head.fc",
-}
-
-RES2NET: Renames = {
-    **RESNET,
-    "layer#.#.convs.#": "trunk.layer#.#.convs.#",
-    "layer#.#.bns.#": "trunk.layer#.#.bns.#",
-}
-
-MOBILENET_V2: Renames = {
-    "features.#.#": "trunk.features.#.#",
-    "features.#.conv.#": "trunk.features.#.conv.#",
-    "features.#.conv.#.#": "trunk.features.#.conv.#.#",
-    "classifier.1": "head.fc",
-}
-
-EFFICIENTNET_LITE0: Renames = {
-    "conv_stem": "trunk.conv_stem",
-    "bn1": "trunk.bn1",
-    "blocks.#.#.conv_dw": "trunk.blocks.#.#.conv_dw",
-    "blocks.#.#.conv_pw": "trunk.blocks.#.#.conv_pw",
-    "blocks.#.#.conv_pwl": "trunk.blocks.#.#.conv_pwl",
-    "blocks.#.#.bn#": "trunk.blocks.#.#.bn#",
-    "conv_head": "trunk.conv_head",
-    "bn2": "trunk.bn2",
-    "classifier": "head.fc",
-}
-
-
-def _numbered(*stages: int) -> list[tuple[int, str]]:
-    """Blocks of all stages counted through: their number and `stage.block`."""
-    return list(enumerate(f"{stage}.{block}" for stage, count in enumerate(stages) for block in range(count)))
-
-
-TIMM_MOBILENET_V2: Renames = {
-    "conv_stem": "trunk.features.0.0",
-    "bn1": "trunk.features.0.1",
-    "blocks.0.0.conv_dw": "trunk.features.1.conv.0.0",
-    "blocks.0.0.bn1": "trunk.features.1.conv.0.1",
-    "blocks.0.0.conv_pw": "trunk.features.1.conv.1",
-    "blocks.0.0.bn2": "trunk.features.1.conv.2",
-    **{
-        f"blocks.{block}.{name}": f"trunk.features.{number + 1}.conv.{ours}"
-        for number, block in _numbered(1, 2, 3, 4, 3, 3, 1)[1:]
-        for name, ours in {
-            "conv_pw": "0.0",
-            "bn1": "0.1",
-            "conv_dw": "1.0",
-            "bn2": "1.1",
-            "conv_pwl": "2",
-            "bn3": "3",
-        }.items()
-    },
-    "conv_head": "trunk.features.18.0",
-    "bn2": "trunk.features.18.1",
-    "classifier": "head.fc",
-}
-
-LITE0_PYTORCH: Renames = {
-    "_conv_stem": "trunk.conv_stem",
-    "_bn0": "trunk.bn1",
-    "_blocks.0._depthwise_conv": "trunk.blocks.0.0.conv_dw",
-    "_blocks.0._bn1": "trunk.blocks.0.0.bn1",
-    "_blocks.0._project_conv": "trunk.blocks.0.0.conv_pw",
-    "_blocks.0._bn2": "trunk.blocks.0.0.bn2",
-    **{
-        f"_blocks.{number}.{name}": f"trunk.blocks.{block}.{ours}"
-        for number, block in _numbered(1, 2, 2, 3, 3, 4, 1)[1:]
-        for name, ours in {
-            "_expand_conv": "conv_pw",
-            "_bn0": "bn1",
-            "_depthwise_conv": "conv_dw",
-            "_bn1": "bn2",
-            "_project_conv": "conv_pwl",
-            "_bn2": "bn3",
-        }.items()
-    },
-    "_conv_head": "trunk.conv_head",
-    "_bn1": "trunk.bn2",
-    "_fc": "head.fc",
-}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A kind of checkpoint: what it is called, the system it holds, our names for its names."""
-
-    name: str
-    system: str
-    renames: Renames
-    imagenet: bool = False
-    """Weights of an image classifier, a start for every system."""
-
-
-SOURCES = (
-    Source("official TSN", "tsn", OFFICIAL_TSN),
-    Source("official TSM", "tsm", OFFICIAL_TSM),
-    Source("official TEA", "tea", OFFICIAL_TEA),
-    Source("official TDN", "tdn", OFFICIAL_TDN),
-    Source("mmaction2 TSN", "tsn", MMACTION_TSN),
-    Source("mmaction2 TSM", "tsm", MMACTION_TSM),
-    Source("torchvision or timm ResNet", "tsn", RESNET, imagenet=True),
-    Source("timm Res2Net", "tea", RES2NET, imagenet=True),
-    Source("torchvision MobileNetV2", "tsn", MOBILENET_V2, imagenet=True),
-    Source("timm MobileNetV2", "tsn", TIMM_MOBILENET_V2, imagenet=True),
-    Source("timm EfficientNet-Lite0", "tsn", EFFICIENTNET_LITE0, imagenet=True),
-    Source("EfficientNet-Lite0", "tsn", LITE0_PYTORCH, imagenet=True),
-)
-"""In the order they are tried: the first that has a place for every name is it."""
 
 
 @dataclass(frozen=True)
@@ -438,21 +258,28 @@ def start_weights(source: str, *, system: str, trunk: str, width: float = 1.0) -
     return recognise(_imagenet_state(name), where=f"ImageNet weights of {name}")
 
 
-RES2NETS = {"resnet50": "res2net50_26w_4s", "resnet101": "res2net101_26w_4s"}
-"""TEA's own trunks, as timm calls them."""
+RES2NETS = {"resnet50": "res2net50", "resnet101": "res2net101"}
+"""TEA's own trunks."""
+
+TIMM = {
+    "efficientnet_lite0": "tf_efficientnet_lite0",
+    "res2net50": "res2net50_26w_4s",
+    "res2net101": "res2net101_26w_4s",
+}
+"""Trunks that torchvision does not have, as timm calls them."""
 
 LITE0_FILE = "efficientnet-lite0-57934424.pth"
 """EfficientNet-Lite0 as published for PyTorch."""
 
 
-def _imagenet_state(name: str) -> Mapping[str, Tensor]:
+def _imagenet_state(name: str) -> Mapping[str, Any]:
     """The ImageNet state dict of a trunk, from the cache of torch.hub or by download."""
     local = Path(torch.hub.get_dir()) / "checkpoints" / LITE0_FILE
+    if name == "efficientnet_lite0" and local.is_file():
+        return read_file(local)
     try:
-        if name == "efficientnet_lite0" and local.is_file():
-            return read_file(local)
-        if name == "efficientnet_lite0" or name in RES2NETS.values():
-            return timm.create_model(name.replace("eff", "tf_eff"), pretrained=True).state_dict()
+        if name in TIMM:
+            return timm.create_model(TIMM[name], pretrained=True).state_dict()
         return get_model_weights(name).IMAGENET1K_V1.get_state_dict(check_hash=True)  # type: ignore[attr-defined]
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -1,0 +1,234 @@
+"""The command line as a user meets it: verbs, help, exit codes, one clear line for a mistake and no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mdtnet.cli import VERBS, main
+from mdtnet.data.synthetic import RenderConfig, render_dataset
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("videos") / "set"
+    render_dataset(
+        out, RenderConfig(train_clips=3, val_clips=2, size=40, actions=("raise_arms", "lower_arms"))
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(videos, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "--out", str(out), *TINY, "--data", str(videos / "train.csv"), "--data.val",
+                 str(videos / "val"), "--model", "mdtnet2", "--trunk=resnet18"]) == 0  # fmt: skip
+    return out
+
+
+TINY = ["--train.epochs", "1", "--train.batch_size", "4", "--data.size", "32", "--data.short_side", "36",
+        "--data.num_segments", "4", "--model.width", "0.125"]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb):
+    found = subprocess.run(
+        [sys.executable, "-m", "mdtnet", *verb.split(), "--help"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0
+    assert VERBS[verb].help.split(",")[0][:20] in found.stdout
+    assert "--" in found.stdout
+
+
+def test_overview_names_every_verb(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(verb in out for verb in VERBS)
+
+
+def test_train_test_predict_saliency_report(videos, trained, tmp_path, capsys):
+    for name in (
+        "config.yaml",
+        "log.csv",
+        "scores.npz",
+        "metrics.json",
+        "report.html",
+        "checkpoints/best.pt",
+    ):
+        assert (trained / name).is_file(), name
+    saved = yaml.safe_load((trained / "config.yaml").read_text())
+    assert saved["model"]["trunk"] == "resnet18"
+    best = trained / "checkpoints/best.pt"
+
+    code, out, _ = run(
+        capsys, "test", best, "--data", videos / "val", "--clips", 2, "--crops", 3, "--out", tmp_path
+    )
+    assert code == 0
+    assert "top-1" in out
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert figures["videos"] == 4
+    assert (figures["protocol"]["clips"], figures["protocol"]["crops"]) == (2, 3)
+
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    target = tmp_path / "predictions.json"
+    code, out, err = run(capsys, "predict", best, videos / "val", broken, "--topk", 2, "--json", target)
+    assert code == 3
+    assert "broken.mp4" in err
+    assert "1 of 5 videos could not be read" in err
+    found = json.loads(target.read_text())
+    assert [len(p["predictions"]) for p in found] == [2, 2, 2, 2, 0]
+    assert sum(p["probability"] for p in found[0]["predictions"]) == pytest.approx(1)
+
+    source = next((videos / "val").rglob("*.mp4"))
+    for name in ("sheet.png", "overlay.mp4"):
+        assert run(capsys, "saliency", source, "-o", tmp_path / name, "--variant", "phase")[0] == 0
+        assert (tmp_path / name).stat().st_size > 1000
+    assert run(capsys, "report", trained)[0] == 0
+    assert run(capsys, "report", trained, trained, "--out", tmp_path / "both.html")[0] == 0
+
+
+def test_command_line_goes_over_the_config(videos, tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data: {{train: {videos}/train.csv, size: 48}}\ntrain: {{epochs: 50, lr: 1e-3}}\n")
+    out = tmp_path / "run"
+    assert (
+        run(
+            capsys, "train", "--config", config, "--out", out, *TINY, "--trunk", "resnet18", "--model", "tsn"
+        )[0]
+        == 0
+    )
+    saved = yaml.safe_load((out / "config.yaml").read_text())
+    assert saved["train"]["epochs"] == 1
+    assert saved["train"]["lr"] == 1e-3
+    assert saved["data"]["size"] == 32
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_configs_are_valid(path):
+    from mdtnet.config import load_yaml
+
+    load_yaml(path)
+
+
+MISTAKES = {
+    "no such verb": (["trian"], 2, "did you mean 'train'"),
+    "unknown option": (["train", "--train.epohcs", "3"], 2, "did you mean '--train.epochs'"),
+    "wrong choice": (["train", "--model", "mdtnet3"], 2, "did you mean 'mdtnet2'"),
+    "wrong type": (["train", "--train.epochs", "many"], 2, "--train.epochs is 'many', expected int"),
+    "no data": (["train"], 2, "data.train is empty"),
+    "missing data": (["train", "--data", "nowhere"], 3, "nowhere"),
+    "unknown key": (
+        ["train", "--config", "key.yaml"],
+        2,
+        "unknown key 'train.epohcs'; did you mean 'epochs'",
+    ),
+    "wrong value": (["train", "--config", "value.yaml"], 2, "model.trunk is 'resnet5'"),
+    "not yaml": (["train", "--config", "broken.yaml"], 2, "not YAML"),
+    "missing config": (["train", "--config", "none.yaml"], 2, "none.yaml: cannot be read"),
+    "empty class": (["train", "--data", "empty_class"], 3, "waving"),
+    "one class": (["train", "--data", "one_class"], 3, "one class"),
+    "label out of range": (["train", "--data", "range.csv", "--data.classes", "classes.txt"], 3, "7"),
+    "no checkpoint": (["test", "none.pt", "--data", "one_class"], 4, "none.pt"),
+    "not a checkpoint": (["predict", "broken.yaml", "x.mp4"], 4, "broken.yaml"),
+    "no videos": (["predict", "broken.yaml", "*.nothing"], 3, "*.nothing"),
+    "salience of nothing": (["saliency", "none.mp4", "-o", "x.png"], 3, "none.mp4"),
+    "salience into text": (["saliency", "one_class/a/1.mp4", "-o", "x.txt"], 2, ".png"),
+    "report of nothing": (["report", "none"], 3, "none"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_get_one_clear_line(mistake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("key.yaml").write_text("train: {epohcs: 3}")
+    Path("value.yaml").write_text("model: {trunk: resnet5}")
+    Path("broken.yaml").write_text("train: [1,")
+    Path("classes.txt").write_text("a\nb\n")
+    Path("range.csv").write_text("path,label\none_class/a/1.mp4,0\none_class/a/1.mp4,7\n")
+    for folder in ("empty_class/running", "empty_class/waving", "one_class/a"):
+        Path(folder).mkdir(parents=True)
+    for name in ("empty_class/running/1.mp4", "one_class/a/1.mp4"):
+        Path(name).write_bytes(b"video")
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    arguments, expected, words = MISTAKES[mistake]
+    code, _, err = run(capsys, *arguments)
+    assert code == expected
+    assert words in " ".join(err.split())
+    assert err.startswith("mdtnet:")
+    assert "Traceback" not in err
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before, "a mistake must leave nothing behind"
+
+
+def test_unreadable_training_videos(videos, tmp_path, capsys):
+    rows = (videos / "train.csv").read_text().splitlines()
+    listing = videos / "with_broken.csv"
+    (videos / "broken.mp4").write_bytes(b"")
+    listing.write_text("\n".join([*rows, "broken.mp4,raise_arms"]) + "\n")
+    common = [
+        "train",
+        "--data",
+        listing,
+        "--data.val",
+        videos / "val.csv",
+        *TINY,
+        "--model",
+        "tsn",
+        "--trunk",
+        "resnet18",
+    ]
+    code, _, err = run(capsys, *common, "--out", tmp_path / "strict")
+    assert code == 3
+    assert "broken.mp4" in err
+    code, out, _ = run(capsys, *common, "--out", tmp_path / "skip", "--data.on_unreadable", "skip")
+    assert code == 0
+    assert "1 unreadable" in out
+    assert "broken.mp4" in (tmp_path / "skip" / "unreadable.csv").read_text()
+    assert "broken.mp4" in (tmp_path / "skip" / "train.log").read_text()
+    assert "broken.mp4" in (tmp_path / "skip" / "report.html").read_text()
+
+
+def test_three_lines_of_python(trained, videos):
+    import mdtnet
+
+    model = mdtnet.Recogniser.load(trained / "checkpoints/best.pt")
+    prediction = model.predict(next((videos / "val").rglob("*.mp4")))
+    assert set(prediction.classes) == {"raise_arms", "lower_arms"}
+
+
+def test_cost_prints_the_line_that_scripts_read(capsys):
+    code, out, _ = run(capsys, "cost", "tsn", "--repeats", 0, "--classes", 11)
+    assert code == 0
+    assert "GMACs: 32.70\n" in out
+    assert "not counted: nothing" in out
+
+
+def test_odd_videos_never_crash_prediction(trained, shared, capsys):
+    code, _, err = run(capsys, "predict", trained / "checkpoints/best.pt", shared / "data/odd_videos")
+    assert code == 3
+    for name in ("result.webm", "amr_nb_1f.3gp", "corrupted.mp4"):
+        assert name in err
+    assert "Traceback" not in err
+
+
+def test_module_runs(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "mdtnet", "--version"],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=True,
+    )
+    assert found.stdout.startswith("mdtnet ")
