@@ -20,9 +20,7 @@ MMACTION = (
 OFFICIAL = ((r"trunk\.", "base_model."), (r"head\.fc\.", "new_fc."))
 
 
-def renamed(
-    model: nn.Module, rules: tuple[tuple[str, str], ...], *, shift: bool = False
-) -> dict[str, Tensor]:
+def renamed(model: nn.Module, rules: tuple[tuple[str, str], ...], *, shift: bool = False) -> dict[str, Tensor]:
     """The state dict of a TSN or TSM under other names; `shift` wraps as TSM's code does."""
     state = {}
     for key, value in model.state_dict().items():
@@ -30,9 +28,7 @@ def renamed(
             key, count = re.subn(f"^{ours}", theirs, key)
             if count:
                 break
-        state[
-            re.sub(r"(layer\d\.\d+\.conv1(?:\.conv)?)\.weight", r"\1.net.weight", key) if shift else key
-        ] = value
+        state[re.sub(r"(layer\d\.\d+\.conv1(?:\.conv)?)\.weight", r"\1.net.weight", key) if shift else key] = value
     return state
 
 

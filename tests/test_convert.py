@@ -47,9 +47,7 @@ def about(path) -> dict:
 
 def test_the_file_explains_itself(foreign, tmp_path):
     (tmp_path / "labels.txt").write_text("sit\nstand up\nwave\n")
-    report = convert(
-        foreign, tmp_path / "x.safetensors", labels=tmp_path / "labels.txt", num_segments_trained=16
-    )
+    report = convert(foreign, tmp_path / "x.safetensors", labels=tmp_path / "labels.txt", num_segments_trained=16)
     found = about(tmp_path / "x.safetensors")
     assert (found["system"], found["trunk"], found["num_classes"]) == ("tsm", "resnet18", 3)
     assert found["num_segments_trained"] == 16

@@ -48,9 +48,7 @@ def test_every_key_is_accounted_for(files, shared):
         folded = [key for key in state if key.endswith("bias") and key.removesuffix("bias")[-6:-2] == "conv"]
         folded += [key for key in state if key.endswith("downsample.0.bias")]
         assert len(found.model_state) == len(state) - len({*ignored, *folded})
-        assert ignored == (
-            ["base_model.conv1_temp.weight", "base_model.conv1_temp.bias"] if name == "tdn" else []
-        )
+        assert ignored == (["base_model.conv1_temp.weight", "base_model.conv1_temp.bias"] if name == "tdn" else [])
 
 
 def test_tdn_keeps_its_fusion_weights_at_another_t(files):

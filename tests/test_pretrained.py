@@ -71,9 +71,7 @@ def test_depth_is_read_off_the_names(trunk):
 
 
 def test_shift_in_other_blocks_is_refused():
-    with pytest.raises(
-        CheckpointError, match=r"resnet50 that does not shift .* base_model\.layer1\.1\.conv1\.weight"
-    ):
+    with pytest.raises(CheckpointError, match=r"resnet50 that does not shift .* base_model\.layer1\.1\.conv1\.weight"):
         recognise(names_of("resnet50", shifts=2), where="x")
 
 
@@ -86,16 +84,12 @@ def test_other_depth_is_refused():
 def test_half_matching_files_are_refused_with_what_does_not_match(tmp_path):
     state = renamed(build("tsn"), OFFICIAL)
     torch.save(state | {"base_model.nl.theta.weight": torch.zeros(1)}, tmp_path / "more.pth")
-    with pytest.raises(
-        CheckpointError, match=r"more\.pth: nearly official TSN, .*: base_model\.nl\.theta\.weight$"
-    ):
+    with pytest.raises(CheckpointError, match=r"more\.pth: nearly official TSN, .*: base_model\.nl\.theta\.weight$"):
         mdtnet.load_model(tmp_path / "more.pth")
     state.pop("base_model.layer4.1.bn2.weight")
     state["base_model.conv1.weight"] = torch.zeros(64, 4, 7, 7)
     torch.save(state, tmp_path / "less.pth")
-    with pytest.raises(
-        CheckpointError, match=r"layer4\.1\.bn2\.weight is missing; trunk\.conv1\.weight is \[64, 4"
-    ):
+    with pytest.raises(CheckpointError, match=r"layer4\.1\.bn2\.weight is missing; trunk\.conv1\.weight is \[64, 4"):
         mdtnet.load_model(tmp_path / "less.pth")
 
 
@@ -126,9 +120,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch):
     state = renamed(build("tsn", width=0.125), OFFICIAL)
     for legacy in (False, True):
         torch.save({"state_dict": state, "x": Bomb()}, "x.pth", _use_new_zipfile_serialization=not legacy)
-        with pytest.raises(
-            CheckpointError, match=r"x\.pth: .*refused, since loading it would run code \(\w+\.mkdir\)"
-        ):
+        with pytest.raises(CheckpointError, match=r"x\.pth: .*refused, since loading it would run code \(\w+\.mkdir\)"):
             mdtnet.load_model("x.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -238,9 +230,7 @@ def saved(tmp_path):
     def save(system: str, *, classes: int = 4, **options) -> str:
         model = build(system, classes=classes, width=0.125, **options)
         config = RunConfig(model=ModelConfig(name=system, trunk="resnet18", width=0.125, **options))
-        save_checkpoint(
-            tmp_path / "x.pt", model=model, config=config, classes=[str(i) for i in range(classes)]
-        )
+        save_checkpoint(tmp_path / "x.pt", model=model, config=config, classes=[str(i) for i in range(classes)])
         return str(tmp_path / "x.pt")
 
     return save
@@ -282,17 +272,13 @@ def test_mdtnet_from_a_network_without_differences(saved, system):
 def test_start_keeps_what_has_another_shape(saved):
     path = saved("tdn")
     config = ModelConfig(name="mdtnet1", trunk="resnet18", width=0.125, weights=path)
-    config = config.__class__(
-        **{**vars(config), "mdtnet": type(config.mdtnet)(frames_per_segment=3, key_frame=1)}
-    )
+    config = config.__class__(**{**vars(config), "mdtnet": type(config.mdtnet)(frames_per_segment=3, key_frame=1)})
     model = build_model(config, num_classes=4)
     assert model.fine.stem[0].weight.shape[1] == 6
 
 
 def test_start_from_another_trunk_is_refused(saved):
-    with pytest.raises(
-        CheckpointError, match=r"mdtnet on resnet18 does not fit .*missing layer1\.2\.conv1\.weight"
-    ):
+    with pytest.raises(CheckpointError, match=r"mdtnet on resnet18 does not fit .*missing layer1\.2\.conv1\.weight"):
         start("tsn", saved("tsn"), trunk="resnet34")
 
 

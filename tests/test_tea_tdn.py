@@ -86,9 +86,7 @@ def test_parts_start_as_a_shift_of_an_eighth_each_way():
 
 def build(system: str, trunk: str = "resnet18", **options) -> nn.Module:
     width = 0.25 if trunk.startswith("resnet") else 1.0
-    return build_model(
-        ModelConfig(name=system, trunk=trunk, width=width, dropout=0.0, **options), num_classes=3
-    )
+    return build_model(ModelConfig(name=system, trunk=trunk, width=width, dropout=0.0, **options), num_classes=3)
 
 
 def test_fusion_weights():

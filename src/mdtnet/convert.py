@@ -52,9 +52,7 @@ def convert(
     if num_segments_trained is not None:
         checkpoint = trained_with(checkpoint, num_segments_trained)
     if labels:
-        checkpoint = dataclasses.replace(
-            checkpoint, classes=read_labels(labels, count=len(checkpoint.classes))
-        )
+        checkpoint = dataclasses.replace(checkpoint, classes=read_labels(labels, count=len(checkpoint.classes)))
     digest = sha256(path)
     source = {"kind": "mdtnet", "ignored": [], "file": Path(path).name, "sha256": digest} | checkpoint.source
     model = model_of(checkpoint, where=str(path))

@@ -14,9 +14,7 @@ from mdtnet.config import RunConfig
 FILE = "model.safetensors"
 
 
-class HubMixin(
-    ModelHubMixin, library_name="mdtnet", pipeline_tag="video-classification", tags=["action-recognition"]
-):
+class HubMixin(ModelHubMixin, library_name="mdtnet", pipeline_tag="video-classification", tags=["action-recognition"]):
     """`from_pretrained(folder or repository)`, `save_pretrained(folder)` and `push_to_hub(repository)`.
 
     For a class with the attributes below and a class method `load(path, *, device)`. The one file that

@@ -41,28 +41,31 @@ class SaliencyConfig:
     """w_u for u = 1, 2, ... up to half the window, for `amplitude`; empty: all 1."""
 
 
-def frames_saliency(
-    frames: Tensor, config: SaliencyConfig, *, std: Sequence[float] = (1.0, 1.0, 1.0)
-) -> Tensor:
+def frames_saliency(frames: Tensor, config: SaliencyConfig, *, std: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
     """Salience of frames [B, T, K, 3, H, W] as [B, T, H, W] in [0, 1].
 
     uint8 frames are pixels; float frames are taken as normalised by a mean (which a transform without u = 0 does not
     see) and `std`, the three channels' standard deviation for pixels in [0, 1].
     """
-    scale = torch.tensor([1 / 255] * 3 if not frames.is_floating_point() else list(std), device=frames.device)
-    weights = (torch.tensor(LUMA, device=frames.device) * scale).view(3, 1, 1)
-    size = frames.shape[-2:]
-    pooled = pool(frames.flatten(0, 2), config.pool).unflatten(0, frames.shape[:3])  # [B, T, K, 3, h, w]
-    small = pooled_saliency((pooled * weights).sum(3), config)
-    return F.interpolate(small, size, mode="bilinear", align_corners=False)
+    if not frames.is_floating_point():
+        frames = frames / 255
+    return saliency_map(luma(frames, std=std), config)
 
 
 def saliency_map(luma: Tensor, config: SaliencyConfig) -> Tensor:
     """Salience of luma [B, T, K, H, W] in [0, 1] as [B, T, H, W] in [0, 1]."""
-    pooled = pool(luma.flatten(0, 1), config.pool).unflatten(0, luma.shape[:2])
-    return F.interpolate(
-        pooled_saliency(pooled, config), luma.shape[-2:], mode="bilinear", align_corners=False
-    )
+    return resized(pooled_saliency(pool(luma, config.pool), config), luma.shape[-2:])
+
+
+def luma(frames: Tensor, *, std: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
+    """Luma [..., H, W], up to a constant, of float frames [..., 3, H, W] that were divided by `std`."""
+    red, green, blue = (weight * s for weight, s in zip(LUMA, std, strict=True))
+    return frames[..., 0, :, :] * red + frames[..., 1, :, :] * green + frames[..., 2, :, :] * blue
+
+
+def resized(saliency: Tensor, size: Sequence[int]) -> Tensor:
+    """A map [B, T, h, w] at another size [B, T, H, W], bilinear."""
+    return F.interpolate(saliency, tuple(size), mode="bilinear", align_corners=False)
 
 
 def floored(saliency: Tensor, floor: float) -> Tensor:
@@ -75,10 +78,11 @@ def enhance(frames: Tensor, saliency: Tensor, *, floor: float) -> Tensor:
     return frames * floored(saliency, floor)[:, :, None, None]
 
 
-def pool(x: Tensor, factor: int) -> Tensor:
-    """Area-pool images [N, C, H, W] by `factor` (by less where they are smaller); gives float."""
-    factor = min(factor, *x.shape[-2:])
-    return F.avg_pool2d(x.float(), factor, ceil_mode=True, count_include_pad=False)
+def pool(luma: Tensor, factor: int) -> Tensor:
+    """Area-pool luma [B, T, K, H, W] by `factor` (by less where it is smaller)."""
+    factor = max(1, min(factor, *luma.shape[-2:]))
+    pooled = F.avg_pool2d(luma.flatten(0, 1), factor, ceil_mode=True, count_include_pad=False)
+    return pooled.unflatten(0, luma.shape[:2])
 
 
 def pooled_saliency(luma: Tensor, config: SaliencyConfig) -> Tensor:

@@ -86,18 +86,14 @@ def read_file(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch has no one error for "not mine": any of a dozen comes up
         raise CheckpointError(f"{path}: not an mdtnet checkpoint or known weights: {_why(error)}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path}: not an mdtnet checkpoint or known weights: holds a {type(content).__name__}"
-        )
+        raise CheckpointError(f"{path}: not an mdtnet checkpoint or known weights: holds a {type(content).__name__}")
     return content
 
 
 def _why(error: Exception) -> str:
     text = str(error)
     if found := re.search(r"GLOBAL ([\w.]+)", text):
-        return (
-            f"refused, since loading it would run code ({found[1]}); only tensors and plain values are read"
-        )
+        return f"refused, since loading it would run code ({found[1]}); only tensors and plain values are read"
     return f"damaged, or another kind of file ({type(error).__name__}: {' '.join(text.split())[:100]})"
 
 
@@ -110,9 +106,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     state = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    return (
-        {**json.loads(metadata["mdtnet"]), "model": state} if "mdtnet" in metadata else {"state_dict": state}
-    )
+    return {**json.loads(metadata["mdtnet"]), "model": state} if "mdtnet" in metadata else {"state_dict": state}
 
 
 # Recognising
@@ -142,13 +136,9 @@ def recognise(content: Mapping[str, Any], *, where: str) -> Weights:
     tried = [(source, [key for key in state if _renamed(key, source.renames) is None]) for source in SOURCES]
     source, unmatched = min(tried, key=lambda pair: len(pair[1]))
     if len(unmatched) > len(state) / 2:
-        raise CheckpointError(
-            f"{where}: not an mdtnet checkpoint, and other weights than any known: {some(state)}"
-        )
+        raise CheckpointError(f"{where}: not an mdtnet checkpoint, and other weights than any known: {some(state)}")
     if unmatched:
-        raise CheckpointError(
-            f"{where}: nearly {source.name}, but these have no place in it: {some(unmatched)}"
-        )
+        raise CheckpointError(f"{where}: nearly {source.name}, but these have no place in it: {some(unmatched)}")
     pairs = [(_renamed(key, source.renames), value) for key, value in state.items()]
     ignored = tuple(key for key, (ours, _) in zip(state, pairs) if not ours)
     ours = _completed({name: value for name, value in pairs if name})
@@ -165,9 +155,7 @@ def _state_dict(content: Mapping[str, Any], *, where: str) -> dict[str, Tensor]:
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(
-            f"{where}: not an mdtnet checkpoint, and no state dict (names to tensors) either"
-        )
+        raise CheckpointError(f"{where}: not an mdtnet checkpoint, and no state dict (names to tensors) either")
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
@@ -207,8 +195,7 @@ def _trunk_of(names: Iterable[str], *, where: str) -> str:
     if "trunk.conv_stem.weight" in names:
         return "efficientnet_lite0"
     blocks = tuple(
-        len({name.split(".")[2] for name in names if name.startswith(f"trunk.layer{stage}.")})
-        for stage in (1, 2, 3, 4)
+        len({name.split(".")[2] for name in names if name.startswith(f"trunk.layer{stage}.")}) for stage in (1, 2, 3, 4)
     )
     deep = "trunk.layer1.0.conv3.weight" in names
     for name, (block, counts) in RESNETS.items():
@@ -226,9 +213,7 @@ def _check_shifts(state: Iterable[str], trunk: str, *, where: str) -> None:
         if block and bool(block[2]) != (int(block[1]) % step == 0):
             wrong.append(key)
     if wrong:
-        raise CheckpointError(
-            f"{where}: TSM on {trunk} that does not shift in the usual blocks: {some(wrong)}"
-        )
+        raise CheckpointError(f"{where}: TSM on {trunk} that does not shift in the usual blocks: {some(wrong)}")
 
 
 def some(names: Iterable[str], most: int = 10) -> str:
@@ -310,9 +295,7 @@ def start_trunk(trunk: Trunk, weights: Weights, *, source: str) -> None:
     }
     if any(problems.values()):
         what = "; ".join(f"{name} {some(keys)}" for name, keys in problems.items() if keys)
-        raise CheckpointError(
-            f"{source}: {weights.source} on {weights.trunk} does not fit the model's trunk: {what}"
-        )
+        raise CheckpointError(f"{source}: {weights.source} on {weights.trunk} does not fit the model's trunk: {what}")
     trunk.load_state_dict(given, strict=False)
 
 

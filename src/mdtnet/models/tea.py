@@ -87,9 +87,7 @@ class Res2NetBlock(Block):
         width = planes * 26 // 64
         self.conv1 = nn.Conv2d(inplanes, width * SPLITS, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width * SPLITS)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(width, width, 3, stride, 1, bias=False) for _ in range(SPLITS - 1)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, stride, 1, bias=False) for _ in range(SPLITS - 1))
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(SPLITS - 1))
         self.conv3 = nn.Conv2d(width * SPLITS, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)

@@ -89,9 +89,7 @@ def reduced(channels: int, reduction: int = 16) -> int:
 
 def conv_bn(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     """Convolution without bias, then batch norm (which would swallow the bias)."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs))
 
 
 def neutral_(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
@@ -115,9 +113,7 @@ class CoarseDifference(nn.Module):
     `neutral` starts E at 0; `causal` looks backward only.
     """
 
-    def __init__(
-        self, channels: int, *, reduction: int = 16, neutral: bool = True, causal: bool = False
-    ) -> None:
+    def __init__(self, channels: int, *, reduction: int = 16, neutral: bool = True, causal: bool = False) -> None:
         super().__init__()
         width = reduced(channels, reduction)
         self.causal = causal

@@ -266,9 +266,7 @@ class MobileNetV2Trunk(InvertedResidualTrunk):
 
     SPLITS = (2, 4, 7, 14, 18)
 
-    def __init__(
-        self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0
-    ) -> None:
+    def __init__(self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0) -> None:
         super().__init__()
         net = MobileNetV2(width_mult=width)
         self.features = net.features
@@ -292,9 +290,7 @@ class EfficientNetLite0Trunk(InvertedResidualTrunk):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
 
-    def __init__(
-        self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0
-    ) -> None:
+    def __init__(self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0) -> None:
         super().__init__()
         if width != 1:
             raise ConfigError(f"model.width is {width}, but efficientnet_lite0 has width 1.0 only")
@@ -321,10 +317,9 @@ def last_bn_features(layers: list[nn.Module]) -> int:
 
 
 def normalise(frames: Tensor, trunk: Trunk) -> Tensor:
-    """Frames as the trunk wants them: uint8 [..., 3, H, W] becomes (x / 255 - mean) / std, float stays."""
+    """Frames as the trunk wants them: uint8 [..., 3, H, W] becomes (x / 255 - mean) / std; float is left alone."""
     if frames.is_floating_point():
         return frames
-    shape = (3, 1, 1)
-    mean = torch.tensor(trunk.mean, device=frames.device).view(shape)
-    std = torch.tensor(trunk.std, device=frames.device).view(shape)
-    return (frames / 255 - mean) / std
+    mean = torch.tensor(trunk.mean, device=frames.device).view(3, 1, 1)
+    std = torch.tensor(trunk.std, device=frames.device).view(3, 1, 1)
+    return torch.addcmul(-mean / std, frames.float(), 1 / (255 * std))
