@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(
-    1
-)  # the networks here are tiny: threads that wait for each other cost more than they bring
+torch.set_num_threads(1)  # the networks here are tiny: threads that wait for each other cost more than they bring
 REFERENCE = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -121,9 +121,7 @@ def test_unknown_config_key(path):
 def test_keys_and_shapes_that_do_not_fit(path):
     state = torch.load(path, weights_only=True)["model"]
     bias = state.pop("head.fc.bias")
-    with pytest.raises(
-        CheckpointError, match=r"best\.pt: .*head\.fc\.bias is missing; head\.fc\.bais is unknown"
-    ):
+    with pytest.raises(CheckpointError, match=r"best\.pt: .*head\.fc\.bias is missing; head\.fc\.bais is unknown"):
         ckpt.load_model(edited(path, model={**state, "head.fc.bais": bias}))
     with pytest.raises(CheckpointError, match=r"head\.fc\.bias is \[3\], expected \[2\]"):
         ckpt.load_model(edited(path, model={**state, "head.fc.bias": torch.zeros(3)}))

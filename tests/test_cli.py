@@ -24,9 +24,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("videos") / "set"
-    render_dataset(
-        out, RenderConfig(train_clips=3, val_clips=2, size=40, actions=("raise_arms", "lower_arms"))
-    )
+    render_dataset(out, RenderConfig(train_clips=3, val_clips=2, size=40, actions=("raise_arms", "lower_arms")))
     return out
 
 
@@ -72,9 +70,7 @@ def test_train_test_predict_saliency_report(videos, trained, tmp_path, capsys):
     assert saved["model"]["trunk"] == "resnet18"
     best = trained / "checkpoints/best.pt"
 
-    code, out, _ = run(
-        capsys, "test", best, "--data", videos / "val", "--clips", 2, "--crops", 3, "--out", tmp_path
-    )
+    code, out, _ = run(capsys, "test", best, "--data", videos / "val", "--clips", 2, "--crops", 3, "--out", tmp_path)
     assert code == 0
     assert "top-1" in out
     figures = json.loads((tmp_path / "metrics.json").read_text())
@@ -105,10 +101,7 @@ def test_command_line_goes_over_the_config(videos, tmp_path, capsys):
     config.write_text(f"data: {{train: {videos}/train.csv, size: 48}}\ntrain: {{epochs: 50, lr: 1e-3}}\n")
     out = tmp_path / "run"
     assert (
-        run(
-            capsys, "train", "--config", config, "--out", out, *TINY, "--trunk", "resnet18", "--model", "tsn"
-        )[0]
-        == 0
+        run(capsys, "train", "--config", config, "--out", out, *TINY, "--trunk", "resnet18", "--model", "tsn")[0] == 0
     )
     saved = yaml.safe_load((out / "config.yaml").read_text())
     assert saved["train"]["epochs"] == 1

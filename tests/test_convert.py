@@ -14,7 +14,7 @@ from mdtnet.checkpoint import load_checkpoint, save_checkpoint
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.convert import convert
 from mdtnet.errors import CheckpointError, ConfigError
-from mdtnet.hub import HubMixin
+from mdtnet.inference import Recogniser
 from mdtnet.models.build import build_model
 
 TDN = RunConfig(data=DataConfig(num_segments=8), model=ModelConfig(name="tdn", trunk="resnet18", width=0.125))
@@ -71,9 +71,10 @@ def test_it_loads_as_the_same_network(foreign, tmp_path):
     assert about(tmp_path / "y.safetensors")["source"]["file"] == "tsm.pth"
 
 
-def test_own_checkpoint_keeps_its_config_and_t(own, tmp_path):
+def test_own_checkpoint_keeps_its_config_and_t(own, tmp_path, caplog):
     report = convert(own, tmp_path / "x.safetensors")
     assert report.num_segments_trained == 8
+    assert not caplog.text
     found = load_checkpoint(tmp_path / "x.safetensors")
     assert found.config == TDN
     assert found.classes == ("a", "b", "c")
@@ -96,6 +97,29 @@ def test_wrong_labels_and_segments(foreign, tmp_path):
     assert not (tmp_path / "x.safetensors").exists()
 
 
+def test_out_must_be_another_file_in_a_folder_that_exists(own, tmp_path):
+    for out in (tmp_path, tmp_path / "nowhere/x.safetensors"):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            convert(own, out)
+    with pytest.raises(ConfigError, match="is the checkpoint itself"):
+        convert(own, tmp_path / "." / own.name)
+
+
+def test_converted_image_weights_are_a_start_as_before(tmp_path):
+    state = {
+        k.removeprefix("base_model."): v
+        for k, v in renamed(build_model(ModelConfig(name="tsn", trunk="resnet18"), num_classes=3), OFFICIAL).items()
+    }
+    torch.save({k.replace("new_fc", "fc"): v for k, v in state.items()}, tmp_path / "resnet.pth")
+    assert convert(tmp_path / "resnet.pth", tmp_path / "x.safetensors").kind == "torchvision or timm ResNet"
+    for name in ("resnet.pth", "x.safetensors"):
+        start = ModelConfig(name="tsm", trunk="resnet18", weights=str(tmp_path / name))
+        model = build_model(start, num_classes=3)
+        assert model.pretrained == "ImageNet"
+        assert torch.equal(model.trunk.conv1.weight, state["conv1.weight"])
+        assert not torch.equal(model.head.fc.weight, state["new_fc.weight"])
+
+
 def test_classifier_is_needed(tmp_path):
     model = build_model(ModelConfig(name="tsn", trunk="resnet18"), num_classes=3)
     torch.save(model.trunk.state_dict(), tmp_path / "trunk.pth")
@@ -103,26 +127,16 @@ def test_classifier_is_needed(tmp_path):
         convert(tmp_path / "trunk.pth", tmp_path / "x.safetensors")
 
 
-class Holder(HubMixin):
-    def __init__(self, model: nn.Module, *, classes, config: RunConfig, device: str = "auto") -> None:
-        self.model, self.classes, self.config, self.device = model, classes, config, device
-
-    @classmethod
-    def load(cls, path, *, device: str = "auto"):
-        model = mdtnet.load_model(path)
-        return cls(model, classes=model.classes, config=model.config, device=device)
-
-
 def test_hub_mixin_on_a_local_folder(own, tmp_path):
-    first = Holder.load(own)
+    first = Recogniser.load(own, device="cpu")
     first.save_pretrained(tmp_path / "repository")
     assert json.loads((tmp_path / "repository/config.json").read_text())["id2label"] == {
         "0": "a",
         "1": "b",
         "2": "c",
     }
-    second = Holder.from_pretrained(tmp_path / "repository", device="cpu")
-    assert second.device == "cpu"
+    second = Recogniser.from_pretrained(tmp_path / "repository", device="cpu")
+    assert second.device == torch.device("cpu")
     assert second.config == TDN
     assert tuple(second.classes) == ("a", "b", "c")
     assert torch.equal(logits(second.model), logits(first.model))
@@ -144,5 +158,5 @@ def test_push_to_hub_uploads_the_folder(own, tmp_path, monkeypatch):
             uploaded[repo_id] = sorted(p.name for p in folder_path.iterdir())
 
     monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
-    Holder.load(own).push_to_hub("somebody/something")
+    Recogniser.load(own, device="cpu").push_to_hub("somebody/something")
     assert {"model.safetensors", "config.json", "README.md"} <= set(uploaded["somebody/something"])

@@ -58,9 +58,7 @@ def training(videos, *, k: int = 5, seed: int = 0, **options) -> ClipDataset:
 
 
 def loader_of(dataset: ClipDataset, workers: int = 0, **options):
-    return make_loader(
-        dataset, **({"batch_size": 3, "shuffle": True, "seed": 1, "workers": workers} | options)
-    )
+    return make_loader(dataset, **({"batch_size": 3, "shuffle": True, "seed": 1, "workers": workers} | options))
 
 
 def epoch_of(loader, epoch: int, **options) -> list[dict]:

@@ -159,9 +159,7 @@ def test_any_memory_layout():
     strided[2] = inputs[2].transpose(0, 1).contiguous().transpose(0, 1)
     assert_close(deform_conv2d(*strided), expected, 1e-6)
     grad = torch.randn(2, 6, 7, 5).permute(0, 3, 1, 2)
-    for a, b in zip(
-        gradients(deform_conv2d, strided, grad)[1], gradients(truth, inputs, grad)[1], strict=True
-    ):
+    for a, b in zip(gradients(deform_conv2d, strided, grad)[1], gradients(truth, inputs, grad)[1], strict=True):
         assert_close(a, b)
 
 

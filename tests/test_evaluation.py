@@ -42,9 +42,7 @@ def model(config):
 
 @pytest.fixture(scope="module")
 def dataset(videos, config) -> ClipDataset:
-    return ClipDataset(
-        load_videos(str(videos)), config.data, frames_per_segment=1, train=False, test=TEN_BY_THREE
-    )
+    return ClipDataset(load_videos(str(videos)), config.data, frames_per_segment=1, train=False, test=TEN_BY_THREE)
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +137,7 @@ def checkpoint(tmp_path, model, config) -> Path:
 
 
 def test_testing_a_checkpoint_writes_scores_and_metrics(tmp_path, checkpoint, videos, table):
-    figures = evaluate_checkpoint(
-        checkpoint, data=str(videos), out=tmp_path / "test", test=TEN_BY_THREE, device="cpu"
-    )
+    figures = evaluate_checkpoint(checkpoint, data=str(videos), out=tmp_path / "test", test=TEN_BY_THREE, device="cpu")
     stored = ScoreTable.load(tmp_path / "test" / "scores.npz")
     assert np.allclose(stored.scores, table.scores, atol=1e-5, equal_nan=True)
     assert json.loads((tmp_path / "test" / "metrics.json").read_text()) == figures

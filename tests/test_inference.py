@@ -70,9 +70,7 @@ def test_prediction_is_sorted_and_sums_to_one(model, folder):
 @pytest.mark.parametrize("fusion", ["softmax", "logits"])
 def test_equals_the_test_of_the_same_video(folder, fusion):
     """Frames of `ClipDataset`, put through the network by hand, several views at that."""
-    model = Recogniser.load(
-        make_checkpoint(folder / f"{fusion}.pt", fusion=fusion, batch_size=4), device="cpu"
-    )
+    model = Recogniser.load(make_checkpoint(folder / f"{fusion}.pt", fusion=fusion, batch_size=4), device="cpu")
     videos = load_videos(str(folder / "videos"), classes=CLASSES)
     data = dataset.ClipDataset(
         videos,
@@ -87,6 +85,19 @@ def test_equals_the_test_of_the_same_video(folder, fusion):
     prediction = model.predict(folder / "videos/right/b.mp4", clips=2, crops=3, topk=6)
     found = dict(zip(prediction.classes, prediction.probabilities))
     assert [found[name] for name in CLASSES] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_from_a_folder_of_the_hub(model, folder, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    again = Recogniser.from_pretrained(tmp_path, device="cpu")
+    assert again.config == model.config
+    one, other = (m.predict(folder / "videos/right/b.mp4", clips=2, crops=3) for m in (model, again))
+    assert (one.classes, one.probabilities) == (other.classes, other.probabilities)
+    assert "library_name: mdtnet" in (tmp_path / "README.md").read_text()
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: no such checkpoint file"):
+        Recogniser.from_pretrained(tmp_path)
 
 
 def test_unreadable_videos_do_not_stop_the_others(model, folder, tmp_path):
@@ -157,9 +168,7 @@ def test_expand_sources(tmp_path):
         (tmp_path / name).touch()
 
     def expanded(*sources):
-        return [
-            Path(p).relative_to(tmp_path).as_posix() for p in expand_sources([tmp_path / s for s in sources])
-        ]
+        return [Path(p).relative_to(tmp_path).as_posix() for p in expand_sources([tmp_path / s for s in sources])]
 
     everything = ["a.AVI", "b.mp4", "frames", "sub/c.webm"]
     assert expanded("") == everything

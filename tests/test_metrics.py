@@ -79,17 +79,12 @@ def test_pair_accuracy_compares_the_two_classes_only():
     result = metrics.pair_accuracy(scores, labels, CLASSES[:3], [("sit", "stand")])
     assert result["support"] == 3
     assert result["accuracy"] == pytest.approx(2 / 3)
-    assert (
-        metrics.pair_accuracy(scores, labels, CLASSES[:3], [("stand", "sit")])["accuracy"]
-        == result["accuracy"]
-    )
+    assert metrics.pair_accuracy(scores, labels, CLASSES[:3], [("stand", "sit")])["accuracy"] == result["accuracy"]
 
 
 def test_pair_accuracy_of_two_pairs_and_of_unreadable():
     scores = np.array([[1.0, 0, 0, 0], [0, 0, 0, 1.0], [np.nan] * 4])
-    result = metrics.pair_accuracy(
-        scores, np.array([0, 2, 1]), CLASSES[:4], [("sit", "stand"), ("walk", "wave")]
-    )
+    result = metrics.pair_accuracy(scores, np.array([0, 2, 1]), CLASSES[:4], [("sit", "stand"), ("walk", "wave")])
     assert [p["accuracy"] for p in result["pairs"]] == [0.5, 0.0]
     assert result["accuracy"] == pytest.approx(1 / 3)
 

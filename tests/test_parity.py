@@ -1,5 +1,7 @@
 """TSN, TSM, TEA and TDN compute what the official code computes, from the official checkpoints."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,23 @@ def test_every_key_is_accounted_for(files, shared):
         folded += [key for key in state if key.endswith("downsample.0.bias")]
         assert len(found.model_state) == len(state) - len({*ignored, *folded})
         assert ignored == (["base_model.conv1_temp.weight", "base_model.conv1_temp.bias"] if name == "tdn" else [])
+
+
+def of_resnet101(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The names that ResNet-101 has: block 1 of stage 3 stands for blocks 6 to 22 too; TSM shifts every other block."""
+    state = dict(state)
+    for key in list(state):
+        if block := re.match(r"(base_model\.layer3(?:_bak)?\.)1(\..*)", key):
+            state |= {f"{block[1]}{i}{block[2]}": state[key] for i in range(6, 23)}
+    odd = r"(layer\d\.\d*[13579]\.conv1)\.net" if name == "tsm" else "$^"
+    return {re.sub(odd, r"\1", key): value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("name", ["tsn", "tsm", "tdn"])
+def test_official_resnet101(name, shared, tmp_path):
+    torch.save(of_resnet101(golden_state(shared / "golden", name), name), tmp_path / "x.pth")
+    model = mdtnet.load_model(tmp_path / "x.pth")
+    assert (model.config.model.name, model.config.model.trunk) == (name, "resnet101")
 
 
 def test_tdn_keeps_its_fusion_weights_at_another_t(files):

@@ -62,6 +62,16 @@ def names_of(trunk: str, *, shifts: int = 0) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrapped_or_not_it_is_the_same(prefix, wrapped, tmp_path):
+    model = build("tsm")
+    state = {f"{prefix}{key}": value for key, value in renamed(model, OFFICIAL, shift=True).items()}
+    content = {"epoch": 50, "arch": "resnet18", "best_prec1": np.float64(76.5), "state_dict": state}
+    torch.save(content if wrapped else state, tmp_path / "x.pth")
+    assert torch.equal(logits(mdtnet.load_model(tmp_path / "x.pth")), logits(model))
+
+
 @pytest.mark.parametrize("trunk", sorted(RESNETS))
 def test_depth_is_read_off_the_names(trunk):
     assert recognise(names_of(trunk), where="x").trunk == trunk
@@ -244,6 +254,8 @@ def start(system: str, path: str, *, classes: int = 4, trunk: str = "resnet18") 
 def test_mdtnet_from_tdn(saved, caplog):
     caplog.set_level("INFO")
     path = saved("tdn")
+    assert start("mdtnet2", path).pretrained == "video"
+    caplog.clear()
     given = load_checkpoint(path).model_state
     state = start("mdtnet2", path, classes=6).state_dict()
     shared_names = [k for k in state if k in given and not k.startswith("head.")]
@@ -255,6 +267,7 @@ def test_mdtnet_from_tdn(saved, caplog):
     assert "temporal.dcme" in caplog.text.split("afresh")[1].splitlines()[0]
     assert "not used fine.stage1" in caplog.text
     assert "classifier of 4 classes replaced by a new one of 6" in caplog.text
+    assert all(len(record.getMessage()) < 160 for record in caplog.records)  # a line or two at a terminal
 
 
 @pytest.mark.parametrize("system", ["tsn", "tsm"])
@@ -280,6 +293,16 @@ def test_start_keeps_what_has_another_shape(saved):
 def test_start_from_another_trunk_is_refused(saved):
     with pytest.raises(CheckpointError, match=r"mdtnet on resnet18 does not fit .*missing layer1\.2\.conv1\.weight"):
         start("tsn", saved("tsn"), trunk="resnet34")
+
+
+def test_left_over_weights_are_refused(tmp_path):
+    state = image_net("resnet18").state_dict()
+    torch.save(state | {"layer4.1.conv3.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"left over layer4\.1\.conv3\.weight"):
+        build("tsn", weights=str(tmp_path / "x.pth"))
+    torch.save({k: v for k, v in state.items() if k != "bn1.running_var"}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"missing bn1\.running_var"):
+        build("tsn", weights=str(tmp_path / "x.pth"))
 
 
 def test_start_from_a_plain_resnet_file(tmp_path):

@@ -49,9 +49,7 @@ def mdtnet1():
 
 
 def test_groups_hold_every_trained_parameter_once(mdtnet1):
-    groups = {
-        g["name"]: g for g in recipe.parameter_groups(mdtnet1, TrainConfig(classifier_lr=5, temporal_lr=2))
-    }
+    groups = {g["name"]: g for g in recipe.parameter_groups(mdtnet1, TrainConfig(classifier_lr=5, temporal_lr=2))}
     assert {name: g["lr_scale"] for name, g in groups.items()} == {"trunk": 1, "classifier": 5, "temporal": 2}
     ids = [id(p) for g in groups.values() for p in g["params"]]
     assert sorted(ids) == sorted(id(p) for p in mdtnet1.parameters())

@@ -55,9 +55,7 @@ def make_table(classes=CLASSES, *, per_class: int = 8, right: float = 0.8, unrea
     )
 
 
-def make_run(
-    folder: Path, *, name: str = "mdtnet2", right: float = 0.8, data: str = "", classes=CLASSES
-) -> Path:
+def make_run(folder: Path, *, name: str = "mdtnet2", right: float = 0.8, data: str = "", classes=CLASSES) -> Path:
     """A run directory as training and testing leave it."""
     folder.mkdir(parents=True)
     config = RunConfig(

@@ -161,9 +161,7 @@ def test_frequency_weights_select_frequencies():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_maps_are_finite_in_range_and_batch_invariant(variant):
-    luma = torch.cat(
-        [still(2), moving_square()[0], torch.zeros(1, 2, 5, 64, 64), torch.rand(1, 2, 5, 64, 64)]
-    )
+    luma = torch.cat([still(2), moving_square()[0], torch.zeros(1, 2, 5, 64, 64), torch.rand(1, 2, 5, 64, 64)])
     config = SaliencyConfig(variant=variant)
     s = saliency_map(luma, config)
     assert torch.isfinite(s).all()

@@ -49,9 +49,7 @@ def test_centred_rule_is_the_written_one(n, t, k):
 def test_every_table_is_in_range_and_in_order(n, k, sampling):
     shape = {"num_segments": 8, "frames_per_segment": k, "sampling": sampling}
     tables = [segments.test_indices(n, clip=c, num_clips=10, **shape) for c in range(10)]
-    tables += [
-        segments.train_indices(n, np.random.default_rng(s), frame_stride=2, **shape) for s in range(10)
-    ]
+    tables += [segments.train_indices(n, np.random.default_rng(s), frame_stride=2, **shape) for s in range(10)]
     tables += [segments.dense_indices(n, num_segments=8, frames_per_segment=k, clip=c) for c in range(10)]
     for table in tables:
         assert table.shape == (8, k)
@@ -86,8 +84,7 @@ def test_short_clips_repeat_the_last_frame():
 
 def test_same_generator_same_indices():
     draws = [
-        segments.train_indices(100, np.random.default_rng(7), num_segments=8, frames_per_segment=5)
-        for _ in range(2)
+        segments.train_indices(100, np.random.default_rng(7), num_segments=8, frames_per_segment=5) for _ in range(2)
     ]
     assert (draws[0] == draws[1]).all()
 

@@ -73,9 +73,7 @@ def test_other_seed_split_or_index_is_another_clip_and_other_actions_do_not_matt
 
     assert first() == first()
     assert first() == first(RenderConfig(size=32, fps=10, seed=3, actions=("wave",)))
-    assert (
-        len({first(), first(RenderConfig(size=32, fps=10, seed=4)), first(index=1), first(split="val")}) == 4
-    )
+    assert len({first(), first(RenderConfig(size=32, fps=10, seed=4)), first(index=1), first(split="val")}) == 4
 
 
 def test_background_option_decides_plain_or_cluttered():

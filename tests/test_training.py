@@ -40,10 +40,7 @@ def videos(tmp_path_factory) -> Path:
 
 def log_rows(out: Path) -> list[dict[str, str]]:
     with open(out / "log.csv", newline="") as file:
-        return [
-            {k: v for k, v in row.items() if k not in ("seconds", "clips_per_s")}
-            for row in csv.DictReader(file)
-        ]
+        return [{k: v for k, v in row.items() if k not in ("seconds", "clips_per_s")} for row in csv.DictReader(file)]
 
 
 def assert_same_state(one: Path, other: Path) -> None:
@@ -154,9 +151,7 @@ def launch(tmp_path: Path, config, *options: str, processes: int = 0) -> subproc
     script, yaml = tmp_path / "script.py", tmp_path / "run.yaml"
     script.write_text(SCRIPT)
     save_yaml(config, yaml)
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes else []
-    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes else []
     return subprocess.Popen(
         [sys.executable, *launcher, str(script), str(yaml), *options],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -220,9 +215,7 @@ def test_two_processes_equal_one(tmp_path):
     assert tables[0].names == tables[1].names == [str(name) for name in names]
     assert tables[0].errors == tables[1].errors
     assert np.allclose(tables[0].scores, tables[1].scores, atol=1e-4, equal_nan=True)
-    assert (tmp_path / "one" / "unreadable.csv").read_text() == (
-        tmp_path / "two" / "unreadable.csv"
-    ).read_text()
+    assert (tmp_path / "one" / "unreadable.csv").read_text() == (tmp_path / "two" / "unreadable.csv").read_text()
 
 
 def eval_norms(model):

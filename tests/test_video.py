@@ -72,9 +72,7 @@ def test_odd_sizes(tmp_path, height, width):
 
 
 def test_lossy_frames_are_those_of_the_default_conversion(tmp_path):
-    path = write_video(
-        tmp_path / "v.mp4", np.kron(known_frames(20, 5, 7), np.ones((1, 8, 8, 1), np.uint8)), "mpeg4"
-    )
+    path = write_video(tmp_path / "v.mp4", np.kron(known_frames(20, 5, 7), np.ones((1, 8, 8, 1), np.uint8)), "mpeg4")
     with av.open(path) as container:
         expected = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
     pixels, _ = read_clip(path, all_frames)
@@ -169,9 +167,7 @@ def test_bad_files(tmp_path):
             read_clip(tmp_path / name, all_frames)
         assert caught.value.path == str(tmp_path / name)
     data = Path(whole).read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(
-        data[: len(data) // 2]
-    )  # a clean cut leaves whole frames: a shorter video
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])  # a clean cut leaves whole frames: a shorter video
     assert probe(tmp_path / "cut.mkv").num_frames < 30
 
 

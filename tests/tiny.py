@@ -53,9 +53,7 @@ def config(
                 **(data or {}),
             }
         ),
-        model=ModelConfig(
-            **{"name": "tsn", "trunk": "resnet18", "width": 0.125, "dropout": 0.5, **(model or {})}
-        ),
+        model=ModelConfig(**{"name": "tsn", "trunk": "resnet18", "width": 0.125, "dropout": 0.5, **(model or {})}),
         train=TrainConfig(
             **{"epochs": 2, "batch_size": 4, "lr": 0.16, "device": "cpu", "trackers": ("csv",), **recipe}
         ),

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from mdtnet import __version__
+from mdtnet import __version__, cli_data
 from mdtnet.errors import ConfigError, MdtnetError
 
 console = Console()
@@ -86,7 +86,9 @@ def _print_overview() -> None:
 def _log_to_terminal() -> None:
     from mdtnet.runlog import CONSOLE  # log lines stay above its progress bar
 
-    handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, markup=False)
+    handler: logging.Handler = logging.StreamHandler()
+    if CONSOLE.is_terminal:
+        handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("mdtnet").setLevel(logging.INFO)
 
@@ -142,12 +144,8 @@ def _one_line(message: str, parser: Any) -> str:
 def _train_arguments(parser: Any) -> None:
     from mdtnet.config import RunConfig
 
-    parser.add_argument(
-        "--config", default="", help="YAML file of a run; options on the command line go over it"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, exactly where it was"
-    )
+    parser.add_argument("--config", default="", help="YAML file of a run; options on the command line go over it")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was")
     parser.add_class_arguments(RunConfig)
 
 
@@ -160,9 +158,7 @@ def _train(options: Any) -> None:
     page = build_report(result.out)
     console.print(f"\nbest epoch {result.best_epoch}: validation top-1 [bold]{result.val_top1:.1%}[/]")
     if result.unreadable:
-        console.print(
-            f"{len(result.unreadable)} unreadable videos were left out: {result.out}/unreadable.csv"
-        )
+        console.print(f"{len(result.unreadable)} unreadable videos were left out: {result.out}/unreadable.csv")
     console.print(f"checkpoint {result.out}/checkpoints/best.pt\nreport     {page}", highlight=False)
 
 
@@ -199,7 +195,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return base | {k: _merged(base[k], v) if isinstance(base.get(k), dict) else v for k, v in over.items()}
 
 
-# test, predict, report
+# test, predict, report, convert
 
 
 def _test_arguments(parser: Any) -> None:
@@ -209,23 +205,21 @@ def _test_arguments(parser: Any) -> None:
     parser.add_argument("--data", required=True, help="folder of class folders, or list file, to test on")
     parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
     parser.add_argument("--classes", default="", help="file of class names, where labels are numbers")
-    parser.add_argument(
-        "--out", default="", help="folder for scores and metrics; default: beside the checkpoint"
-    )
+    parser.add_argument("--out", default="", help="folder for scores and metrics; default: beside the checkpoint")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     parser.add_argument("--device", default="auto", help="auto, or cpu to keep off an accelerator")
+    parser.add_argument("--protocol", default="", help="a named protocol; options on the command line go over it")
     parser.add_class_arguments(TestConfig)
 
 
 def _test(options: Any) -> None:
-    from mdtnet.config import TestConfig, from_dict, to_dict
+    from mdtnet.config import TestConfig, from_dict, protocol_named, to_dict
     from mdtnet.evaluation import evaluate_checkpoint
 
-    values = options.as_dict()
-    test = from_dict(TestConfig, {key: values[key] for key in to_dict(TestConfig())}, where="command line")
-    out = options.out or _beside(
-        options.checkpoint, f"test_{Path(options.data).stem}_{test.clips}x{test.crops}"
-    )
+    preset = protocol_named(options.protocol) if options.protocol else {}
+    test = from_dict(TestConfig, preset | _given(options.as_dict(), to_dict(TestConfig())), where="command line")
+    how = options.protocol or f"{test.clips}x{test.crops}"
+    out = options.out or _beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
     figures = evaluate_checkpoint(
         options.checkpoint,
         data=options.data,
@@ -236,7 +230,7 @@ def _test(options: Any) -> None:
         device=options.device,
         workers=options.workers,
     )
-    console.print(figures_table(figures, title=f"{test.clips} clip(s) x {test.crops} crop(s)"))
+    console.print(cli_data.figures_table(figures, title=f"{test.clips} clip(s) x {test.crops} crop(s)"))
     console.print(f"scores {out}/scores.npz, metrics {out}/metrics.json", highlight=False)
 
 
@@ -245,30 +239,9 @@ def _beside(checkpoint: str, name: str) -> str:
     return str((folder.parent if folder.name == "checkpoints" else folder) / name)
 
 
-def figures_table(figures: dict[str, Any], *, title: str) -> Table:
-    """The figures of `metrics.summary` as a table for the terminal."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    for key, name in (("top1", "top-1"), ("top5", "top-5"), ("mean_class", "mean class accuracy")):
-        if figures.get(key) is not None:
-            table.add_row(name, f"{figures[key]:.2%}")
-    table.add_row("videos", str(figures["videos"]))
-    if figures["unreadable"]:
-        table.add_row("unreadable", str(figures["unreadable"]))
-        readable = figures["videos"] - figures["unreadable"]
-        for key, name, count in (
-            ("wrong", "counted wrong", figures["videos"]),
-            ("excluded", "excluded", readable),
-        ):
-            top1 = figures[f"unreadable_{key}"]["top1"]
-            table.add_row(f"top-1, unreadable {name}", f"{top1 or 0:.2%} over {count} videos")
-    return table
-
-
 def _predict_arguments(parser: Any) -> None:
     parser.add_argument("checkpoint", help="a checkpoint file")
-    parser.add_argument(
-        "sources", nargs="+", help="video files, folders of videos, frame folders, or glob patterns"
-    )
+    parser.add_argument("sources", nargs="+", help="video files, folders of videos, frame folders, or glob patterns")
     parser.add_argument("--topk", type=int, default=5, help="how many classes to tell")
     parser.add_argument("--clips", type=int, default=1, help="clips per video that are averaged")
     parser.add_argument("--crops", type=int, default=1, help="crops per clip that are averaged: 1 or 3")
@@ -313,6 +286,20 @@ def _report(options: Any) -> None:
     else:
         page = build_comparison(options.runs, options.out, pairs=REVERSAL_PAIRS)
     console.print(f"wrote {page}", highlight=False)
+
+
+def _convert_arguments(parser: Any) -> None:
+    parser.add_argument("file", help="a checkpoint, ours or other people's")
+    parser.add_argument("out", help="the file to write, such as NAME.safetensors")
+    parser.add_argument("--labels", default="", help="file of class names, one a line, in label order")
+    parser.add_argument("--num_segments_trained", type=int, default=None, help="T of its training, if known")
+
+
+def _convert(options: Any) -> None:
+    from mdtnet.convert import convert
+
+    done = convert(options.file, options.out, labels=options.labels, num_segments_trained=options.num_segments_trained)
+    console.print(str(done), highlight=False, markup=False, soft_wrap=True)
 
 
 # saliency, models, cost
@@ -406,36 +393,10 @@ def _cost(options: Any) -> None:
         model = build_model(ModelConfig(name=options.model, trunk=options.trunk), num_classes=options.classes)
         times = latency(model, num_segments=options.segments, size=options.size, repeats=options.repeats)
         spread = f"{times[0] * 1e3:.0f} to {times[-1] * 1e3:.0f}"
-        console.print(
-            f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})"
-        )
+        console.print(f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})")
 
 
 # data, demo
-
-
-def _render_arguments(parser: Any) -> None:
-    from mdtnet.data.synthetic import RenderConfig
-
-    parser.add_argument("out", help="folder to make")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
-    parser.add_class_arguments(RenderConfig)
-
-
-def _render(options: Any) -> None:
-    from mdtnet.config import from_dict
-    from mdtnet.data.synthetic import RenderConfig, render_dataset
-
-    keys = [f for f in RenderConfig.__dataclass_fields__]
-    config = from_dict(RenderConfig, {k: options.as_dict()[k] for k in keys}, where="command line")
-    summary = render_dataset(options.out, config, workers=options.workers)
-    console.print(
-        f"{summary.train} training and {summary.val} validation videos of {len(summary.classes)} classes "
-        f"in {summary.out} ({summary.rendered} made now); train with --data.train {options.out}/train.csv "
-        f"--data.val {options.out}/val.csv",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def _demo_arguments(parser: Any) -> None:
@@ -455,10 +416,21 @@ VERBS: dict[str, Verb] = {
     ),
     "data render": Verb(
         "make the built-in data set: class folders of real videos, and list files",
-        _render_arguments,
-        _render,
+        cli_data.render_arguments,
+        cli_data.render,
         "  mdtnet data render data/builtin --size 112 --background cluttered",
     ),
+    "data prepare": Verb(
+        "official layouts, or your own videos -> lists to train and test on",
+        cli_data.prepare_arguments,
+        cli_data.prepare,
+        "  mdtnet data prepare ucf101 --root ucf101/ --out ucf101/lists --split all --download\n"
+        "  mdtnet data prepare folder --root videos/ --out videos/lists",
+    ),
+    "data check": Verb(
+        "decode every video: which can be used, what is wrong with the others", cli_data.check_arguments, cli_data.check
+    ),
+    "data info": Verb("videos per class, durations, sizes, a contact sheet", cli_data.info_arguments, cli_data.info),
     "train": Verb(
         "train a network on your videos",
         _train_arguments,
@@ -472,7 +444,12 @@ VERBS: dict[str, Verb] = {
         "test a checkpoint on labelled videos",
         _test_arguments,
         _test,
-        "  mdtnet test runs/mine/checkpoints/best.pt --data videos/test --clips 10 --crops 3",
+        "  mdtnet test runs/mine/checkpoints/best.pt --data videos/test --protocol accurate",
+    ),
+    "fuse": Verb(
+        "one result from the scores of several tests, as of 8 and of 16 segments",
+        cli_data.fuse_arguments,
+        cli_data.fuse,
     ),
     "predict": Verb(
         "say what videos show",
@@ -493,7 +470,6 @@ VERBS: dict[str, Verb] = {
         _cost,
         "  mdtnet cost mdtnet2 --trunk resnet50 --segments 8 --size 224 --clips 10 --crops 3",
     ),
-    "report": Verb(
-        "a self-contained HTML page of a run, or of several side by side", _report_arguments, _report
-    ),
+    "convert": Verb("any known checkpoint -> one file that explains itself", _convert_arguments, _convert),
+    "report": Verb("a self-contained HTML page of a run, or of several side by side", _report_arguments, _report),
 }

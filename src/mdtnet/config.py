@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
+from mdtnet.data.segments import TestRule
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import System, TrunkName
 from mdtnet.models.mdtnet import MDTNetConfig
@@ -48,10 +49,13 @@ class DataConfig:
     """Side of the square crop the network sees, in pixels."""
     crop: Literal["random", "multiscale"] = "random"
     """Training crop: a random place, or TSN's multi-scale corner crops (1, .875, .75, .66)."""
-    flip: bool = True
-    """Mirror a training clip with probability 1/2. Turn it off where left and right matter."""
+    flip: Literal[True, False, "swap"] = True
+    """Mirror a training clip with probability 1/2. Where labels name left and right, `swap` gives a mirrored clip the
+    label of its mirror image, and false never mirrors."""
     color_jitter: float = 0.0
     """Strength of brightness, contrast and saturation jitter in training, 0 to 1; one draw a clip."""
+    randaugment: int = 0
+    """Strength of RandAugment, 0 (off) to 30 (9 is usual): two random changes of place or colour, one draw a clip."""
     cache: str = ""
     """Folder to keep decoded, resized frames in (uint8), so that a video is decoded once. Empty: no cache."""
     on_unreadable: Literal["error", "skip"] = "error"
@@ -118,6 +122,12 @@ class TrainConfig:
     """Multiplier of the learning rate for everything that is neither trunk nor classifier."""
     label_smoothing: float = 0.0
     """Label smoothing, 0 to 1."""
+    class_balance: Literal["none", "sampling", "weights"] = "none"
+    """Rare classes: drawn as often as others (`sampling`), or counted more in the loss (`weights`)."""
+    mixup: float = 0.0
+    """Mixup of clips: alpha of the Beta distribution that the shares are drawn from; 0 is off."""
+    cutmix: float = 0.0
+    """CutMix of clips, one box for all frames: alpha as of `mixup`; with both, a coin decides for each batch."""
     partial_bn: bool = False
     """Freeze the statistics and parameters of every batch norm of the trunk but the first."""
     sync_bn: bool = True
@@ -144,10 +154,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TestConfig:
-    """How it is tested; stored with every result."""
+    """How it is tested; stored with every result. `PROTOCOLS` has the named ones."""
 
     clips: int = 1
-    """Clips per video, spread evenly over it (1: `efficient`, 10 with 3 crops: `accurate`)."""
+    """Clips per video."""
+    rule: TestRule = "uniform"
+    """How clips are drawn: spread evenly; random with `seed`; TSM's dense or twice; TDN's (docs/protocols.md)."""
+    seed: int = 0
+    """Of rule `random`: the same clips of a video every time, whatever list it is in."""
     crops: Literal[1, 3] = 1
     """1: the centre crop. 3: left, centre and right (or top, centre and bottom) of the short side."""
     crop_size: int = 0
@@ -160,6 +174,49 @@ class TestConfig:
     """Unreadable test videos count as wrong, or are left out; both figures are always shown."""
 
     __test__ = False  # not a test class, whatever pytest thinks of the name
+
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "efficient": {"clips": 1, "crops": 1},
+    "accurate": {"clips": 10, "crops": 3},
+    "tsm_kinetics": {"rule": "dense", "clips": 10, "crops": 3, "fusion": "logits"},
+    "tsm_something": {"rule": "tsm_twice", "clips": 2, "crops": 3, "fusion": "logits"},
+    "tea": {"rule": "random", "clips": 10, "crops": 3, "fusion": "logits"},
+    "tdn_kinetics": {"rule": "random", "clips": 10, "crops": 3, "fusion": "softmax"},
+    "tdn": {"rule": "tdn", "clips": 1, "crops": 1},
+}
+"""Named protocols (METHOD section 7): the paper's two, then those of the official code of TSM, TEA and TDN. Three crops
+are `data.short_side` pixels wide, 256 by default."""
+
+
+def protocol_named(name: str) -> dict[str, Any]:
+    """The values of a named protocol.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(f"protocol is '{name}', expected one of {', '.join(PROTOCOLS)}{nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def protocol_name(test: TestConfig) -> str:
+    """The name of a protocol, or "" where it is none of the named ones."""
+    keys = ("clips", "crops", "rule", "fusion")
+    values = [getattr(test, key) for key in keys]
+    for name, preset in PROTOCOLS.items():
+        named = TestConfig(**preset)
+        if values == [getattr(named, key) for key in keys] and not test.crop_size:
+            return name
+    return ""
+
+
+def test_crop_size(data: DataConfig, test: TestConfig) -> int:
+    """Side of the test crops in pixels."""
+    return test.crop_size or (data.size if test.crops == 1 else data.short_side)
+
+
+test_crop_size.__test__ = False  # type: ignore[attr-defined]  # nor is this
 
 
 @dataclass(frozen=True)
@@ -211,7 +268,7 @@ def from_dict(kind: type, values: Any, *, where: str = "config", prefix: str = "
 def _checked(hint: Any, value: Any, *, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
+        if not any(value == a and type(value) is type(a) for a in args):  # True is not 1
             raise ConfigError(
                 f"{where} is {value!r}, expected one of {', '.join(map(str, args))}{nearest(str(value), args)}"
             )

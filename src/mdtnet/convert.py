@@ -2,11 +2,14 @@
 
 import dataclasses
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from mdtnet.checkpoint import load_checkpoint, model_of, save_safetensors, trained_with
-from mdtnet.errors import CheckpointError
+from mdtnet.errors import CheckpointError, ConfigError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,14 @@ def convert(
     Raises:
         CheckpointError: the file is not recognised, does not load safely or does not fit its network; or
             `labels` has another number of names.
+        ConfigError: `out` cannot be written or is `path` itself, or `num_segments_trained` is below 1.
     """
+    _check_out(path, out)
     checkpoint = load_checkpoint(path)
     if num_segments_trained is not None:
         checkpoint = trained_with(checkpoint, num_segments_trained)
+    elif checkpoint.config.model.name == "tdn" and checkpoint.num_segments_trained is None:
+        log.warning("%s: T of training is not in the file; num_segments_trained fixes the fusion weights", path)
     if labels:
         checkpoint = dataclasses.replace(checkpoint, classes=read_labels(labels, count=len(checkpoint.classes)))
     digest = sha256(path)
@@ -75,6 +82,14 @@ def convert(
         sha256=digest,
         out=str(out),
     )
+
+
+def _check_out(path: str | Path, out: str | Path) -> None:
+    out = Path(out)
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError(f"{out}: cannot be written, expected a file name in a folder that exists")
+    if out.resolve() == Path(path).resolve():
+        raise ConfigError(f"{out}: is the checkpoint itself, expected another file name")
 
 
 def read_labels(path: str | Path, *, count: int) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from mdtnet.report import build_comparison, build_report
 from mdtnet.training import train
 
 SYSTEMS = ("tsn", "mdtnet2")
-RENDER = RenderConfig(train_clips=30, val_clips=10, size=72)
+RENDER = RenderConfig(train_clips=40, val_clips=10, size=72)
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,22 @@ def run_config(videos: Path, out: Path, system: str, *, seed: int) -> RunConfig:
     data = DataConfig(
         train=str(videos / "train.csv"),
         val=str(videos / "val.csv"),
+        frame_stride=2,
         short_side=72,
         size=64,
         cache=str(out / "cache"),
     )
     model = ModelConfig(name=system, trunk="resnet18", width=0.25, dropout=0.2)  # type: ignore[arg-type]
     recipe = TrainConfig(
-        epochs=20,
+        epochs=16,
         batch_size=16,
         optimizer="adamw",
-        lr=8e-3,
+        lr=0.02,
         weight_decay=0.01,
         schedule="cosine",
         warmup_epochs=1,
         clip_grad=20,
-        val_every=5,
+        val_every=8,
         seed=seed,
     )
     return RunConfig(out=str(out / system), data=data, model=model, train=recipe)

@@ -6,7 +6,7 @@ Metrics and reports read the table alone. Letters: N videos, V views, C classes.
 import dataclasses
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mdtnet import metrics
 from mdtnet.checkpoint import atomic_write, load_checkpoint, model_of, versions
-from mdtnet.config import DataConfig, TestConfig, nearest, to_dict
+from mdtnet.config import DataConfig, TestConfig, nearest, protocol_name, test_crop_size, to_dict
 from mdtnet.data.annotations import VideoList, load_videos, split_by_group
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.errors import ConfigError, DataError
@@ -114,6 +114,38 @@ class ScoreTable:
             raise DataError(f"{path}: not a score table, or a damaged one") from error
 
 
+def fuse_tables(tables: Sequence[ScoreTable], how: Fusion, *, names: Sequence[str]) -> ScoreTable:
+    """One table of several tests of the same videos, as of networks of 8 and of 16 segments; each counts alike.
+
+    It has one view a test: that test's mean over its own views. A video that one test could not read counts as
+    unreadable. `names` name the tables in errors and in the protocol.
+
+    Raises:
+        DataError: videos, labels or classes differ.
+    """
+    first = tables[0]
+    views = []
+    errors = [""] * len(first.names)
+    for table, name in zip(tables, names):
+        if table.classes != first.classes:
+            raise DataError(f"{name}: other classes, or another order of them, than in {names[0]}")
+        place = {video: i for i, video in enumerate(table.names)}
+        if len(place) != len(table.names) or place.keys() != set(first.names):
+            raise DataError(f"{name}: other videos than in {names[0]}")
+        order = np.array([place[video] for video in first.names], dtype=np.int64)
+        if (table.labels[order] != first.labels).any():
+            raise DataError(f"{name}: other labels than in {names[0]}")
+        fused = table.fuse(how)[order]
+        views.append(np.log(np.maximum(fused, 1e-30)) if how == "softmax" else fused)
+        errors = [error or table.errors[i] for error, i in zip(errors, order.tolist())]
+    scores = np.stack(views, axis=1).astype(np.float32)  # [N, tests, C]
+    scores[[i for i, error in enumerate(errors) if error]] = np.nan
+    count = np.arange(len(tables))
+    parts = [{"scores": name, **table.protocol} for table, name in zip(tables, names)]
+    protocol = {"fusion": how, "fused": parts}
+    return ScoreTable(first.names, first.labels, count, count * 0, scores, errors, first.classes, protocol)
+
+
 def _softmax(scores: np.ndarray) -> np.ndarray:
     raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)
@@ -136,9 +168,7 @@ def evaluate(
     of videos that this process has read.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    loader = make_loader(
-        dataset, batch_size=1, shuffle=False, seed=0, workers=workers, rank=rank, world=processes
-    )
+    loader = make_loader(dataset, batch_size=1, shuffle=False, seed=0, workers=workers, rank=rank, world=processes)
     loader.worker_init_fn = ignore_signals
     errors: dict[int, str] = {}
     model.eval()
@@ -161,9 +191,7 @@ def _readable(
             progress(done)
 
 
-def _view_scores(
-    model: nn.Module, videos: Iterator[tuple[int, Tensor]], *, batch_size: int
-) -> dict[int, np.ndarray]:
+def _view_scores(model: nn.Module, videos: Iterator[tuple[int, Tensor]], *, batch_size: int) -> dict[int, np.ndarray]:
     """Logits [V, C] of every video by its index."""
     device = next(model.parameters()).device
     rows: dict[int, list[np.ndarray]] = {}
@@ -234,9 +262,7 @@ def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:
     """
     for name in videos.classes:
         if name not in classes:
-            raise DataError(
-                f"class '{name}' is not among the {len(classes)} learned ones{nearest(name, classes)}"
-            )
+            raise DataError(f"class '{name}' is not among the {len(classes)} learned ones{nearest(name, classes)}")
     order = np.array([classes.index(name) for name in videos.classes], dtype=np.int64)
     return dataclasses.replace(videos, classes=classes, labels=order[videos.labels])
 
@@ -298,10 +324,10 @@ def evaluate_checkpoint(
 
 def protocol(data: DataConfig, test: TestConfig, /, **more: Any) -> dict[str, Any]:
     """How videos are tested, as plain values: sampling, sizes in pixels, views, fusion and policy."""
-    sampling = {
-        key: getattr(data, key) for key in ("num_segments", "frame_stride", "sampling", "short_side", "size")
-    }
-    return {**sampling, **to_dict(test), **more}
+    sampling = {key: getattr(data, key) for key in ("num_segments", "frame_stride", "sampling", "short_side", "size")}
+    size = {"preset": protocol_name(test), "crop_size": test_crop_size(data, test)}
+    order = ["centre"] if test.crops == 1 else ["left", "centre", "right"]
+    return {**sampling, **to_dict(test), **size, "crop_order": order, **more}
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Networks on the Hugging Face Hub, or in a local folder laid out like there."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ class HubMixin(ModelHubMixin, library_name="mdtnet", pipeline_tag="video-classif
     """
 
     model: nn.Module
-    classes: Sequence[str]
+    classes: tuple[str, ...]
     config: RunConfig
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -20,6 +20,7 @@ from mdtnet.data.annotations import VIDEO_SUFFIXES, Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.video import IMAGE_SUFFIXES
 from mdtnet.errors import ConfigError, DataError, VideoError
+from mdtnet.hub import HubMixin
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,14 @@ class Prediction:
         return f"{self.path}: {self.error or best}"
 
 
-class Recogniser:
+class Recogniser(HubMixin):
     """A network with everything around it that a video needs: sampling, resizing, crops, names of classes.
 
-    Video files and folders of frames are read as in the test the network was made for.
+    Video files and folders of frames are read as in the test the network was made for. `from_pretrained`,
+    `save_pretrained` and `push_to_hub` are the Hugging Face Hub's, for local folders too.
     """
 
-    def __init__(
-        self, model: nn.Module, *, classes: Sequence[str], config: RunConfig, device: str = "auto"
-    ) -> None:
+    def __init__(self, model: nn.Module, *, classes: Sequence[str], config: RunConfig, device: str = "auto") -> None:
         self.device = _device(device)
         self.model = model.to(self.device).eval()
         self.classes = tuple(classes)
@@ -116,9 +116,7 @@ class Recogniser:
         same_crops = crops == self.config.test.crops
         test = TestConfig(clips=clips, crops=crops, crop_size=self.config.test.crop_size if same_crops else 0)  # type: ignore[arg-type]
         count = len(paths)
-        videos = VideoList(
-            self.classes, np.zeros(count, dtype=np.int64), "", Texts.of(paths), np.arange(count)
-        )
+        videos = VideoList(self.classes, np.zeros(count, dtype=np.int64), "", Texts.of(paths), np.arange(count))
         data = replace(self.config.data, cache="", backend="auto")  # the training machine's own matters
         return ClipDataset(
             videos,

@@ -97,9 +97,7 @@ def pair_accuracy(
     return {"accuracy": correct / support if support else None, "support": support, "pairs": rows}
 
 
-def _one_pair(
-    scores: np.ndarray, labels: np.ndarray, classes: list[str], pair: tuple[str, str]
-) -> dict[str, Any]:
+def _one_pair(scores: np.ndarray, labels: np.ndarray, classes: list[str], pair: tuple[str, str]) -> dict[str, Any]:
     columns = np.array([classes.index(name) for name in pair])
     own = np.flatnonzero(np.isin(labels, columns))
     truth = (labels[own] == columns[1]).astype(np.int64)  # [n], 0 or 1
@@ -117,17 +115,17 @@ def summary(
 ) -> dict[str, Any]:
     """Every figure of a test as plain numbers, fit for JSON.
 
-    `top1`, `top5` and `mean_class` treat unreadable videos as `unreadable` says; `unreadable_wrong` and
-    `unreadable_excluded` hold the same figures both ways whatever was chosen.
+    `videos` is how many there are. `top1`, `top5` and `mean_class` treat unreadable videos as `unreadable` says; `unreadable_wrong` and
+    `unreadable_excluded` hold the same figures both ways whatever was chosen, and over how many `videos`.
     """
     ok = readable(scores)
     both = {"wrong": _figures(scores, labels), "exclude": _figures(scores[ok], labels[ok])}
     keep = ok if unreadable == "exclude" else np.ones_like(ok)
     return {
+        **both[unreadable],
         "videos": len(labels),
         "unreadable": int((~ok).sum()),
         "unreadable_count_as": unreadable,
-        **both[unreadable],
         "unreadable_wrong": both["wrong"],
         "unreadable_excluded": both["exclude"],
         "per_class": per_class(scores[keep], labels[keep], classes),
@@ -135,10 +133,10 @@ def summary(
     }
 
 
-def _figures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+def _figures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float | int | None]:
     values = {
         "top1": top_k(scores, labels, k=1),
         "top5": top_k(scores, labels, k=5),
         "mean_class": mean_class_accuracy(scores, labels),
     }
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
+    return {"videos": len(labels), **{name: None if np.isnan(value) else value for name, value in values.items()}}

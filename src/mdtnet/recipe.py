@@ -27,6 +27,9 @@ def check_config(config: RunConfig, *, processes: int) -> None:
     for name in ("epochs", "batch_size", "accumulate", "val_every"):
         if getattr(train, name) < 1:
             raise ConfigError(f"train.{name} is {getattr(train, name)}, expected at least 1")
+    for name in ("mixup", "cutmix"):
+        if getattr(train, name) < 0:
+            raise ConfigError(f"train.{name} is {getattr(train, name)}, expected 0 (off) or more")
     for name in ("label_smoothing", "ema"):
         if not 0 <= getattr(train, name) < 1:
             raise ConfigError(f"train.{name} is {getattr(train, name)}, expected 0 or more and less than 1")
@@ -56,6 +59,46 @@ def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float
     return base * 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / rest)))
 
 
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Weight of each class, float64 `[C]`: inversely to its videos, 1 on average over the videos; 0 without any."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.where(counts > 0, len(labels) / np.maximum(counts, 1) / max(1, (counts > 0).sum()), 0.0)
+
+
+def mix_clips(
+    frames: Tensor, labels: Tensor, *, num_classes: int, mixup: float, cutmix: float
+) -> tuple[Tensor, Tensor]:
+    """Mix each clip of a batch with its neighbour: uint8 frames `[B, ..., H, W]` and class shares `[B, C]`.
+
+    One share for the batch, from Beta(alpha, alpha); CutMix takes one box from all frames. Nothing is drawn where
+    both alphas are 0. Sources: Zhang et al., mixup (2018); Yun et al., CutMix (2019).
+    """
+    own = torch.nn.functional.one_hot(labels, num_classes).float()
+    if len(labels) < 2 or not (mixup or cutmix):
+        return frames, own
+    cut = bool(cutmix) and (not mixup or bool(torch.rand(()) < 0.5))
+    alpha = cutmix if cut else mixup
+    share = float(torch.distributions.Beta(alpha, alpha).sample())  # of the clip itself
+    other = frames.roll(1, 0)
+    if cut:
+        frames, share = _cut(frames, other, share)
+    else:
+        frames = (share * frames + (1 - share) * other).round().to(frames.dtype)
+    return frames, share * own + (1 - share) * own.roll(1, 0)
+
+
+def _cut(frames: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
+    """A box of about 1 - share of the area from `other`, and the share that is left."""
+    height, width = frames.shape[-2:]
+    side = math.sqrt(1 - share)
+    y, x = float(torch.rand(())) * height, float(torch.rand(())) * width
+    top, bottom = (min(max(round(y + s * side * height / 2), 0), height) for s in (-1, 1))
+    left, right = (min(max(round(x + s * side * width / 2), 0), width) for s in (-1, 1))
+    frames = frames.clone()
+    frames[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+    return frames, 1 - (bottom - top) * (right - left) / (height * width)
+
+
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trained parameters in the groups `trunk`, `classifier` and `temporal`, each with its `lr_scale`."""
     scales = {"trunk": 1.0, "classifier": config.classifier_lr, "temporal": config.temporal_lr}
@@ -63,9 +106,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             members[_group_of(name)].append(parameter)
-    return [
-        {"params": members[name], "name": name, "lr_scale": scales[name]} for name in scales if members[name]
-    ]
+    return [{"params": members[name], "name": name, "lr_scale": scales[name]} for name in scales if members[name]]
 
 
 def _group_of(name: str) -> str:
@@ -76,11 +117,7 @@ def _group_of(name: str) -> str:
 
 def freeze_partial_bn(model: nn.Module) -> None:
     """Stop training every batch norm of the 2D trunk but the first (TSN's partial batch normalisation)."""
-    norms = [
-        m
-        for name, m in model.named_modules()
-        if isinstance(m, _BatchNorm) and _group_of(name + ".") == "trunk"
-    ]
+    norms = [m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and _group_of(name + ".") == "trunk"]
     for norm in norms[1:]:
         norm.requires_grad_(False)
 
@@ -117,9 +154,7 @@ def sum_over_processes(model: nn.Module, accelerator: Accelerator) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
             means += [buffer for buffer in (module.running_mean, module.running_var) if buffer is not None]
-    flat = torch.cat(
-        [t.reshape(-1) for t in sums] + [t.reshape(-1) / accelerator.num_processes for t in means]
-    )
+    flat = torch.cat([t.reshape(-1) for t in sums] + [t.reshape(-1) / accelerator.num_processes for t in means])
     flat = accelerator.reduce(flat, reduction="sum")
     for tensor, part in zip(sums + means, flat.split([t.numel() for t in sums + means])):
         tensor.copy_(part.view(tensor.shape))

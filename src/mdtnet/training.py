@@ -28,14 +28,18 @@ from torch import Tensor, nn
 from mdtnet.checkpoint import fill, load_checkpoint, save_checkpoint
 from mdtnet.config import RunConfig, TestConfig, save_yaml, to_dict
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
+from mdtnet.data.transforms import mirror_labels
 from mdtnet.errors import CheckpointError, ConfigError, MdtnetError, VideoError
 from mdtnet.evaluation import ScoreTable, evaluate, load_split, make_accelerator, protocol, save_results
 from mdtnet.models.build import build_model
+from mdtnet.models.pretrained import cost_of_start
 from mdtnet.recipe import (
     REFERENCE_BATCH,
     check_config,
+    class_weights,
     freeze_partial_bn,
     learning_rate,
+    mix_clips,
     make_optimizer,
     rng_state,
     set_rng_state,
@@ -65,9 +69,7 @@ class Interrupted(MdtnetError):
 
     def __init__(self, number: int, out: str) -> None:
         name = signal.Signals(number).name
-        super().__init__(
-            f"stopped by {name}; go on with: mdtnet train --config {Path(out, 'config.yaml')} --resume"
-        )
+        super().__init__(f"stopped by {name}; go on with: mdtnet train --config {Path(out, 'config.yaml')} --resume")
         self.exit_code = 128 + number
 
 
@@ -115,7 +117,7 @@ class Run:
     def __init__(self, config: RunConfig, accelerator: Accelerator, signals: Signals) -> None:
         self.config, self.accelerator, self.signals = config, accelerator, signals
         self.out, self.state = Path(config.out), State()
-        self.validation = dataclasses.replace(config.test, clips=1, crops=1, crop_size=0)
+        self.validation = dataclasses.replace(config.test, clips=1, crops=1, crop_size=0, rule="uniform")
         set_seed(config.train.seed)
         train_videos, val_videos = load_split(config.data)
         self.classes = train_videos.classes
@@ -124,12 +126,11 @@ class Run:
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.model, config.train))
         frames = int(self.model.frames_per_segment)  # type: ignore[arg-type]
         seed = config.train.seed
-        self.train_set = ClipDataset(
-            train_videos, config.data, frames_per_segment=frames, train=True, seed=seed
-        )
+        self.train_set = ClipDataset(train_videos, config.data, frames_per_segment=frames, train=True, seed=seed)
         self.val_set = ClipDataset(
             val_videos, config.data, frames_per_segment=frames, train=False, test=self.validation
         )
+        self.class_weights = class_weights(train_videos.labels, len(self.classes))
         self.loader = self._make_loader()
         self.steps_per_epoch = math.ceil(self.loader.batch_sampler.num_batches / config.train.accumulate)
         self.sums = self._zeros()
@@ -184,9 +185,14 @@ class Run:
             drop_last=count > part and count % part == 1,  # batch norm learns nothing good from one clip
             rank=accelerator.process_index,
             world=accelerator.num_processes,
+            weights=self._sample_weights() if train.class_balance == "sampling" else None,
         )
         loader.worker_init_fn = ignore_signals
         return loader
+
+    def _sample_weights(self) -> np.ndarray:
+        weights = self.class_weights[self.train_set.videos.labels]
+        return weights / weights.sum()
 
     def steps(self) -> Iterator[list[Batch]]:
         """What this process computes in each remaining step of the epoch, in at most `accumulate` parts."""
@@ -233,10 +239,15 @@ class Run:
         if not len(part["label"]):
             return self._empty_loss()
         frames, labels = (part[key].to(self._device, non_blocking=True) for key in ("frames", "label"))
+        train, weights = self.config.train, None
+        shape = {"num_classes": len(self.classes), "mixup": train.mixup, "cutmix": train.cutmix}
+        mixed, shares = mix_clips(frames, labels, **shape)  # type: ignore[arg-type]
         with self.accelerator.autocast():
-            logits = self.model(frames[:, 0])  # one view: [B, T, K, 3, H, W]
-        smoothing = self.config.train.label_smoothing
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+            logits = self.model(mixed[:, 0])  # one view: [B, T, K, 3, H, W]
+        if train.class_balance == "weights":
+            weights = torch.tensor(self.class_weights, dtype=torch.float32, device=self._device)
+        smoothing = train.label_smoothing
+        loss = F.cross_entropy(logits.float(), shares, weights, label_smoothing=smoothing, reduction="sum")
         right = (logits.argmax(1) == labels).sum()
         self.sums += torch.stack([loss.detach(), right, torch.tensor(len(labels), device=loss.device)])
         return loss
@@ -306,18 +317,14 @@ class Run:
     def _keep_best(self, table: ScoreTable) -> None:
         if self.accelerator.is_main_process:
             row = {k: v for k, v in self.state.history[-1].items() if v is not None}
-            save_checkpoint(
-                self.out / BEST, model=self.tested, config=self.config, classes=self.classes, metrics=row
-            )
+            save_checkpoint(self.out / BEST, model=self.tested, config=self.config, classes=self.classes, metrics=row)
             save_results(self.out, table, self.validation)
 
     def _report(self, row: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
             figures = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch" and v is not None)
             log.info("epoch %d: %s", row["epoch"], figures)
-        self.accelerator.log(
-            {k: v for k, v in row.items() if v is not None and k != "epoch"}, step=row["epoch"]
-        )
+        self.accelerator.log({k: v for k, v in row.items() if v is not None and k != "epoch"}, step=row["epoch"])
 
     def save(self) -> None:
         """Write `last.pt` and the tables; every process must take part."""
@@ -405,6 +412,10 @@ class Run:
         rate = train.lr * train.batch_size / REFERENCE_BATCH
         log.info("%s on %s, %.2f M trained parameters", model.name, model.trunk, trained / 1e6)
         log.info("%d training and %d validation videos", len(self.train_set), len(self.val_set))
+        if cost := cost_of_start(str(self.model.pretrained), self.classes):
+            log.warning("warning: %s", cost)
+        if self.config.data.flip is True and (mirror_labels(self.classes) != np.arange(len(self.classes))).any():
+            log.warning("warning: class names say left and right, and clips are mirrored: data.flip swap or false")
         log.info("learning rate %g x %d / %d = %g", train.lr, train.batch_size, REFERENCE_BATCH, rate)
         log.info("%s, %d process(es)", self._device.type, self.accelerator.num_processes)
         if self.done_steps:
@@ -486,11 +497,7 @@ def _loop(run: Run) -> None:
                 run.state.step += 1
                 if display.due():
                     display.show(run.done_steps, run.text())
-                if (
-                    train.save_every
-                    and run.done_steps % train.save_every == 0
-                    and run.state.step < run.steps_per_epoch
-                ):
+                if train.save_every and run.done_steps % train.save_every == 0 and run.state.step < run.steps_per_epoch:
                     run.save()
             run.finish_epoch(display)
             run.save()

@@ -138,6 +138,29 @@ def load_videos(path: str, *, root: str = "", classes: str | Sequence[str] = "")
     return videos
 
 
+def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None:
+    """Write a list that `load_videos` reads: `path,label` (a name), with times and groups where there are any.
+
+    Paths are relative to `root`.
+    """
+    columns = ["path", "label"]
+    columns += [] if videos.times is None else ["start", "end"]
+    columns += [] if videos.groups is None else ["group"]
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(columns)
+        for i in range(len(videos)):
+            sample = videos[i]
+            times = () if videos.times is None else tuple("" if t is None else t for t in (sample.start, sample.end))
+            group = () if videos.groups is None else (sample.group,)
+            rows.writerow((_relative(sample.path, root), videos.classes[sample.label], *times, *group))
+
+
+def _relative(path: str, root: str) -> str:
+    name = os.path.relpath(path, root)
+    return f"./{name}" if name.startswith("#") else name  # which would start a comment
+
+
 def describe(videos: VideoList) -> str:
     """One line for a log: how many videos in all and of each class (of many classes: the extremes)."""
     counts = np.bincount(videos.labels, minlength=len(videos.classes))
@@ -148,9 +171,7 @@ def describe(videos: VideoList) -> str:
     return f"{len(videos)} videos, {len(counts)} classes: {', '.join(shown)}"
 
 
-def split_by_group(
-    videos: VideoList, *, fraction: float, seed: int, group: str = ""
-) -> tuple[VideoList, VideoList]:
+def split_by_group(videos: VideoList, *, fraction: float, seed: int, group: str = "") -> tuple[VideoList, VideoList]:
     """Split off about `fraction` of the groups, whole: (training, validation). Every class stays in training.
 
     A group is what `group`'s first (...) matches in the video's name, else the list's `group` column; without
@@ -201,9 +222,7 @@ def _split_classes(labels: np.ndarray, fraction: float, rng: np.random.Generator
     return held_out
 
 
-def _split_groups(
-    labels: np.ndarray, keys: np.ndarray, fraction: float, rng: np.random.Generator
-) -> np.ndarray:
+def _split_groups(labels: np.ndarray, keys: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
     num_groups = keys.max() + 1
     target = min(max(round(fraction * num_groups), 1), num_groups - 1)
     left = np.bincount(labels)  # training videos of each class so far
@@ -300,9 +319,7 @@ def _from_list(path: str, root: str, names: tuple[str, ...]) -> VideoList:
     names, of_code = _label_table(path, list(texts), first_row, names)
     labels = of_code[np.frombuffer(codes, dtype=np.int64)]
     parts = np.frombuffer(times, dtype=np.float64).reshape(-1, 2) if times else None
-    return VideoList(
-        names, labels, root, paths, np.arange(len(paths)), parts, Texts.of(groups) if groups else None
-    )
+    return VideoList(names, labels, root, paths, np.arange(len(paths)), parts, Texts.of(groups) if groups else None)
 
 
 def _layout(path: str) -> _Layout:
@@ -406,9 +423,7 @@ def _label_table(
         for text, row, number, label in zip(texts, rows, numbers, table):
             if not number and text not in known:
                 hint = _nearest(text, names)
-                raise DataError(
-                    f"{path}: row {row}: label '{text}' is not one of the {len(names)} classes{hint}"
-                )
+                raise DataError(f"{path}: row {row}: label '{text}' is not one of the {len(names)} classes{hint}")
             _check_range(path, row, label, len(names))
         return names, np.array(table)
     if not any(numbers):

@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mdtnet.config import DataConfig, TestConfig
+from mdtnet.config import DataConfig, TestConfig, test_crop_size
 from mdtnet.data.annotations import Sample, VideoList
-from mdtnet.data.segments import test_indices, train_indices
-from mdtnet.data.transforms import ClipAugment, resize_short, views
+from mdtnet.data.segments import clip_indices, train_indices
+from mdtnet.data.transforms import ClipAugment, mirror_labels, resize_short, views
 from mdtnet.data.video import check_backend, read_clip
-from mdtnet.errors import VideoError
+from mdtnet.errors import ConfigError, VideoError
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,10 @@ class ClipDataset(Dataset):
     testing; V = 0 where the video is unreadable), `label`, `index`, and `error`, empty or the reason why it
     is unreadable.
 
+    With `data.flip` swap, a mirrored training clip has the label of its mirror image.
+
     Raises:
-        ConfigError: the decoder that `data.backend` names cannot be used.
+        ConfigError: the decoder that `data.backend` names cannot be used, or `test.rule` does not fit.
     """
 
     def __init__(
@@ -55,8 +58,13 @@ class ClipDataset(Dataset):
         check_backend(data.backend)
         self.videos, self.data, self.train, self.seed = videos, data, train, seed % 2**32
         self.test = test or TestConfig()
-        self.crop_size = self.test.crop_size or (data.size if self.test.crops == 1 else data.short_side)
-        self.augment = ClipAugment(data.short_side, data.size, data.crop, data.flip, data.color_jitter)
+        if not train:
+            _check_rule(data, self.test, frames_per_segment)
+        self.crop_size = test_crop_size(data, self.test)
+        self.augment = ClipAugment(
+            data.short_side, data.size, data.crop, bool(data.flip), data.color_jitter, data.randaugment
+        )
+        self._mirrored = mirror_labels(videos.classes) if data.flip == "swap" else np.arange(len(videos.classes))
         self._segments: dict[str, Any] = {
             "num_segments": data.num_segments,
             "frames_per_segment": frames_per_segment,
@@ -89,11 +97,11 @@ class ClipDataset(Dataset):
             t, k = (self._segments[name] for name in ("num_segments", "frames_per_segment"))
             nothing = torch.empty(0, t, k, 3, size, size, dtype=torch.uint8)
             return {"frames": nothing, "label": label, "index": i, "error": error.reason}
-        frames = self._training_clip(i, pixels, table) if self.train else self._test_views(pixels, table)
-        return {"frames": frames, "label": label, "index": i, "error": ""}
-
-    def _training_clip(self, i: int, pixels: np.ndarray, table: np.ndarray) -> Tensor:
-        return self.augment(_clip(pixels, table[0]), self._rng(i, 1)).unsqueeze(0)  # [1, T, K, 3, S, S]
+        if not self.train:
+            return {"frames": self._test_views(pixels, table), "label": label, "index": i, "error": ""}
+        frames, mirrored = self.augment.draw(_clip(pixels, table[0]), self._rng(i, 1))
+        label = int(self._mirrored[label]) if mirrored else label
+        return {"frames": frames.unsqueeze(0), "label": label, "index": i, "error": ""}  # [1, T, K, 3, S, S]
 
     def _test_views(self, pixels: np.ndarray, table: np.ndarray) -> Tensor:
         crops, size = self.test.crops, self.crop_size
@@ -109,9 +117,9 @@ class ClipDataset(Dataset):
         """Which frames make up each clip, [clips, T, K]."""
         if self.train:
             return train_indices(num_frames, self._rng(i, 0), **self._segments)[None]
-        clips = range(self.test.clips)
-        return np.stack(
-            [test_indices(num_frames, clip=c, num_clips=self.test.clips, **self._segments) for c in clips]
+        key = zlib.crc32(self.videos.name(i).encode("utf-8", "surrogateescape"))  # not i: other lists, same clips
+        return clip_indices(
+            num_frames, rule=self.test.rule, num_clips=self.test.clips, seed=[self.test.seed, key], **self._segments
         )
 
     def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +137,19 @@ class ClipDataset(Dataset):
         self._num_frames[i] = num_frames
         table = self._indices(i, num_frames)
         return pixels, np.searchsorted(np.unique(table), table)
+
+
+def _check_rule(data: DataConfig, test: TestConfig, frames_per_segment: int) -> None:
+    """Raise ConfigError where `test.rule` cannot draw what is asked for."""
+    if test.clips < 1:
+        raise ConfigError(f"test.clips is {test.clips}, expected at least 1")
+    most = {"tsm_twice": 2, "tdn": 1}.get(test.rule, test.clips)
+    if test.clips > most:
+        raise ConfigError(f"test.clips is {test.clips}, rule '{test.rule}' has {most}")
+    if test.rule == "tsm_twice" and frames_per_segment != 1:
+        raise ConfigError(f"test.rule 'tsm_twice' draws 1 frame a segment, this network wants {frames_per_segment}")
+    if test.rule in ("dense", "tsm_twice", "tdn") and (data.frame_stride != 1 or data.sampling != "consecutive"):
+        raise ConfigError(f"test.rule '{test.rule}' goes with data.frame_stride 1 and data.sampling consecutive only")
 
 
 def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
@@ -170,9 +191,7 @@ def _save_whole(path: str, pixels: np.ndarray) -> None:
             os.remove(temporary)
 
 
-def _read_resized(
-    sample: Sample, data: DataConfig, choose: Any, num_frames: int | None
-) -> tuple[np.ndarray, int]:
+def _read_resized(sample: Sample, data: DataConfig, choose: Any, num_frames: int | None) -> tuple[np.ndarray, int]:
     def resize(frame: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [h, w, 3]
         return resize_short(torch.from_numpy(frame).movedim(-1, 0), data.short_side).movedim(0, -1).numpy()
 
@@ -215,7 +234,9 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     `errors` lists (index, reason) of the others.
     """
     good = [item for item in items if not item["error"]]
-    if good:
+    if len(good) == 1:  # no copy: the views of one test video can be hundreds of MB
+        frames = good[0]["frames"].unsqueeze(0)
+    elif good:
         frames = torch.stack([item["frames"] for item in good])
     else:
         frames = items[0]["frames"].unsqueeze(0)[:0] if items else torch.empty(0, dtype=torch.uint8)
@@ -231,7 +252,8 @@ class ClipBatches:
     """Which samples make up each batch: an order fixed by (seed, epoch), dealt out to `world` processes.
 
     The global batch of `batch_size * world` samples is the same however many processes there are, and every
-    sample is in one of them. `start` is the first batch that is given out: a resumed run skips batches
+    sample is in one of them (with `weights` `[N]`, which sum to 1, samples are drawn with these probabilities
+    instead, some more than once). `start` is the first batch that is given out: a resumed run skips batches
     without reading them.
     """
 
@@ -245,8 +267,9 @@ class ClipBatches:
         drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
+        weights: np.ndarray | None = None,
     ) -> None:
-        self.num_samples, self.global_batch = num_samples, batch_size * world
+        self.num_samples, self.global_batch, self.weights = num_samples, batch_size * world, weights
         self.shuffle, self.seed, self.drop_last = shuffle, seed % 2**32, drop_last
         self.rank, self.world = rank, world
         self.epoch = self.start = 0
@@ -262,7 +285,11 @@ class ClipBatches:
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.num_samples)
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
+            rng = np.random.default_rng([self.seed, self.epoch])
+            if self.weights is None:
+                order = rng.permutation(self.num_samples)
+            else:
+                order = rng.choice(self.num_samples, size=self.num_samples, p=self.weights)
         for b in range(self.start, self.num_batches):
             batch = order[b * self.global_batch : (b + 1) * self.global_batch]
             yield batch[self.rank :: self.world].tolist()
@@ -303,8 +330,12 @@ def make_loader(
     drop_last: bool = False,
     rank: int = 0,
     world: int = 1,
+    weights: np.ndarray | None = None,
 ) -> ClipLoader:
-    """Batches in an order fixed by (seed, epoch); `batch_size` is that of this process, one of `world`."""
+    """Batches in an order fixed by (seed, epoch); `batch_size` is that of this process, one of `world`.
+
+    `weights` as of `ClipBatches`.
+    """
     batches = ClipBatches(
         len(dataset),
         batch_size=batch_size,
@@ -313,6 +344,7 @@ def make_loader(
         drop_last=drop_last,
         rank=rank,
         world=world,
+        weights=weights,
     )
     ahead = 1 if dataset.num_views >= MANY_VIEWS else 2
     return ClipLoader(

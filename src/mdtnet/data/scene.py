@@ -130,9 +130,7 @@ class Scene:
     fps: int
 
 
-def draw_scene(
-    motion: Motion, rng: np.random.Generator, *, size: int, fps: int, background: Background
-) -> Scene:
+def draw_scene(motion: Motion, rng: np.random.Generator, *, size: int, fps: int, background: Background) -> Scene:
     """Draw all parameters of one clip of `motion`."""
     poses = np.array([[*k.hip, k.lean, *k.near, *k.far, k.lift] for k in motion.keys])
     times = np.array([k.at for k in motion.keys])
@@ -146,9 +144,7 @@ def draw_scene(
         motion=motion,
         times=times,
         poses=poses,
-        idle=np.stack(
-            [[0.006, 1.2, 0.006, 0.006], rng.uniform(0.4, 1.0, 4), rng.uniform(0, 2 * np.pi, 4)], 1
-        ),
+        idle=np.stack([[0.006, 1.2, 0.006, 0.006], rng.uniform(0.4, 1.0, 4), rng.uniform(0, 2 * np.pi, 4)], 1),
         timing=_draw_timing(rng, fps),
         body=_draw_body(rng, wall),
         camera=_draw_camera(rng, motion, poses, size),
@@ -289,9 +285,7 @@ def _feet(scene: Scene, hip_x: np.ndarray, lift: np.ndarray) -> dict[str, np.nda
     if not scene.motion.walk:
         return {"near": np.stack([lift * 0 - 0.02, lift], 1), "far": np.stack([lift * 0 + 0.03, lift], 1)}
     travel = np.ptp(scene.poses[:, 0])
-    stride = (
-        2 * travel / max(1, round(travel / 0.17))
-    )  # of one foot; whole steps, so both feet stand at both ends
+    stride = 2 * travel / max(1, round(travel / 0.17))  # of one foot; whole steps, so both feet stand at both ends
     feet = {}
     for side, offset in (("near", 0.0), ("far", 0.5)):
         cycle = np.maximum(hip_x, 0) / stride + offset + 1e-9
@@ -301,9 +295,7 @@ def _feet(scene: Scene, hip_x: np.ndarray, lift: np.ndarray) -> dict[str, np.nda
     return feet
 
 
-def _bend(
-    root: np.ndarray, target: np.ndarray, upper: float, lower: float, side: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _bend(root: np.ndarray, target: np.ndarray, upper: float, lower: float, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Middle joint and end of a two-bone limb reaching for `target` (as far as it can), all `[N, 2]`."""
     reach = target - root
     far = np.linalg.norm(reach, axis=1, keepdims=True) + 1e-9

@@ -6,11 +6,15 @@ rules depend on nothing but the generator passed in. Indices beyond the last fra
 
 # ruff: noqa: PT028  (test_indices is no test)
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 Sampling = Literal["consecutive", "random"]
+TestRule = Literal["uniform", "random", "dense", "tsm_twice", "tdn"]
+
+REDRAWS = 20  # of a random clip that is equal to an earlier one of the video
 
 
 def train_indices(
@@ -95,6 +99,46 @@ def tdn_indices(num_frames: int, *, num_segments: int, frames_per_segment: int =
     if num_frames <= num_segments + frames_per_segment - 1:
         return _runs(np.zeros(num_segments, dtype=np.int64), num_frames, frames_per_segment, 1)
     return test_indices(num_frames, num_segments=num_segments, frames_per_segment=frames_per_segment)
+
+
+def clip_indices(
+    num_frames: int,
+    *,
+    rule: TestRule,
+    num_clips: int,
+    seed: Sequence[int],
+    num_segments: int,
+    frames_per_segment: int,
+    frame_stride: int = 1,
+    sampling: Sampling = "consecutive",
+) -> np.ndarray:
+    """All clips of a test, `[clips, T, K]`, by one of the rules above; `random` draws as in training from `seed`."""
+    shape = {"num_segments": num_segments, "frames_per_segment": frames_per_segment}
+    drawn = {**shape, "frame_stride": frame_stride, "sampling": sampling}
+    if rule == "random":
+        return _random_clips(num_frames, num_clips, np.random.default_rng(list(seed)), drawn)
+    by_rule: dict[str, Callable[[int], np.ndarray]] = {
+        "uniform": lambda c: test_indices(num_frames, clip=c, num_clips=num_clips, **drawn),  # type: ignore[arg-type]
+        "dense": lambda c: dense_indices(num_frames, clip=c, num_clips=num_clips, **shape),
+        "tsm_twice": lambda c: tsm_twice_indices(num_frames, num_segments=num_segments, clip=c),
+        "tdn": lambda c: tdn_indices(num_frames, **shape),
+    }
+    return np.stack([by_rule[rule](c) for c in range(num_clips)])
+
+
+def _random_clips(num_frames: int, num_clips: int, rng: np.random.Generator, drawn: dict[str, Any]) -> np.ndarray:
+    """Different clips, as far as the video has so many."""
+    seen: set[bytes] = set()
+    tables = []
+    for _ in range(num_clips):
+        table = train_indices(num_frames, rng, **drawn)
+        for _ in range(REDRAWS):
+            if table.tobytes() not in seen:
+                break
+            table = train_indices(num_frames, rng, **drawn)
+        seen.add(table.tobytes())
+        tables.append(table)
+    return np.stack(tables)
 
 
 def _num_starts(num_frames: int, frames_per_segment: int, frame_stride: int) -> int:

@@ -27,9 +27,7 @@ from mdtnet.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-RENDERER_VERSION = (
-    1  # raise it with every change of the pixels: a folder of an older version is not continued
-)
+RENDERER_VERSION = 1  # raise it with every change of the pixels: a folder of an older version is not continued
 H264_QP = 23
 
 Split = Literal["train", "val"]
@@ -267,12 +265,8 @@ def render_dataset(
     for split in ("train", "val"):
         _write(out / f"{split}.csv", _list_file(split, config).encode())
     classes = config.classes
-    summary = RenderSummary(
-        out, classes, config.train_clips * len(classes), config.val_clips * len(classes), rendered
-    )
-    log.info(
-        "%s: %d training and %d validation videos, %d of them new", out, summary.train, summary.val, rendered
-    )
+    summary = RenderSummary(out, classes, config.train_clips * len(classes), config.val_clips * len(classes), rendered)
+    log.info("%s: %d training and %d validation videos, %d of them new", out, summary.train, summary.val, rendered)
     return summary
 
 
@@ -345,9 +339,7 @@ def encode(frames: np.ndarray, *, fps: int) -> bytes:
         stream.thread_count = 1
         stream.options = {"qp": str(H264_QP), "g": "1", "preset": "veryfast"}
         for picture in frames:
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
-            )
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
 
@@ -363,9 +355,7 @@ def _list_file(split: Split, config: RenderConfig) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("path", "label"))
-    rows.writerows(
-        (_path(split, name, i), name) for name in config.classes for i in range(_counts(config)[split])
-    )
+    rows.writerows((_path(split, name, i), name) for name in config.classes for i in range(_counts(config)[split]))
     return text.getvalue()
 
 

@@ -4,14 +4,21 @@ T segments of K frames, H x W pixels, V views, S the side of a crop. Everything 
 an augmentation that changes from frame to frame is motion, to a Fourier transform above all.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+PER_FRAME = ("AutoContrast", "Equalize", "Contrast")  # of RandAugment's changes
+OTHER_SIDE = {a: b for left, right in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
+              for a, b in ((left, right), (right, left))}  # fmt: skip
+SIDES = re.compile(r"(?<![A-Za-z])(?:left|right|LEFT|RIGHT)(?![A-Za-z])|(?:Left|Right)(?![a-z])")
 SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side: TSN's multi-scale crop
 MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 # Its height and width differ by one scale at most.
@@ -26,9 +33,10 @@ PLACES = (
 
 @dataclass(frozen=True)
 class ClipAugment:
-    """Resize, crop, mirror and colour jitter of a training clip, `[T, K, 3, H, W]` -> `[T, K, 3, S, S]`.
+    """Resize, crop, mirror, colour jitter and RandAugment of a clip, `[T, K, 3, H, W]` -> `[T, K, 3, S, S]`.
 
-    The options are those of `DataConfig`: `color_jitter` is the strength of each jitter, 0 to 1.
+    The options are those of `DataConfig`: `color_jitter` is the strength of each jitter, 0 to 1, and
+    `randaugment` a strength from 0 to 30.
     """
 
     short_side: int
@@ -36,16 +44,35 @@ class ClipAugment:
     crop: Literal["random", "multiscale"] = "random"
     flip: bool = True
     color_jitter: float = 0.0
+    randaugment: int = 0
 
     def __call__(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        """The clip, as `draw` makes it."""
+        return self.draw(frames, rng)[0]
+
+    def draw(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, bool]:
+        """The clip, and whether it was mirrored."""
         frames = resize_short(frames, max(self.short_side, self.size))
         crop = multiscale_crop if self.crop == "multiscale" else random_crop
         frames = crop(frames, self.size, rng)
-        if self.flip and rng.random() < 0.5:
+        mirrored = self.flip and rng.random() < 0.5
+        if mirrored:
             frames = frames.flip(-1)
         if self.color_jitter:
             frames = jitter_color(frames, self.color_jitter, rng)
-        return frames
+        if self.randaugment:
+            frames = rand_augment(frames, self.randaugment, rng)
+        return frames, mirrored
+
+
+def mirror_labels(classes: Sequence[str]) -> np.ndarray:
+    """Label of the mirror image of each class, int64 `[C]`: its name with left and right exchanged, else itself."""
+    place = {name: i for i, name in enumerate(classes)}
+    return np.array([place.get(SIDES.sub(_other_side, name), i) for i, name in enumerate(classes)])
+
+
+def _other_side(match: re.Match) -> str:
+    return OTHER_SIDE[match[0]]
 
 
 def resize_short(frames: Tensor, short_side: int) -> Tensor:
@@ -88,6 +115,17 @@ def jitter_color(frames: Tensor, strength: float, rng: np.random.Generator) -> T
     picture = F.adjust_contrast(picture, contrast)
     picture = F.adjust_saturation(picture, saturation)
     return picture.reshape(c, t, k, h, w).movedim(0, 2)
+
+
+def rand_augment(frames: Tensor, magnitude: int, rng: np.random.Generator) -> Tensor:
+    """RandAugment (Cubuk et al. 2020): two random changes of strength `magnitude`, the same for all frames."""
+    augment = v2.RandAugment(num_ops=2, magnitude=magnitude)
+    # What turns about each frame's own statistics would change from frame to frame.
+    space = augment._AUGMENTATION_SPACE
+    augment._AUGMENTATION_SPACE = {k: v for k, v in space.items() if k not in PER_FRAME}  # type: ignore[misc]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**63)))
+        return augment(frames)
 
 
 def views(frames: Tensor, *, crops: int, crop_size: int) -> Tensor:

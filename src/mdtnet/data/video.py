@@ -176,9 +176,7 @@ def _arranged(pixels: np.ndarray, indices: np.ndarray, inverse: np.ndarray) -> n
     return pixels.reshape(indices.shape + pixels.shape[1:])
 
 
-def _convert(
-    frames: Iterable[av.VideoFrame], wanted: np.ndarray, transform: Transform | None
-) -> np.ndarray | None:
+def _convert(frames: Iterable[av.VideoFrame], wanted: np.ndarray, transform: Transform | None) -> np.ndarray | None:
     """RGB of the frames at the sorted positions `wanted`, or None where the frames end before the last."""
     reformatter = VideoReformatter()
     size: tuple[int, int] | None = None
@@ -241,9 +239,7 @@ def _num_threads(codec: Any) -> int:
     return min(os.cpu_count() or 1, MAX_THREADS)
 
 
-def _frames(
-    path: str, container: Any, stream: Any, start: float | None, end: float | None
-) -> Iterator[av.VideoFrame]:
+def _frames(path: str, container: Any, stream: Any, start: float | None, end: float | None) -> Iterator[av.VideoFrame]:
     """Decoded frames whose time after the first frame lies in [start, end)."""
     count = 0
     origin: float | None = None
@@ -272,9 +268,7 @@ def _seconds(frame: av.VideoFrame, stream: Any, position: int) -> float:
 def _nothing(path: str, start: float | None, end: float | None) -> VideoError:
     if start is None and end is None:
         return VideoError(path, "no frames")
-    return VideoError(
-        path, f"no frames between {start or 0:g} s and {'its end' if end is None else f'{end:g} s'}"
-    )
+    return VideoError(path, f"no frames between {start or 0:g} s and {'its end' if end is None else f'{end:g} s'}")
 
 
 def _short(error: Exception) -> str:

@@ -55,7 +55,7 @@ def build_model(config: Any, *, num_classes: int) -> nn.Module:
     """Build what a `ModelConfig` (or anything with its fields) names, and start it from `config.weights`.
 
     The model maps uint8 clips, or float ones that are normalised already, [B, T, K, 3, H, W] to logits [B,
-    classes]; K is its `frames_per_segment`.
+    classes]; K is its `frames_per_segment`. Its `pretrained` is `ImageNet`, `video` or empty, by what it starts from.
 
     Raises:
         ConfigError: ImageNet weights that cannot be had, or a width other than 1 where it is not possible.
@@ -73,7 +73,8 @@ def build_model(config: Any, *, num_classes: int) -> nn.Module:
             start_trunk(made, weights, source=source)  # now, since TDN and MDT-Net copy its first layers
         return made
 
-    model = _system(config, trunk, num_classes)
+    model: Any = _system(config, trunk, num_classes)
+    model.pretrained = weights and ("ImageNet" if weights.imagenet else "video")
     if weights:
         take_over(model, weights, source=source)
     freeze(model, config.freeze)

@@ -1,0 +1,225 @@
+"""The verbs about data sets and about results of several runs; `cli` lists them."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import rich.progress
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+console = Console()
+
+SHOWN = 20  # lines of a long listing
+
+
+def render_arguments(parser: Any) -> None:
+    from mdtnet.data.synthetic import RenderConfig
+
+    parser.add_argument("out", help="folder to make")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
+    parser.add_class_arguments(RenderConfig)
+
+
+def render(options: Any) -> None:
+    from mdtnet.config import from_dict
+    from mdtnet.data.synthetic import RenderConfig, render_dataset
+
+    keys = [f for f in RenderConfig.__dataclass_fields__]
+    config = from_dict(RenderConfig, {k: options.as_dict()[k] for k in keys}, where="command line")
+    summary = render_dataset(options.out, config, workers=options.workers)
+    console.print(
+        f"{summary.train} training and {summary.val} validation videos of {len(summary.classes)} classes "
+        f"in {summary.out} ({summary.rendered} made now); train with --data.train {options.out}/train.csv "
+        f"--data.val {options.out}/val.csv",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def prepare_arguments(parser: Any) -> None:
+    from mdtnet.data.prepare import DataSet, Split
+
+    parser.add_argument("name", type=DataSet, help="ucf101, hmdb51, kinetics400, sthv1, sthv2, jester, folder or csv")
+    parser.add_argument("--root", required=True, help="folder of the videos, however deep they lie")
+    parser.add_argument("--out", required=True, help="folder for the lists")
+    parser.add_argument("--annotations", default="", help="folder of the official lists, or a list; default: --root")
+    parser.add_argument("--classes", default="", help="label map whose order of classes is taken")
+    parser.add_argument("--split", type=Split, default="1", help="of UCF101 and HMDB51: 1, 2, 3 or all")
+    parser.add_argument("--val_fraction", type=float, default=0.2, help="of own videos without a validation part")
+    parser.add_argument("--group", default="", help="regular expression whose (...) names a video's group")
+    parser.add_argument("--download", action="store_true", help="fetch the official archives (ucf101, hmdb51) first")
+
+
+def prepare(options: Any) -> None:
+    from mdtnet.data.download import download
+    from mdtnet.data.prepare import prepare as prepare_lists
+
+    if options.download:
+        with _bytes_bar("downloading") as progress:
+            download(options.name, options.root, progress=progress)
+    done = prepare_lists(
+        options.name,
+        root=options.root,
+        out=options.out,
+        annotations=options.annotations,
+        classes=options.classes,
+        split=options.split,
+        val_fraction=options.val_fraction,
+        group=options.group,
+    )
+    table = Table(title=f"{options.name}, {len(done[0].classes)} classes", title_justify="left")
+    for column in ("split", "part", "listed", "found", "missing"):
+        table.add_column(column, justify="right" if column in ("listed", "found", "missing") else "left")
+    for split in done:
+        for part, (listed, found) in split.counts.items():
+            table.add_row(split.split, part, str(listed), str(found), str(listed - found))
+    console.print(table)
+    for split in done:
+        if any(listed > found for listed, found in split.counts.values()):
+            _say(f"missing videos are listed in {split.out}/missing.csv")
+        _say(f"train with: mdtnet train --config {split.out}/data.yaml --out RUN")
+
+
+def check_arguments(parser: Any) -> None:
+    _list_arguments(parser)
+    parser.add_argument("--out", required=True, help="folder for the tables; a check that was stopped goes on there")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    parser.add_argument("--timeout", type=float, default=300.0, help="longest time for one video, in seconds")
+    parser.add_argument("--min_frames", type=int, default=5, help="videos with fewer frames are too short")
+
+
+def check(options: Any) -> None:
+    from collections import Counter
+
+    from mdtnet.data.annotations import load_videos
+    from mdtnet.data.check import USABLE, check_videos
+
+    videos = load_videos(options.data, root=options.root, classes=options.classes)
+    with _bar("decoding", len(videos)) as progress:
+        found = check_videos(
+            videos,
+            options.out,
+            workers=options.workers,
+            timeout_seconds=options.timeout,
+            min_frames=options.min_frames,
+            progress=progress,
+        )
+    for kind, count in Counter(f.kind for f in found.problems).most_common():
+        _say(f"{count:6} {kind}{' (kept)' if kind in USABLE else ''}")
+    _say(f"{len(found.clean)} of {len(videos)} videos can be used: {options.out}/clean.csv")
+    if found.problems:
+        _say(f"what is wrong with which file: {options.out}/problems.csv")
+    _say(f"train with: --data.train {options.out}/clean.csv --data.root {videos.root} "
+         f"--data.classes {options.out}/classes.txt")  # fmt: skip
+
+
+def info_arguments(parser: Any) -> None:
+    _list_arguments(parser)
+    parser.add_argument("--sheet", default="", help="also draw a contact sheet: .png or .jpg")
+
+
+def info(options: Any) -> None:
+    import numpy as np
+
+    from mdtnet.data.annotations import load_videos
+    from mdtnet.data.info import MAX_OPENED, contact_sheet, data_info, histogram
+
+    videos = load_videos(options.data, root=options.root, classes=options.classes)
+    with _bar("opening", min(len(videos), MAX_OPENED)) as progress:
+        found = data_info(videos, progress=progress)
+    counts = sorted(found.counts.items(), key=lambda item: -item[1])
+    _say(f"{len(videos)} videos, {len(counts)} classes")
+    most = max(1, counts[0][1])
+    shown = counts if len(counts) <= SHOWN else [*counts[: SHOWN // 2], ("...", -1), *counts[-SHOWN // 2 :]]
+    for name, count in shown:
+        _say(f"{count:8}  {'█' * round(30 * count / most):<30}  {name}" if count >= 0 else "     ...")
+    _say(f"by the headers of {found.opened} videos, {found.bytes / 1e6:.1f} MB ({found.unopened} cannot be opened):")
+    for (width, height), count in found.sizes.most_common(5):
+        _say(f"{count:8}  {width} x {height} pixels")
+    if len(found.seconds):
+        _say(f"seconds: median {np.median(found.seconds):.2f}, in all {found.seconds.sum() / 3600:.2f} h")
+        for line in histogram(found.seconds):
+            _say(line)
+    if options.sheet:
+        _say(f"wrote {contact_sheet(videos, options.sheet)}")
+
+
+def _list_arguments(parser: Any) -> None:
+    parser.add_argument("data", help="folder of class folders, or list file")
+    parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
+    parser.add_argument("--classes", default="", help="file of class names, where labels are numbers")
+
+
+def fuse_arguments(parser: Any) -> None:
+    parser.add_argument("runs", nargs="+", help="score tables, or folders that hold scores.npz")
+    parser.add_argument("--out", required=True, help="folder for the fused scores and metrics")
+    parser.add_argument("--fusion", default="softmax", choices=("softmax", "logits"), help="what is averaged")
+
+
+def fuse(options: Any) -> None:
+    from mdtnet.config import TestConfig
+    from mdtnet.evaluation import ScoreTable, fuse_tables, save_results
+
+    paths = [Path(run, "scores.npz") if Path(run).is_dir() else Path(run) for run in options.runs]
+    table = fuse_tables([ScoreTable.load(path) for path in paths], options.fusion, names=[str(p) for p in paths])
+    figures = save_results(Path(options.out), table, TestConfig(fusion=options.fusion))
+    console.print(figures_table(figures, title=f"{len(paths)} score tables, mean of {options.fusion}"))
+    _say(f"scores {options.out}/scores.npz, metrics {options.out}/metrics.json")
+
+
+def figures_table(figures: dict[str, Any], *, title: str) -> Table:
+    """The figures of `metrics.summary` as a table for the terminal."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for key, name in (("top1", "top-1"), ("top5", "top-5"), ("mean_class", "mean class accuracy")):
+        if figures.get(key) is not None:
+            table.add_row(name, f"{figures[key]:.2%}")
+    table.add_row("videos", str(figures["videos"]))
+    if figures["unreadable"]:
+        table.add_row("unreadable", str(figures["unreadable"]))
+        videos, unreadable = figures["videos"], figures["unreadable"]
+        for key, name, count in (("wrong", "counted wrong", videos), ("excluded", "excluded", videos - unreadable)):
+            top1 = figures[f"unreadable_{key}"]["top1"]
+            table.add_row(f"top-1, unreadable {name}", f"{top1 or 0:.2%} over {count} videos")
+    return table
+
+
+def _say(text: str) -> None:
+    console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal."""
+    from mdtnet.runlog import CONSOLE
+
+    if not CONSOLE.is_terminal:
+        yield None
+        return
+    with rich.progress.Progress(*_COLUMNS, console=CONSOLE) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+_COLUMNS = (
+    rich.progress.TextColumn("{task.description}"),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeRemainingColumn(),
+)
+
+
+@contextlib.contextmanager
+def _bytes_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    from mdtnet.runlog import CONSOLE
+
+    if not CONSOLE.is_terminal:
+        yield None
+        return
+    columns = (rich.progress.BarColumn(), rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn())
+    with rich.progress.Progress(*columns, console=CONSOLE) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)

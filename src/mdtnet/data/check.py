@@ -1,0 +1,196 @@
+"""Decode every video of a list once: which can be used, and what is wrong with the others.
+
+In the folder of a check: `checked.csv`, one row a video, appended as they are done (a stopped check goes on there);
+`problems.csv`, the rows with a problem; `clean.csv` and `classes.txt`, the list without the unusable ones.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import av
+import numpy as np
+
+from mdtnet.data.annotations import VideoList, write_list
+from mdtnet.data.isolated import Failure, run_isolated
+from mdtnet.data.video import probe
+from mdtnet.errors import VideoError
+
+USABLE = ("", "header lies")  # kinds that stay in the clean list: nothing here believes a header
+
+KINDS = (  # how the reason of a VideoError starts -> kind
+    ("no such file", "missing"),
+    ("no video stream", "no video stream"),
+    ("no frames", "no frames"),
+    ("cannot be decoded", "no frames"),
+    ("truncated", "truncated"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What decoding a video told. Sizes in pixels after rotation; `seconds` and `fps` 0 where the file has no times."""
+
+    name: str
+    kind: str = ""
+    """Empty, or `missing`, `not a video`, `no video stream`, `no frames`, `truncated`, `too short`, `header lies`,
+    `crash` or `timeout`."""
+    detail: str = ""
+    num_frames: int = 0
+    height: int = 0
+    width: int = 0
+    fps: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    changed: int = 0
+    """Time of the file's last change, ns; a check that goes on looks again at files that changed."""
+
+
+COLUMNS = tuple(f.name for f in fields(Finding))
+
+
+@dataclass(frozen=True)
+class Check:
+    """How a check ended: every finding in the list's order, and the usable videos."""
+
+    out: Path
+    findings: list[Finding]
+    clean: VideoList
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Findings with a problem, usable or not."""
+        return [finding for finding in self.findings if finding.kind]
+
+
+@dataclass(frozen=True)
+class _Task:
+    name: str
+    path: str
+    start: float | None
+    end: float | None
+    min_frames: int
+
+
+def check_videos(
+    videos: VideoList,
+    out: str | os.PathLike,
+    *,
+    root: str = "",
+    workers: int = 1,
+    timeout_seconds: float = 300.0,
+    min_frames: int = 5,
+    progress: Callable[[int], None] | None = None,
+) -> Check:
+    """Decode all videos in `workers` processes and write the tables into the folder `out`.
+
+    Args:
+        root: folder that paths in the clean list are relative to; empty: that of `videos`.
+        timeout_seconds: longest time for one video.
+        min_frames: a video with fewer is `too short`; a segment of MDT-Net and TDN has 5.
+        progress: called with the number of videos done.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / "checked.csv"
+    found = {f.name: f for f in _read_table(table)}
+    samples = ((videos.name(i), videos[i]) for i in range(len(videos)))
+    tasks = [_Task(name, s.path, s.start, s.end, min_frames) for name, s in samples]
+    todo = [task for task in tasks if not _still_true(found.get(task.name), task)]
+    with open(table, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if not found:
+            rows.writeheader()
+        for i, (task, result) in enumerate(
+            run_isolated(examine, todo, workers=workers, timeout_seconds=timeout_seconds), start=1
+        ):
+            finding = _failed(task, result) if isinstance(result, Failure) else result
+            found[task.name] = finding
+            rows.writerow(asdict(finding))
+            file.flush()
+            if progress:
+                progress(len(tasks) - len(todo) + i)
+    findings = [found[task.name] for task in tasks]
+    good = np.flatnonzero([finding.kind in USABLE for finding in findings])
+    check = Check(out, findings, videos.subset(good))
+    _write_results(check, root or videos.root)
+    return check
+
+
+def examine(task: _Task) -> Finding:
+    """Decode one video; raises nothing."""
+    size, changed = _stamp(task.path)
+    try:
+        info = probe(task.path, start=task.start, end=task.end)
+    except VideoError as error:
+        kind = next((kind for text, kind in KINDS if error.reason.startswith(text)), "not a video")
+        return Finding(task.name, kind, error.reason, bytes=size, changed=changed)
+    except Exception as error:  # whatever a decoder throws at a damaged file is a property of that file
+        return Finding(task.name, "crash", f"{type(error).__name__}: {error}", bytes=size, changed=changed)
+    kind, detail = _judge(task, info.num_frames)
+    fps = info.fps or 0.0
+    seconds = info.num_frames / fps if fps else 0.0
+    return Finding(
+        task.name, kind, detail, info.num_frames, info.height, info.width, fps, seconds, size, changed
+    )  # fmt: skip
+
+
+def _judge(task: _Task, num_frames: int) -> tuple[str, str]:
+    if num_frames < task.min_frames:
+        return "too short", f"{num_frames} frames, at least {task.min_frames} are wanted"
+    whole = task.start is None and task.end is None and not os.path.isdir(task.path)
+    told = _header_frames(task.path) if whole else 0
+    if told and told != num_frames:
+        return "header lies", f"{told} frames by its header, {num_frames} decode"
+    return "", ""
+
+
+def _header_frames(path: str) -> int:
+    """Frames by the header of a file that is known to decode; 0 where it says nothing."""
+    with av.open(path, metadata_errors="ignore") as container:
+        return container.streams.video[0].frames
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns; zeros where there is no file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _failed(task: _Task, failure: Failure) -> Finding:
+    size, changed = _stamp(task.path)
+    return Finding(task.name, failure.kind, failure.detail, bytes=size, changed=changed)
+
+
+def _still_true(finding: Finding | None, task: _Task) -> bool:
+    if finding is None or (finding.bytes, finding.changed) != _stamp(task.path):
+        return False
+    short = 0 < finding.num_frames < task.min_frames
+    return short == (finding.kind == "too short")  # else another `min_frames` was asked for
+
+
+def _read_table(path: Path) -> Iterator[Finding]:
+    """Rows of an earlier check; a last row that was cut off by a crash is removed from the file."""
+    if not path.exists():
+        return
+    whole = path.read_bytes()
+    if not whole.endswith(b"\n"):
+        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for row in csv.DictReader(file):
+            yield Finding(**{f.name: f.type(row[f.name]) for f in fields(Finding)})  # type: ignore[operator]
+
+
+def _write_results(check: Check, root: str) -> None:
+    with open(check.out / "problems.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("path", "problem", "detail", "left_out"))
+        rows.writerows((f.name, f.kind, f.detail, "no" if f.kind in USABLE else "yes") for f in check.problems)
+    write_list(check.out / "clean.csv", check.clean, root=root)
+    names = "".join(f"{name}\n" for name in check.clean.classes)
+    (check.out / "classes.txt").write_text(names, encoding="utf-8")

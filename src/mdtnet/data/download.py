@@ -1,0 +1,201 @@
+"""Archives that can be had by plain download: fetched with resume and checksum, then unpacked.
+
+Only UCF101 and HMDB51 are handed out this way; the other data sets ask for an account or an agreement first.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdtnet.errors import DataError
+
+log = logging.getLogger(__name__)
+
+CHUNK = 2**20
+TRIES = 5
+TIMEOUT_SECONDS = 60
+UNPACKERS = {  # programs that unpack .rar, and their arguments before the archive and before the folder
+    "unrar": (["x", "-o-", "-idq"], []),
+    "unar": (["-skip", "-quiet"], ["-output-directory"]),
+    "7z": (["x", "-aos", "-bso0"], ["-o"]),
+    "bsdtar": (["-x", "-k", "-f"], ["-C"]),
+}
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download: `digest` is of the kind `hash` (a name that hashlib knows), `size` in bytes; 0: unknown."""
+
+    url: str
+    hash: str
+    digest: str
+    size: int = 0
+
+    @property
+    def name(self) -> str:
+        """File name on disk."""
+        return self.url.rpartition("/")[2]
+
+
+ARCHIVES = {
+    "ucf101": (
+        Archive(
+            "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
+            "sha256",
+            "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
+            113_943,
+        ),
+        Archive(
+            "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar",
+            "md5",
+            "6463accf4bbc20fa6418ab7f159e6149",
+            6_932_971_618,
+        ),
+    ),
+    "hmdb51": (
+        Archive(
+            "http://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/test_train_splits.rar",
+            "sha256",
+            "229c94f845720d01eb3946d39f39292ea962d50a18136484aa47c1eba251d2b7",
+        ),
+        Archive(
+            "http://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/hmdb51_org.rar",
+            "sha256",
+            "9e714a0d8b76104d76e932764a7ca636f929fff66279cda3f2e326fa912a328e",
+        ),
+    ),
+}
+"""Data set -> its archives, at the addresses their authors give; digests as TFDS and torchvision have them."""
+
+
+def download(name: str, root: str | os.PathLike, *, progress: Progress | None = None) -> None:
+    """Fetch and unpack the archives of data set `name` into the folder `root`.
+
+    An archive that lies there already is only checked. What is unpacked is noted, so a second call does nothing.
+
+    Raises:
+        DataError: this data set has no plain download, a download fails, a checksum differs, or nothing here
+            unpacks .rar.
+    """
+    if name not in ARCHIVES:
+        raise DataError(f"{name} has no plain download; {' and '.join(ARCHIVES)} have. Its page in docs/ says more")
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    for archive in ARCHIVES[name]:
+        done = root / f"{archive.name}.unpacked"
+        if done.exists():
+            continue
+        path = root / archive.name
+        fetch(archive, path, progress=progress)
+        unpack(path, root)
+        done.touch()
+
+
+def fetch(archive: Archive, path: Path, *, progress: Progress | None = None) -> None:
+    """Download one file; an interrupted download goes on where it stopped, from `path` + `.part`.
+
+    `progress` is called with the bytes there are and the bytes there will be (0: unknown).
+
+    Raises:
+        DataError: the server cannot be reached or refuses, or the checksum differs; the wrong file is removed.
+    """
+    if not path.exists():
+        part = path.with_name(f"{path.name}.part")
+        _fetch_part(archive, part, progress)
+        if archive.size and part.stat().st_size != archive.size:
+            log.warning("%s has %d bytes, expected %d", archive.url, part.stat().st_size, archive.size)
+        _check(archive, part)
+        os.replace(part, path)
+    else:
+        _check(archive, path)
+
+
+def _fetch_part(archive: Archive, part: Path, progress: Progress | None) -> None:
+    for attempt in range(TRIES):
+        try:
+            return _continue(archive, part, progress)
+        except (OSError, urllib.error.URLError, ConnectionError) as error:
+            refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
+            if refused or attempt == TRIES - 1:
+                raise DataError(f"{archive.url}: cannot be downloaded: {getattr(error, 'reason', error)}") from error
+            log.warning("%s: %s; trying again", archive.url, error)
+            time.sleep(2**attempt)
+
+
+def _continue(archive: Archive, part: Path, progress: Progress | None) -> None:
+    """Append what is missing of a file; a server that cannot go on in the middle sends it whole again."""
+    have = part.stat().st_size if part.exists() else 0
+    if archive.size and have == archive.size:
+        return
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            _copy(answer, part, have if answer.status == 206 else 0, progress)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing after the last byte: the file is whole
+            raise
+
+
+def _copy(answer: Any, part: Path, start: int, progress: Progress | None) -> None:
+    length = int(answer.headers.get("Content-Length") or 0)
+    total, done = (start + length if length else 0), start
+    with open(part, "ab" if start else "wb") as file:
+        while block := answer.read(CHUNK):
+            file.write(block)
+            done += len(block)
+            if progress:
+                progress(done, total)
+    if done < total:
+        raise ConnectionError(f"ended after {done} of {total} bytes")
+
+
+def _check(archive: Archive, path: Path) -> None:
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, archive.hash).hexdigest()
+    if found != archive.digest:
+        path.unlink()
+        raise DataError(f"{path}: {archive.hash} is {found}, expected {archive.digest}; removed, try again")
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack a .zip or .rar into `folder`; archives found inside it (HMDB51: one a class) are unpacked beside it.
+
+    Raises:
+        DataError: it is damaged, or nothing here unpacks .rar.
+    """
+    if path.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{path}: not a zip archive, or damaged") from error
+        return
+    before = {p for p in folder.glob("*.rar")}
+    _unpack_rar(path, folder)
+    for inner in sorted({p for p in folder.glob("*.rar")} - before):
+        _unpack_rar(inner, folder)
+        inner.unlink()
+
+
+def _unpack_rar(path: Path, folder: Path) -> None:
+    program = next((p for p in UNPACKERS if shutil.which(p)), None)
+    if program is None:
+        raise DataError(f"{path}: install one of {', '.join(UNPACKERS)} to unpack .rar files, then run this again")
+    before, target = UNPACKERS[program]
+    place = [f"-o{folder}"] if target == ["-o"] else [*target, f"{folder}{os.sep}"]
+    found = subprocess.run([program, *before, str(path), *place], capture_output=True, text=True, check=False)
+    if found.returncode:
+        said = " ".join((found.stderr or found.stdout).split())[-200:]
+        raise DataError(f"{path}: {program} cannot unpack it: {said}")

@@ -1,0 +1,128 @@
+"""What a data set looks like: videos per class, durations, frame sizes, a contact sheet.
+
+Durations and sizes come from headers, which is quick and near enough here; `data check` tells what decodes.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from mdtnet.data.annotations import VideoList
+from mdtnet.data.video import read_clip
+from mdtnet.errors import DataError, VideoError
+
+MAX_OPENED = 2000  # of a longer list, this many videos spread evenly over it are looked into
+THUMBNAIL = (160, 120)  # width and height in pixels
+PER_CLASS = 4  # pictures of a class in a contact sheet
+MAX_CLASSES = 40  # in a contact sheet
+BAR = 40  # characters of the longest bar of a histogram
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """`counts` are videos of each class; the other figures are over the `opened` videos that could be opened."""
+
+    counts: dict[str, int]
+    opened: int
+    unopened: int
+    seconds: np.ndarray
+    """float64, durations of the videos that tell one."""
+    sizes: Counter
+    """(width, height) in pixels -> number of videos."""
+    bytes: int
+    """Size of the opened files together."""
+
+
+def data_info(videos: VideoList, *, progress: Callable[[int], None] | None = None) -> DataInfo:
+    """Count videos and look into up to MAX_OPENED of them."""
+    counts = np.bincount(videos.labels, minlength=len(videos.classes))
+    chosen = np.unique(np.linspace(0, len(videos) - 1, min(len(videos), MAX_OPENED)).astype(np.int64))
+    seconds: list[float] = []
+    sizes: Counter = Counter()
+    opened = total = 0
+    for done, i in enumerate(chosen.tolist(), start=1):
+        sample = videos[i]
+        if header := _header(sample.path):
+            size, duration = header
+            opened += 1
+            sizes[size] += 1
+            total += os.path.getsize(sample.path)
+            part = (sample.end or duration) - (sample.start or 0)
+            seconds += [min(part, duration)] if duration else []
+        if progress:
+            progress(done)
+    per_class = dict(zip(videos.classes, counts.tolist()))
+    return DataInfo(per_class, opened, len(chosen) - opened, np.array(seconds), sizes, total)
+
+
+def _header(path: str) -> tuple[tuple[int, int], float] | None:
+    """Width and height, and seconds (0: not told), by the header; None where it cannot be read."""
+    try:
+        if os.path.isdir(path):
+            first = sorted(os.listdir(path))[0]
+            with Image.open(os.path.join(path, first)) as image:
+                return image.size, 0.0
+        with av.open(path, metadata_errors="ignore") as container:
+            video = container.streams.video[0]
+            duration = container.duration / av.time_base if container.duration else 0.0
+            return (video.width, video.height), duration
+    except (av.FFmpegError, OSError, ValueError, IndexError):
+        return None
+
+
+def histogram(values: np.ndarray, *, bins: int = 10) -> list[str]:
+    """A text histogram, one line a bin: its range, how many values, a bar. Empty for no values."""
+    if not len(values):
+        return []
+    low, high = float(values.min()), float(values.max())
+    counts, edges = np.histogram(values, bins=bins if high > low else 1, range=(low, high) if high > low else None)
+    width = len(str(counts.max()))
+    return [
+        f"{a:8.2f} to {b:8.2f}  {n:>{width}}  {'█' * int(np.ceil(BAR * n / counts.max()))}"
+        for a, b, n in zip(edges, edges[1:], counts)
+    ]
+
+
+def contact_sheet(videos: VideoList, path: str | os.PathLike) -> Path:
+    """A picture with a row for each class (the first MAX_CLASSES): the middle frames of PER_CLASS of its videos.
+
+    A video that cannot be read leaves its place dark.
+
+    Raises:
+        DataError: `path` is no .png or .jpg, or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise DataError(f"{path}: a contact sheet is a .png or .jpg")
+    shown = [c for c in range(len(videos.classes)) if (videos.labels == c).any()][:MAX_CLASSES]
+    width, height = THUMBNAIL
+    row = height + 16
+    sheet = Image.new("RGB", (width * PER_CLASS, row * len(shown)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, label in enumerate(shown):
+        draw.text((4, y * row + 2), videos.classes[label], fill="black")
+        for x, i in enumerate(np.flatnonzero(videos.labels == label)[:PER_CLASS].tolist()):
+            sheet.paste(_thumbnail(videos, i), (x * width, y * row + 16))
+    try:
+        sheet.save(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
+
+
+def _thumbnail(videos: VideoList, i: int) -> Image.Image:
+    picture = Image.new("RGB", THUMBNAIL, (30, 30, 30))
+    sample = videos[i]
+    try:
+        frame, _ = read_clip(sample.path, lambda n: np.array(n // 2), start=sample.start, end=sample.end)
+    except VideoError:
+        return picture
+    image = ImageOps.contain(Image.fromarray(frame), (THUMBNAIL[0] - 2, THUMBNAIL[1] - 2))
+    picture.paste(image, ((THUMBNAIL[0] - image.width) // 2, (THUMBNAIL[1] - image.height) // 2))
+    return picture

@@ -1,0 +1,224 @@
+"""Official layouts of data sets -> lists that training reads: `train.csv`, `val.csv`, `classes.txt`, `data.yaml`.
+
+Videos stay where they are. Lists name classes, not numbers, so that a list and a label map that do not belong
+together cannot be mixed unseen; numbers in a source list are believed only with the label map they were made with.
+"""
+
+import csv
+import os
+import re
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+
+from mdtnet.data.annotations import Texts, VideoList, load_videos, split_by_group, write_list
+from mdtnet.data.official import READERS, Listed, Lists, class_key, compare_counts, list_files, stem_of
+from mdtnet.errors import DataError
+
+DataSet = Literal["ucf101", "hmdb51", "kinetics400", "sthv1", "sthv2", "jester", "folder", "csv"]
+Split = Literal["1", "2", "3", "all"]
+
+FLIP: dict[str, bool | str] = {"sthv1": "swap", "sthv2": "swap", "jester": False}
+"""`data.flip` of data sets whose labels name left and right."""
+
+KINETICS_TIMES = re.compile(r"_\d{6}_\d{6}$")
+MAX_DEPTH = 4  # folders between the root and a video
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One split: where its lists are, its classes in label order, and for each part (listed, found) videos."""
+
+    out: Path
+    split: str
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, int]]
+
+
+def prepare(
+    name: DataSet,
+    *,
+    root: str,
+    out: str,
+    annotations: str = "",
+    classes: str = "",
+    split: Split = "1",
+    val_fraction: float = 0.2,
+    group: str = "",
+) -> list[Prepared]:
+    """Write the lists of data set `name`; with split `all` into `out/split1` to `out/split3`.
+
+    Args:
+        root: folder of the videos, however deep they lie; paths in the lists are relative to it.
+        annotations: folder of the official lists (or, for `csv`, a list file); empty: `root`.
+        classes: label map that gives the order of classes in place of the official one; names must agree.
+        val_fraction, group: for `folder` and `csv` without a validation part, as in `split_by_group`.
+
+    Raises:
+        DataError: lists or videos are not there, a list and a label map disagree, or a file that this function
+            did not write would be replaced.
+    """
+    if not os.path.isdir(root):
+        raise DataError(f"{root}: no such folder; --root is the folder of the videos")
+    splits = ["1", "2", "3"] if split == "all" else [split]
+    if split != "1" and name not in ("ucf101", "hmdb51"):
+        raise DataError(f"{name} has one official split, not '{split}'")
+    folders = [Path(out, f"split{s}") if split == "all" else Path(out) for s in splits]
+    for folder in folders:
+        _check_target(folder)
+    if name in ("folder", "csv"):
+        own = _own_lists(annotations or root, root, folders[0], classes, val_fraction, group)
+        return [_write(folders[0], "1", own, root, {}, name)]
+    files = list_files(annotations or root)
+    prepared = []
+    for s, folder in zip(splits, folders):
+        lists = READERS[name](name, files, s, classes)
+        compare_counts(name, s, lists)
+        found, missing = _on_disk(name, root, lists)
+        prepared.append(_write(folder, s, found, root, missing, name))
+    return prepared
+
+
+def _check_target(folder: Path) -> None:
+    for part in ("train.csv", "val.csv"):
+        path = folder / part
+        if path.exists() and not path.read_text(encoding="utf-8", errors="replace")[:10] == "path,label":
+            raise DataError(f"{path} was not written by this verb and would be replaced; choose another --out")
+
+
+# Users' own folders and lists
+
+
+def _own_lists(source: str, root: str, out: Path, classes: str, fraction: float, group: str) -> dict[str, VideoList]:
+    parts = _parts_of(source)
+    for path in (source, *parts.values()):
+        if Path(path).resolve() in ((out / "train.csv").resolve(), (out / "val.csv").resolve()):
+            raise DataError(f"{path} is a source and would be replaced; choose another --out")
+    if not parts:
+        videos = load_videos(source, root=root if os.path.isfile(source) else "", classes=classes)
+        train, val = split_by_group(videos, fraction=fraction, seed=0, group=group)
+        return {"train": train, "val": val}
+    train = load_videos(parts["train"], root=root if os.path.isfile(parts["train"]) else "", classes=classes)
+    val = load_videos(parts["val"], root=root if os.path.isfile(parts["val"]) else "", classes=train.classes)
+    return {"train": train, "val": val}
+
+
+def _parts_of(source: str) -> dict[str, str]:
+    """Folders or lists `train` and `val` inside `source`, where it has both."""
+    if not os.path.isdir(source):
+        return {}
+    found = {}
+    for part, names in (("train", ("train", "training")), ("val", ("val", "valid", "validation", "test"))):
+        paths = [os.path.join(source, n + suffix) for n in names for suffix in ("", ".csv", ".tsv", ".txt")]
+        if existing := [p for p in paths if os.path.exists(p)]:
+            found[part] = existing[0]
+    return found if len(found) == 2 else {}
+
+
+# Videos on disk
+
+
+def _on_disk(name: str, root: str, lists: Lists) -> tuple[dict[str, VideoList], dict[str, list[Listed]]]:
+    wanted = {stem for rows in lists.parts.values() for listed in rows for stem in listed.stems}
+    places = _locate(root, wanted, KINETICS_TIMES if name == "kinetics400" else None)
+    to_number = {class_key(label): i for i, label in enumerate(lists.classes)}
+    found, missing = {}, {}
+    proven = lists.same_source
+    for part, rows in lists.parts.items():
+        paths, labels, absent = [], [], []
+        for listed in rows:
+            path = _pick(places, listed)
+            if not path:
+                absent.append(listed)
+                continue
+            if lists.numbers:
+                proven |= _agrees(lists, part, path, listed, to_number)
+            paths.append(path)
+            labels.append(to_number[class_key(listed.label)])
+        missing[part] = absent
+        if paths:
+            column = np.array(labels, dtype=np.int64)
+            found[part] = VideoList(lists.classes, column, root, Texts.of(paths), np.arange(len(paths)))
+    if not found:
+        first = next(listed for rows in lists.parts.values() for listed in rows)
+        count = sum(map(len, lists.parts.values()))
+        raise DataError(f"{root}: none of the {count} listed videos is there, looked for {first.stems[0]}")
+    if not proven:
+        raise DataError(
+            f"{next(iter(lists.sources.values()))}: labels are numbers, and nothing shows that {lists.proof} is the "
+            "label map they were made with: put the two into one folder, or the videos into class folders"
+        )
+    return found, missing
+
+
+def _locate(root: str, stems: set[str], shorten: re.Pattern | None) -> dict[str, list[str]]:
+    """File name without suffix -> paths relative to `root`, of videos and frame folders that lists name."""
+    found: dict[str, list[str]] = {}
+    queue = deque([("", 0)])
+    while queue:
+        place, depth = queue.popleft()
+        for entry in sorted(os.scandir(os.path.join(root, place)), key=lambda e: e.name):
+            stem = stem_of(entry.name)
+            short = shorten.sub("", stem) if shorten else stem
+            if stem in stems or short in stems:
+                for name in {stem, short} & stems:
+                    found.setdefault(name, []).append(os.path.join(place, entry.name))
+            elif depth < MAX_DEPTH and entry.is_dir():
+                queue.append((os.path.join(place, entry.name), depth + 1))
+    return found
+
+
+def _pick(places: dict[str, list[str]], listed: Listed) -> str:
+    """The video's path, of several the one in its class's folder."""
+    for stem in listed.stems:
+        if paths := places.get(stem):
+            own = [p for p in paths if class_key(os.path.basename(os.path.dirname(p))) == class_key(listed.label)]
+            return (own or paths)[0]
+    return ""
+
+
+def _agrees(lists: Lists, part: str, path: str, listed: Listed, to_number: dict[str, int]) -> bool:
+    """Whether the video lies in its class's folder; False where its folder is none of a class."""
+    folder = os.path.basename(os.path.dirname(path))
+    if class_key(folder) not in to_number:
+        return False
+    if class_key(folder) != class_key(listed.label):
+        raise DataError(
+            f"{lists.sources[part]}: '{path}' is '{listed.label}' by {lists.proof}, but lies in folder '{folder}': "
+            "the list and the label map are not from one source"
+        )
+    return True
+
+
+# Writing
+
+
+def _write(
+    out: Path, split: str, found: dict[str, VideoList], root: str, missing: dict[str, list[Listed]], name: str
+) -> Prepared:
+    out.mkdir(parents=True, exist_ok=True)
+    classes = next(iter(found.values())).classes
+    counts = {}
+    absent = [(part, listed.stems[0], listed.label) for part, rows in missing.items() for listed in rows]
+    for part, videos in found.items():
+        kept = videos
+        if not missing:  # a user's own list: what of it is there?
+            there = np.array([os.path.exists(videos[i].path) for i in range(len(videos))])
+            absent += [(part, videos.name(i), classes[videos.labels[i]]) for i in np.flatnonzero(~there).tolist()]
+            kept = videos.subset(np.flatnonzero(there))
+        counts[part] = (len(videos) + len(missing.get(part, [])), len(kept))
+        write_list(out / f"{part}.csv", kept, root=root)
+    for part in missing.keys() - found.keys():
+        counts[part] = (len(missing[part]), 0)
+    (out / "classes.txt").write_text("".join(f"{c}\n" for c in classes), encoding="utf-8")
+    with open(out / "missing.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("part", "video", "label"), *absent])
+    data: dict[str, bool | str] = {part: str((out / f"{part}.csv").resolve()) for part in found}
+    data |= {"root": os.path.abspath(root), "classes": str((out / "classes.txt").resolve())}
+    data |= {"flip": FLIP[name]} if name in FLIP else {}
+    (out / "data.yaml").write_text(yaml.safe_dump({"data": data}, sort_keys=False), encoding="utf-8")
+    return Prepared(out, split, classes, counts)

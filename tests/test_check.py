@@ -1,0 +1,121 @@
+"""Checking a data set: every odd file in its row, crashes and hangs cost one file, a stopped check goes on."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from misbehave import misbehave
+
+from mdtnet.data import check as module
+from mdtnet.data import isolated
+from mdtnet.data.annotations import load_videos
+from mdtnet.data.check import check_videos
+from mdtnet.data.isolated import Failure, run_isolated
+
+ODD = {
+    "corrupted.mp4": "truncated",
+    "result.webm": "not a video",
+    "test_case_1185230.mp4": "no frames",
+    "invalid_userdata.mp4": "no frames",
+    **dict.fromkeys(("video_0.mov", "video_90.mov", "video_180.mov", "video_270.mov", "unordered.mov"), "too short"),
+    **dict.fromkeys(("amr_nb_1f.3gp", "amr_wb_1f.3gp", "sine-3s-xhe-aac-44khz-mono.mp4"), "no video stream"),
+    **dict.fromkeys(("bipbop-cenc-audioinit.mp4", "bipbop_cbcs_audio_init.mp4"), "no video stream"),
+    **dict.fromkeys(("bipbop_480wp_1001kbps-cenc-video-key1-init.mp4", "bipbop_cbcs_video_init.mp4"), "no frames"),
+    **dict.fromkeys(
+        (
+            *("bbb_sunflower_QCIF_30fps_h263_noaudio_1f.3gp", "bbb_sunflower_QCIF_30fps_mp4v_noaudio_1f.mp4"),
+            *("h264_white_frame_sar_16_9.mp4", "hevc_white_frame.mp4", "metadata.mp4", "metadata_gnre.mp4"),
+            *("minimal.mp4", "tiny_av1.mp4", "video_colr_nclx_and_icc.mp4", "video_colr_nclx_two_colr.mp4"),
+        ),
+        "too short",
+    ),
+}
+"""Name -> kind of the odd videos that have a problem; the others have none."""
+
+
+def test_crashes_and_hangs_cost_their_items_alone(monkeypatch):
+    monkeypatch.setattr(isolated, "START_SECONDS", 5)
+    items = ["a", "crash", "b", "hang", "c", "exit", "d"]
+    found = dict(run_isolated(misbehave, items, workers=2, timeout_seconds=0.5))
+    assert {k: v for k, v in found.items() if isinstance(v, str)} == {"a": "A", "b": "B", "c": "C", "d": "D"}
+    assert found["crash"] == Failure("crash", "the decoder's process was ended by SIGSEGV")
+    assert found["exit"].detail == "the decoder's process ended with exit code 3"
+    assert found["hang"].kind == "timeout"
+
+
+def test_every_odd_video_is_in_its_row(shared, tmp_path):
+    folder = shared / "data/odd_videos"
+    videos = load_videos(str(folder))
+    check = check_videos(videos, tmp_path)
+    kinds = {Path(f.name).name: f.kind for f in check.findings}
+    assert {name: kind for name, kind in kinds.items() if kind} == ODD
+    details = {Path(f.name).name: f.detail for f in check.findings}
+    assert details["corrupted.mp4"].startswith("truncated after 28 frames")
+    assert details["result.webm"] == "empty file"
+    with open(tmp_path / "problems.csv") as file:
+        assert {Path(r["path"]).name: r["problem"] for r in csv.DictReader(file)} == ODD
+    clean = load_videos(str(tmp_path / "clean.csv"), root=str(folder), classes=str(tmp_path / "classes.txt"))
+    assert len(clean) == len(videos) - len(ODD)
+    example = next(f for f in check.findings if f.name.endswith("example.mp4"))
+    assert (example.num_frames, example.height, example.width, example.seconds) == (50, 480, 640, 2.0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.write_videos(tmp_path / "videos", per_class=2)
+
+
+def test_a_stopped_check_goes_on_and_sees_changes(folder, tmp_path, monkeypatch):
+    (folder / "left/00.mp4").write_bytes(b"")
+    videos = load_videos(str(folder))
+    out = tmp_path / "check"
+    first = check_videos(videos.subset([0, 1]), out)
+    assert [f.kind for f in first.findings] == ["not a video", ""]
+    with open(out / "checked.csv", "a") as file:
+        file.write("right/00.mp4,,,2")  # cut off in the middle of a row
+    seen = []
+    real = module.run_isolated
+    monkeypatch.setattr(
+        module, "run_isolated", lambda f, items, **o: real(f, [seen.append(t.name) or t for t in items], **o)
+    )
+    done = []
+    check = check_videos(videos, out, progress=done.append)
+    assert seen == ["right/00.mp4", "right/01.mp4"]
+    assert done == [3, 4]
+    assert [f.kind for f in check.findings] == ["not a video", "", "", ""]
+    assert (out / "checked.csv").read_text().count("right/00.mp4") == 1
+    seen.clear()
+    tiny.write_video(folder / "left/00.mp4", np.zeros((3, 32, 40, 3), np.uint8))
+    check = check_videos(videos, out)
+    assert seen == ["left/00.mp4"]
+    assert check.findings[0].kind == "too short"
+    assert [f.kind for f in check_videos(videos, out, min_frames=2).findings] == [""] * 4
+    assert (out / "problems.csv").read_text() == "path,problem,detail,left_out\n"
+
+
+def test_missing_files_parts_and_frame_folders(folder, tmp_path):
+    (folder / "frames").mkdir()
+    (folder / "empty").mkdir()
+    from PIL import Image
+
+    for i in range(6):
+        Image.new("RGB", (20, 10)).save(folder / f"frames/{i}.jpg")
+    (folder / "list.csv").write_text(
+        "path,label,start,end\nleft/00.mp4,a,0,0.5\nright/00.mp4,b,9,\nnone.mp4,b,,\nframes,a,,\nempty,b,,\n"
+    )
+    check = check_videos(load_videos(str(folder / "list.csv")), tmp_path / "check")
+    assert [f.kind for f in check.findings] == ["", "no frames", "missing", "", "no frames"]
+    assert [f.num_frames for f in check.findings] == [12, 0, 0, 6, 0]
+    assert (tmp_path / "check/clean.csv").read_text() == "path,label,start,end\nleft/00.mp4,a,0.0,0.5\nframes,a,,\n"
+
+
+def test_headers_that_lie_are_told_and_kept(shared, tmp_path):
+    paths = sorted((shared / "data/ut_interaction").rglob("*.avi"))[:2]
+    (tmp_path / "list.csv").write_text("".join(f"{p},{i}\n" for i, p in enumerate(paths)))
+    videos = load_videos(str(tmp_path / "list.csv"))
+    check = check_videos(videos, tmp_path / "check")
+    assert [f.kind for f in check.findings] == ["header lies"] * 2
+    assert len(check.clean) == 2
+    assert (tmp_path / "check/problems.csv").read_text().count(",no\n") == 2
