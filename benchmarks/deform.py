@@ -33,9 +33,7 @@ KERNELS = ((3,), (5,), (3, 5))
 
 
 def theirs(x: Tensor, offsets: list[Tensor], weights: list[Tensor]) -> Tensor:
-    return sum(
-        torchvision.ops.deform_conv2d(x, o, w, padding=w.shape[-1] // 2) for o, w in zip(offsets, weights)
-    )
+    return sum(torchvision.ops.deform_conv2d(x, o, w, padding=w.shape[-1] // 2) for o, w in zip(offsets, weights))
 
 
 def measure(function: Callable, inputs: tuple, grad: Tensor) -> dict[str, float]:
@@ -98,10 +96,7 @@ def geometric_means(rows: list[dict]) -> dict:
     }
     return {
         name: {
-            part: {
-                key: math.exp(statistics.fmean(math.log(r[part][key]) for r in group))
-                for key in ("best", "median")
-            }
+            part: {key: math.exp(statistics.fmean(math.log(r[part][key]) for r in group)) for key in ("best", "median")}
             for part in ("forward", "both")
         }
         for name, group in groups.items()
@@ -109,9 +104,7 @@ def geometric_means(rows: list[dict]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=7, help="frame pairs (7)")
     parser.add_argument("--repeats", type=int, default=15, help="interleaved runs of each shape (15)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (all)")
@@ -120,11 +113,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    rows = [
-        case(args.images, channels, side, kernels, args.repeats)
-        for channels, side in MAPS
-        for kernels in KERNELS
-    ]
+    rows = [case(args.images, channels, side, kernels, args.repeats) for channels, side in MAPS for kernels in KERNELS]
     means = geometric_means(rows)
     show(rows, means, Console())
     if args.json:

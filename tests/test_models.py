@@ -12,7 +12,7 @@ from torch import nn
 from mdtnet.config import ModelConfig
 from mdtnet.models import pretrained
 from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
-from mdtnet.models.mdtnet import DCME, MDTNetConfig
+from mdtnet.models.mdtnet import DCME, Excitation, MDTNetConfig
 from mdtnet.models.temporal import depthwise_conv, neighbour_differences, shift
 from mdtnet.models.trunk import Place, Timeline
 from mdtnet.saliency import SaliencyConfig
@@ -318,13 +318,34 @@ def test_dcme_sees_no_motion_in_a_still_clip(deformable):
     torch.testing.assert_close(module.motion(z, other), 2 * (other - z), atol=1e-5, rtol=0)
 
 
-def test_dcme_gives_nothing_where_there_is_no_next_segment():
-    module = exact_dcme()
+def test_dcme_gates_only_segments_that_have_a_neighbour():
+    x = torch.randn(2 * 4, 32, 6, 6)
+    for switch, steps in (({}, [[0, 1, 2]]), ({"dcme_backward": True}, [[0, 1, 2], [1, 2, 3]])):
+        gates = exact_dcme(**switch)(x, Timeline(4))
+        assert [list(range(4))[where] for where, _ in gates] == steps
+        assert all(openness.shape == (2, 3, 32, 6, 6) for _, openness in gates)
+    assert exact_dcme()(x, Timeline(1)) == []
+
+
+@pytest.mark.parametrize("switch", [{}, {"dcme_backward": True}, {"dcme": False}, {"stce": False}], ids=str)
+def test_excitation_is_the_formula(switch):
+    """x * (1 + E_D / 2 + E_S / 2), with one of the two alone x * (1 + E), spelled out."""
+    config = dataclasses.replace(MDTNetConfig(coarse=False, temporal="none"), **switch)
+    module = Excitation(Place(2, 0, 2, 32, 16), config).eval()
     perturb(module)
-    gate = module(torch.randn(2 * 4, 32, 6, 6), Timeline(4)).unflatten(0, (2, 4))
-    assert not gate[:, -1].any()
-    assert gate[:, :-1].any()
-    assert not module(torch.randn(2, 32, 6, 6), Timeline(1)).any()
+    x = torch.randn(2 * 4, 32, 6, 6)
+    steps = x.unflatten(0, (2, 4))
+    gates = []
+    if config.dcme:
+        maps = torch.zeros(2, 4, 32, 6, 6)
+        found = module.dcme(x, Timeline(4))
+        for where, openness in found:
+            maps[:, where] += (openness - 0.5) / len(found)
+        gates.append(maps)
+    if config.stce:
+        gates.append(module.stce(steps).expand_as(steps))
+    expected = steps * (1 + sum(gates) / len(gates))
+    torch.testing.assert_close(module(x, Timeline(4)), expected.flatten(0, 1), atol=1e-5, rtol=1e-5)
 
 
 def test_mobilenet_weights_load_strictly(shared, monkeypatch):

@@ -53,19 +53,19 @@ def test_every_key_is_accounted_for(files, shared):
         assert ignored == (["base_model.conv1_temp.weight", "base_model.conv1_temp.bias"] if name == "tdn" else [])
 
 
-def of_resnet101(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+def of_resnet101(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The names that ResNet-101 has: block 1 of stage 3 stands for blocks 6 to 22 too; TSM shifts every other block."""
     state = dict(state)
     for key in list(state):
         if block := re.match(r"(base_model\.layer3(?:_bak)?\.)1(\..*)", key):
             state |= {f"{block[1]}{i}{block[2]}": state[key] for i in range(6, 23)}
-    odd = r"(layer\d\.\d*[13579]\.conv1)\.net" if name == "tsm" else "$^"
+    odd = r"(layer\d\.\d*[13579]\.conv1)\.net"  # names only TSM has
     return {re.sub(odd, r"\1", key): value for key, value in state.items()}
 
 
 @pytest.mark.parametrize("name", ["tsn", "tsm", "tdn"])
 def test_official_resnet101(name, shared, tmp_path):
-    torch.save(of_resnet101(golden_state(shared / "golden", name), name), tmp_path / "x.pth")
+    torch.save(of_resnet101(golden_state(shared / "golden", name)), tmp_path / "x.pth")
     model = mdtnet.load_model(tmp_path / "x.pth")
     assert (model.config.model.name, model.config.model.trunk) == (name, "resnet101")
 

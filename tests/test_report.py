@@ -132,7 +132,10 @@ def test_report_has_every_part(run):
         assert heading in page.text
     figures = json.loads((run / "metrics.json").read_text())
     assert f"{100 * figures['top1']:.1f} %" in page.text
-    assert f"{100 * figures['unreadable_excluded']['top1']:.1f} % if left out" in page.text
+    wrong, excluded = figures["unreadable_wrong"], figures["unreadable_excluded"]
+    assert excluded["videos"] == wrong["videos"] - 2
+    for kind, how in ((wrong, "wrong"), (excluded, "left out")):
+        assert f"{100 * kind['top1']:.1f} % over {kind['videos']} if {how}" in page.text
     assert "centre crop of 56 pixels" in page.text
     assert "4 segments" in page.text
     assert figures["versions"]["torch"] in page.text

@@ -30,11 +30,9 @@ def render(options: Any) -> None:
 
     keys = [f for f in RenderConfig.__dataclass_fields__]
     config = from_dict(RenderConfig, {k: options.as_dict()[k] for k in keys}, where="command line")
-    summary = render_dataset(options.out, config, workers=options.workers)
+    summary = render_dataset(options.out, config, workers=options.workers)  # logs what it made
     console.print(
-        f"{summary.train} training and {summary.val} validation videos of {len(summary.classes)} classes "
-        f"in {summary.out} ({summary.rendered} made now); train with --data.train {options.out}/train.csv "
-        f"--data.val {options.out}/val.csv",
+        f"train on it: mdtnet train --data {summary.out}/train.csv --data.val {summary.out}/val.csv",
         highlight=False,
         soft_wrap=True,
     )

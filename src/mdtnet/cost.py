@@ -35,11 +35,11 @@ COMPONENTS = (
 """Pattern on a module's name -> the component it counts for; the first that matches."""
 
 FREE = re.compile(
-    r"aten::(_?unsafe_|_)?(add|sub|rsub|mul|div|neg|abs|sqrt|square|pow|exp|log|sigmoid|relu|hardtanh|clamp|sum|mean|"
+    r"aten::(_?unsafe_|_)?(add|addcmul|sub|rsub|mul|div|neg|abs|sqrt|square|pow|exp|log|sigmoid|relu|hardtanh|clamp|sum|mean|"
     r"max|amax|min|maximum|minimum|cumsum|sort|native_batch_norm|cudnn_batch_norm|max_pool2d|avg_pool2d|"
     r"adaptive_avg_pool2d|upsample_\w+|replication_pad2d|constant_pad_nd|pad|cat|stack|copy|clone|to_copy|view|"
     r"reshape_alias|unsqueeze|squeeze|select|slice|permute|transpose|t|expand|unbind|split|alias|detach|lift_fresh|"
-    r"unfold|as_strided|empty|empty_like|new_empty|zeros|zeros_like|new_zeros|full|fill|zero|arange|cos|sin|index|"
+    r"unfold|as_strided|empty|empty_like|new_empty|zeros|zeros_like|new_zeros|ones|new_ones|rsqrt|full|fill|zero|arange|cos|sin|index|"
     r"unsafe_view|reciprocal|repeat|scalar_tensor|flip|where|ge|gt|lt|le|eq)(_)?(\.|$|::|_with_indices|_legit|_2d)"
 )
 

@@ -72,10 +72,7 @@ def demo(out: Path, *, seed: int, console: Console) -> dict[str, DemoResult]:
     """
     console.rule("1 of 4: the built-in data set")
     videos = out / "videos"
-    summary = render_dataset(videos, replace(RENDER, seed=seed), workers=2)
-    console.print(
-        f"{summary.train} training and {summary.val} validation videos in {videos}", highlight=False
-    )
+    render_dataset(videos, replace(RENDER, seed=seed), workers=2)  # logs what it made
     console.rule("2 of 4: train and test TSN and MDT-Net2 alike")
     results = {system: _train_and_test(videos, out, system, seed) for system in SYSTEMS}
     console.rule("3 of 4: predict")
@@ -92,9 +89,7 @@ def _train_and_test(videos: Path, out: Path, system: str, seed: int) -> DemoResu
     checkpoint = out / system / "checkpoints" / "last.pt"
     result = train(config, resume=checkpoint.is_file())
     # the last weights, not the best ones: the best were chosen on the videos that are tested here
-    figures = evaluate_checkpoint(
-        checkpoint, data=config.data.val, out=out / system / "test", test=TestConfig()
-    )
+    figures = evaluate_checkpoint(checkpoint, data=config.data.val, out=out / system / "test", test=TestConfig())
     table = ScoreTable.load(out / system / "test" / "scores.npz")
     inside = pair_accuracy(table.fuse("softmax"), table.labels, table.classes, REVERSAL_PAIRS)
     return DemoResult(figures["top1"], inside["accuracy"], sum(row["seconds"] for row in result.history))
@@ -130,7 +125,5 @@ def _table(results: dict[str, DemoResult]) -> Table:
     for column in ("", "top-1", "inside reversal pairs (chance 50 %)", "training"):
         table.add_column(column, justify="right" if column else "left")
     for system, r in results.items():
-        table.add_row(
-            system, f"{r.top1:.1%}", f"{r.pairs:.1%}", time.strftime("%M:%S", time.gmtime(r.seconds))
-        )
+        table.add_row(system, f"{r.top1:.1%}", f"{r.pairs:.1%}", time.strftime("%M:%S", time.gmtime(r.seconds)))
     return table

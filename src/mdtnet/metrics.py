@@ -115,7 +115,7 @@ def summary(
 ) -> dict[str, Any]:
     """Every figure of a test as plain numbers, fit for JSON.
 
-    `videos` is how many there are. `top1`, `top5` and `mean_class` treat unreadable videos as `unreadable` says; `unreadable_wrong` and
+    `top1`, `top5` and `mean_class` treat unreadable videos as `unreadable` says; `unreadable_wrong` and
     `unreadable_excluded` hold the same figures both ways whatever was chosen, and over how many `videos`.
     """
     ok = readable(scores)

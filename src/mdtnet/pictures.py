@@ -85,9 +85,7 @@ def contact_sheet(
         ConfigError, VideoError: see `draw_saliency`.
     """
     out = _checked_output(source, out, SHEETS)
-    found = read_key_frames(
-        source, saliency=saliency, num_segments=num_segments, frames_per_segment=frames_per_segment
-    )
+    found = read_key_frames(source, saliency=saliency, num_segments=num_segments, frames_per_segment=frames_per_segment)
     rows = [
         found.frames,
         heat(found.frames, found.salience),
@@ -205,9 +203,7 @@ class _Overlay:
         """Take the next frame; gives a pixel back, which is all that `read_clip` then has to hold of it."""
         frame = _resized(frame, SHORT_SIDE, multiple=2)
         first = not self.frames
-        self.frames += [frame] * (
-            1 + self.key if first else 1
-        )  # the first frame's window starts with copies of it
+        self.frames += [frame] * (1 + self.key if first else 1)  # the first frame's window starts with copies of it
         if len(self.frames) >= CHUNK + self.window:
             self._encode()
         return frame[:1, :1]

@@ -65,6 +65,21 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.where(counts > 0, len(labels) / np.maximum(counts, 1) / max(1, (counts > 0).sum()), 0.0)
 
 
+def loss_weights(labels: np.ndarray, num_classes: int, config: TrainConfig) -> Tensor | None:
+    """Weight of each class in the loss, float32 `[C]`; None unless `class_balance` is `weights`."""
+    if config.class_balance != "weights":
+        return None
+    return torch.from_numpy(class_weights(labels, num_classes)).float()
+
+
+def sample_weights(labels: np.ndarray, config: TrainConfig) -> np.ndarray | None:
+    """Probability of each video to be the next drawn, float64 `[N]`; None unless `class_balance` is `sampling`."""
+    if config.class_balance != "sampling":
+        return None
+    weights = class_weights(labels, int(labels.max()) + 1)[labels]
+    return weights / weights.sum()
+
+
 def mix_clips(
     frames: Tensor, labels: Tensor, *, num_classes: int, mixup: float, cutmix: float
 ) -> tuple[Tensor, Tensor]:

@@ -82,9 +82,7 @@ def build_report(run_dir: str | Path) -> Path:
     return _write(run.folder / "report.html", page)
 
 
-def build_comparison(
-    run_dirs: Sequence[str | Path], out: str | Path, *, pairs: Sequence[tuple[str, str]] = ()
-) -> Path:
+def build_comparison(run_dirs: Sequence[str | Path], out: str | Path, *, pairs: Sequence[tuple[str, str]] = ()) -> Path:
     """Write one page that shows several runs side by side, in the order given.
 
     Args:
@@ -133,9 +131,7 @@ def read_run(run_dir: str | Path) -> Run:
     run.table = _attempt(run, "scores.npz", ScoreTable.load)
     run.figures = _figures(run)
     if run.config is None and run.figures is None and not run.history:
-        raise DataError(
-            f"{run_dir}: not a run directory (no config.yaml, log.csv, scores.npz or metrics.json)"
-        )
+        raise DataError(f"{run_dir}: not a run directory (no config.yaml, log.csv, scores.npz or metrics.json)")
     run.unreadable = _unreadable(run)
     run.title = run.folder.resolve().name
     if run.config is not None:
@@ -229,9 +225,7 @@ def _shortened(value: Any) -> Any:
     """Absolute paths lose all but their last part; everything else stays."""
     if isinstance(value, dict):
         return {key: _shortened(v) for key, v in value.items()}
-    if isinstance(value, str) and (
-        PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
-    ):
+    if isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
         return f".../{PureWindowsPath(value).name}"
     return value
 
@@ -341,10 +335,7 @@ def _charts(runs: list[Run]) -> list[dict[str, Any]]:
 
 def _points(run: Run, key: str, scale: float) -> list[tuple[float, float]]:
     return [
-        (row.get("epoch") or 0, scale * value)
-        for row in run.history
-        for value in [row.get(key)]
-        if value is not None
+        (row.get("epoch") or 0, scale * value) for row in run.history for value in [row.get(key)] if value is not None
     ]
 
 
@@ -432,9 +423,7 @@ def _strip(frames: np.ndarray) -> str:
 
 @lru_cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("mdtnet"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(loader=PackageLoader("mdtnet"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = _percent
     return environment
 

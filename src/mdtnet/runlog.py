@@ -61,9 +61,7 @@ def check_folder(config: RunConfig, *, resume: bool) -> None:
     if not resume:
         for name in (LAST, Path("config.yaml"), Path("log.csv")):
             if (out / name).exists():
-                raise ConfigError(
-                    f"{out} already holds a run ({name}): go on with --resume, or choose another --out"
-                )
+                raise ConfigError(f"{out} already holds a run ({name}): go on with --resume, or choose another --out")
         return
     if not (out / LAST).is_file():
         raise CheckpointError(f"{out}: nothing to resume, there is no {LAST}")

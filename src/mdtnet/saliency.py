@@ -134,9 +134,7 @@ def dft(luma: Tensor) -> tuple[Tensor, Tensor]:
     """
     angles = _angles(luma.shape[2], luma)
     luma = luma - luma[:, :, :1]  # changes u = 0 alone, and keeps a still clip at exactly zero
-    return torch.einsum("uk,btkhw->btuhw", angles.cos(), luma), -torch.einsum(
-        "uk,btkhw->btuhw", angles.sin(), luma
-    )
+    return torch.einsum("uk,btkhw->btuhw", angles.cos(), luma), -torch.einsum("uk,btkhw->btuhw", angles.sin(), luma)
 
 
 def inverse_dft(real: Tensor, imaginary: Tensor, num_frames: int) -> Tensor:
@@ -190,9 +188,7 @@ def spectral_residual_energy(luma: Tensor, noise: float) -> Tensor:
     real, imaginary = dft(luma)
     damped = _modulus(real, imaginary) + luma.shape[2] * noise
     log = damped.log()
-    mirrored = F.pad(log.flatten(3), (0, 0, 1, 1), mode="replicate").unflatten(
-        3, log.shape[3:]
-    )  # [B, T, U+2, h, w]
+    mirrored = F.pad(log.flatten(3), (0, 0, 1, 1), mode="replicate").unflatten(3, log.shape[3:])  # [B, T, U+2, h, w]
     residual = log - (mirrored[:, :, :-2] + mirrored[:, :, 1:-1] + mirrored[:, :, 2:]) / 3
     gain = residual.exp() / damped
     return inverse_dft(real * gain, imaginary * gain, luma.shape[2]).abs().amax(2)

@@ -36,12 +36,13 @@ from mdtnet.models.pretrained import cost_of_start
 from mdtnet.recipe import (
     REFERENCE_BATCH,
     check_config,
-    class_weights,
     freeze_partial_bn,
     learning_rate,
-    mix_clips,
+    loss_weights,
     make_optimizer,
+    mix_clips,
     rng_state,
+    sample_weights,
     set_rng_state,
     set_train_mode,
     sum_over_processes,
@@ -130,7 +131,7 @@ class Run:
         self.val_set = ClipDataset(
             val_videos, config.data, frames_per_segment=frames, train=False, test=self.validation
         )
-        self.class_weights = class_weights(train_videos.labels, len(self.classes))
+        self.loss_weights = loss_weights(train_videos.labels, len(self.classes), config.train)
         self.loader = self._make_loader()
         self.steps_per_epoch = math.ceil(self.loader.batch_sampler.num_batches / config.train.accumulate)
         self.sums = self._zeros()
@@ -185,14 +186,10 @@ class Run:
             drop_last=count > part and count % part == 1,  # batch norm learns nothing good from one clip
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            weights=self._sample_weights() if train.class_balance == "sampling" else None,
+            weights=sample_weights(self.train_set.videos.labels, train),
         )
         loader.worker_init_fn = ignore_signals
         return loader
-
-    def _sample_weights(self) -> np.ndarray:
-        weights = self.class_weights[self.train_set.videos.labels]
-        return weights / weights.sum()
 
     def steps(self) -> Iterator[list[Batch]]:
         """What this process computes in each remaining step of the epoch, in at most `accumulate` parts."""
@@ -239,13 +236,11 @@ class Run:
         if not len(part["label"]):
             return self._empty_loss()
         frames, labels = (part[key].to(self._device, non_blocking=True) for key in ("frames", "label"))
-        train, weights = self.config.train, None
-        shape = {"num_classes": len(self.classes), "mixup": train.mixup, "cutmix": train.cutmix}
-        mixed, shares = mix_clips(frames, labels, **shape)  # type: ignore[arg-type]
+        train, weights = self.config.train, self.loss_weights
+        mixed, shares = mix_clips(frames, labels, num_classes=len(self.classes), mixup=train.mixup, cutmix=train.cutmix)
         with self.accelerator.autocast():
             logits = self.model(mixed[:, 0])  # one view: [B, T, K, 3, H, W]
-        if train.class_balance == "weights":
-            weights = torch.tensor(self.class_weights, dtype=torch.float32, device=self._device)
+        weights = None if weights is None else weights.to(self._device)
         smoothing = train.label_smoothing
         loss = F.cross_entropy(logits.float(), shares, weights, label_smoothing=smoothing, reduction="sum")
         right = (logits.argmax(1) == labels).sum()

@@ -65,8 +65,7 @@ def _check(x: Tensor, offset: Tensor, weight: Tensor) -> None:
 def _dispatch(x: Tensor, offsets: list[Tensor], weights: list[Tensor]) -> Tensor:
     if x.device.type in ("cuda", "meta") or torch.compiler.is_exporting():
         parts = [
-            torchvision_deform_conv2d(x, o, w, padding=w.shape[-1] // 2)
-            for o, w in zip(offsets, weights, strict=True)
+            torchvision_deform_conv2d(x, o, w, padding=w.shape[-1] // 2) for o, w in zip(offsets, weights, strict=True)
         ]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
     offset = torch.cat(offsets, dim=1) if len(offsets) > 1 else offsets[0]  # [N, 2 K, H, W]

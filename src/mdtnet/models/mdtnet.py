@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.deform import deform_conv2d_sum
-from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, conv_bn, neutral_, reduced
+from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, ConvBN, neutral_, reduced
 from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, last_bn_features, normalise
 from mdtnet.saliency import SaliencyConfig, floored, luma, pool, pooled_saliency, resized
 
@@ -183,25 +183,38 @@ class Excitation(nn.Module):
         super().__init__()
         channels = place.channels
         self.coarse = (
-            CoarseDifference(channels, reduction=config.reduction, causal=config.causal)
-            if config.coarse
-            else None
+            CoarseDifference(channels, reduction=config.reduction, causal=config.causal) if config.coarse else None
         )
         self.dcme = DCME(place, config) if config.dcme else None
         self.stce = STCE(channels, reduction=config.reduction, causal=config.causal) if config.stce else None
         self.conv = (
-            DepthwiseConv(channels, start=config.temporal, causal=config.causal)
-            if config.temporal != "none"
-            else None
+            DepthwiseConv(channels, start=config.temporal, causal=config.causal) if config.temporal != "none" else None
         )
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         if self.coarse is not None:
             x = self.coarse(x, timeline)
-        gates = [module(x, timeline) for module in (self.dcme, self.stce) if module is not None]
-        if gates:
-            x = x + x * (sum(gates) / len(gates))
+        if self.dcme is not None or self.stce is not None:
+            x = self.excited(x, timeline)
         return x if self.conv is None else self.conv(x, timeline)
+
+    def excited(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """x * (1 + mean of E_D and E_S) in few passes over the large map: E_S and the 1/2 of E_D = s - 1/2 are one
+        factor per segment and channel, s is multiplied in where a segment has a neighbour."""
+        share = 1 / ((self.dcme is not None) + (self.stce is not None))
+        steps = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
+        factor = steps.new_ones(1, timeline.num_segments, 1, 1, 1)
+        if self.stce is not None:
+            factor = factor + share * self.stce(steps)
+        gates = [] if self.dcme is None else self.dcme(x, timeline)
+        for where, _ in gates:
+            inside = torch.zeros_like(factor[:1, :, :1])
+            inside[:, where] = share / len(gates) / 2
+            factor = factor - inside
+        out = steps * factor
+        for where, openness in gates:
+            out[:, where].addcmul_(steps[:, where], openness, value=share / len(gates))
+        return out.flatten(0, 1)
 
 
 def excite(config: MDTNetConfig) -> Maker:
@@ -216,33 +229,27 @@ def excite(config: MDTNetConfig) -> Maker:
 class DCME(nn.Module):
     """Motion excitation by deformable convolutions of several scales (METHOD section 5).
 
-    M_k(t) = DeformConv_k(Z(t+1); offsets from Z(t), Z(t+1)) - Z(t), summed over kernel sizes, expanded to an
-    excitation map in (-1/2, 1/2) of [N, C, H, W]. The last segment, which has no next one, gets 0.
+    M_k(t) = DeformConv_k(Z(t+1); offsets from Z(t), Z(t+1)) - Z(t), summed over kernel sizes and expanded to a map
+    s in (0, 1); the excitation is E_D = s - 1/2, and 0 for the last segment, which has no next one.
     """
 
     def __init__(self, place: Place, config: MDTNetConfig) -> None:
         super().__init__()
         channels = place.channels
         width = reduced(channels, config.reduction)
-        self.directions = (
-            ("past",) if config.causal else ("next", "past") if config.dcme_backward else ("next",)
-        )
+        self.directions = ("past",) if config.causal else ("next", "past") if config.dcme_backward else ("next",)
         self.deformable = config.dcme_deformable
-        self.reduce = conv_bn(channels, width, 1)
+        self.reduce = ConvBN(channels, width, 1)
         self.kernels = nn.ParameterList(dirac(width, k) for k in config.dcme_kernels)
         self.offsets = nn.ModuleList(
-            nn.Conv2d(2 * width, 2 * k * k, 3, padding=1)
-            for k in config.dcme_kernels
-            if config.dcme_deformable
+            nn.Conv2d(2 * width, 2 * k * k, 3, padding=1) for k in config.dcme_kernels if config.dcme_deformable
         )
         for conv in self.offsets:
             nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        self.expand = conv_bn(width, channels, 1)
+        self.expand = ConvBN(width, channels, 1)
         neutral_(self.expand[1])  # type: ignore[arg-type]
-        self.low_level = (
-            nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
-        )
+        self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
 
     def motion(self, here: Tensor, there: Tensor) -> Tensor:
         """Motion from features `here` to `there`, both [M, c, H, W], as [M, c, H, W]."""
@@ -253,27 +260,21 @@ class DCME(nn.Module):
             moved = deform_conv2d_sum(there, [conv(pair) for conv in self.offsets], list(self.kernels))
         return moved - len(self.kernels) * here
 
-    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+    def forward(self, x: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
+        """[N, C, H, W] -> for each direction, which segments have a neighbour there, and their s [B, T-1, C, H, W]."""
         z = self.reduce(x)
         if self.low_level is not None and timeline.low_level is not None:
             z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), z.shape[-2:])
         if timeline.num_segments == 1:
-            return torch.zeros_like(x)
+            return []
         z = z.unflatten(0, (-1, timeline.num_segments))  # [B, T, c, H, W]
         earlier, later = z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1)  # [B*(T-1), c, H, W]
-        gates = [
-            self.gate(earlier, later, timeline, (0, 1))
-            if d == "next"
-            else self.gate(later, earlier, timeline, (1, 0))
-            for d in self.directions
-        ]
-        return gates[0] if len(gates) == 1 else (gates[0] + gates[1]) / 2
-
-    def gate(self, here: Tensor, there: Tensor, timeline: Timeline, missing: tuple[int, int]) -> Tensor:
-        """Excitation [N, C, H, W]; `missing` says how many segments before and after the given ones get 0."""
-        e = torch.sigmoid(self.expand(self.motion(here, there))) - 0.5
-        e = F.pad(e.unflatten(0, (-1, timeline.num_segments - 1)), (0, 0) * 3 + missing)
-        return e.flatten(0, 1)
+        pairs = {"next": (slice(0, -1), earlier, later), "past": (slice(1, None), later, earlier)}
+        gates = []
+        for where, here, there in (pairs[direction] for direction in self.directions):
+            openness = torch.sigmoid(self.expand(self.motion(here, there)))
+            gates.append((where, openness.unflatten(0, (-1, timeline.num_segments - 1))))
+        return gates
 
 
 def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
@@ -286,7 +287,7 @@ def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
 class STCE(nn.Module):
     """Spatio-temporal channel excitation (METHOD section 6): which channels matter, from when and from where.
 
-    Gives an excitation in (-1/2, 1/2) of [N, C, 1, 1], which starts at 0.
+    Gives an excitation in (-1/2, 1/2) of [B, T, C, 1, 1], which starts at 0.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16, causal: bool = False) -> None:
@@ -303,10 +304,10 @@ class STCE(nn.Module):
             nn.init.zeros_(last.weight)
         nn.init.zeros_(self.time_expand.bias)
 
-    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
+    def forward(self, x: Tensor) -> Tensor:
+        """Segments [B, T, C, H, W] -> E_S."""
         y = torch.sigmoid(self.temporal_branch(x) + self.spatial_branch(x)) - 0.5  # [B, T, C]
-        return y.flatten(0, 1)[:, :, None, None]
+        return y[..., None, None]
 
     def temporal_branch(self, x: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, T, C]: correlation of the channels over time."""

@@ -10,7 +10,7 @@ Letters: N = B*T frames, C channels, c reduced channels, H, W pixels.
 import torch
 from torch import Tensor, nn
 
-from mdtnet.models.temporal import DepthwiseConv, conv_bn, fan_out_, neighbour_differences
+from mdtnet.models.temporal import DepthwiseConv, ConvBN, fan_out_, neighbour_differences
 from mdtnet.models.trunk import Block, Maker, Place, Timeline, downsample
 from mdtnet.models.tsn import TSN
 
@@ -32,9 +32,9 @@ class MotionExcitation(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         width = max(channels // 16, 6)  # 6 is the narrowest in the official network
-        self.reduce = conv_bn(channels, width, 1)
+        self.reduce = ConvBN(channels, width, 1)
         self.move = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
-        self.expand = conv_bn(width, channels, 1)
+        self.expand = ConvBN(width, channels, 1)
         fan_out_(self)
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:

@@ -32,11 +32,11 @@ def depthwise_conv(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool
     out = x * (third if causal else second)
     old, new = x.unflatten(0, (-1, num_segments)), out.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
     if causal:
-        new[:, 1:] += old[:, :-1] * second
-        new[:, 2:] += old[:, :-2] * first
+        new[:, 1:].addcmul_(old[:, :-1], second)
+        new[:, 2:].addcmul_(old[:, :-2], first)
     else:
-        new[:, 1:] += old[:, :-1] * first
-        new[:, :-1] += old[:, 1:] * third
+        new[:, 1:].addcmul_(old[:, :-1], first)
+        new[:, :-1].addcmul_(old[:, 1:], third)
     return out
 
 
@@ -87,9 +87,20 @@ def reduced(channels: int, reduction: int = 16) -> int:
     return max(channels // reduction, 8)
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Convolution without bias, then batch norm (which would swallow the bias)."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs))
+class ConvBN(nn.Sequential):
+    """Convolution without bias, then batch norm (which would swallow the bias); in evaluation they are one."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, bn = self
+        if bn.training:
+            return bn(conv(x))
+        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        return F.conv2d(x, weight, bn.bias - bn.running_mean * scale, padding=conv.padding)
 
 
 def neutral_(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
@@ -117,25 +128,25 @@ class CoarseDifference(nn.Module):
         super().__init__()
         width = reduced(channels, reduction)
         self.causal = causal
-        self.reduce = conv_bn(channels, width, 1)
+        self.reduce = ConvBN(channels, width, 1)
         self.move = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
-        self.pooled = conv_bn(width, width, 3)
-        self.full = conv_bn(width, width, 3)
-        self.expand = conv_bn(width, channels, 1)
+        self.pooled = ConvBN(width, width, 3)
+        self.full = ConvBN(width, width, 3)
+        self.expand = ConvBN(width, channels, 1)
         if neutral:
             neutral_(self.expand[1])  # type: ignore[arg-type]
 
-    def gate(self, difference: Tensor) -> Tensor:
-        """Difference [N, c, H, W] -> excitation in (-1/2, 1/2), [N, C, H, W]."""
+    def openness(self, difference: Tensor) -> Tensor:
+        """Difference [N, c, H, W] -> how far the gate is open, 0 to 1, 1/2 being neutral; [N, C, H, W]."""
         size = difference.shape[-2:]
         pooled = self.pooled(F.avg_pool2d(difference, 2, ceil_mode=min(size) < 2))
         y = (difference + F.interpolate(pooled, size, mode="nearest") + self.full(difference)) / 3
-        return torch.sigmoid(self.expand(y)) - 0.5
+        return torch.sigmoid(self.expand(y))
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         z = self.reduce(x)
         forward, backward = neighbour_differences(z, self.move(z), timeline.num_segments)
-        excitation = self.gate(backward)
-        if not self.causal:
-            excitation = (self.gate(forward) + excitation) / 2
-        return x + x * excitation
+        if self.causal:
+            return (x * 0.5).addcmul_(x, self.openness(backward))
+        both = self.openness(forward) + self.openness(backward)
+        return (x * 0.5).addcmul_(x, both, value=0.5)  # x * (1 + E): few passes over the large map

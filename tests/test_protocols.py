@@ -1,0 +1,193 @@
+"""Test protocols as values: presets, rules of drawing clips, what is stored, and fused scores."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from mdtnet.config import PROTOCOLS, DataConfig, TestConfig, protocol_name, protocol_named
+from mdtnet.config import test_crop_size as crop_size_of
+from mdtnet.data.annotations import load_videos
+from mdtnet.data.dataset import ClipDataset
+from mdtnet.data.segments import clip_indices
+from mdtnet.errors import ConfigError, DataError
+from mdtnet.evaluation import ScoreTable, fuse_tables, protocol
+
+SMALL = DataConfig(num_segments=4, size=24, short_side=32)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return load_videos(str(tiny.write_videos(tmp_path_factory.mktemp("videos"), per_class=2)))
+
+
+def dataset(videos, *, k: int = 1, data: DataConfig = SMALL, **test) -> ClipDataset:
+    return ClipDataset(videos, data, frames_per_segment=k, train=False, test=TestConfig(**test))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_presets_have_their_names_and_views(name, videos):
+    test = TestConfig(**protocol_named(name))
+    assert protocol_name(test) == name
+    views = {"efficient": 1, "tdn": 1, "tsm_something": 6}.get(name, 30)
+    frames = dataset(videos, k=5 if "tdn" in name else 1, **PROTOCOLS[name])[0]["frames"]
+    assert frames.shape[0] == views
+    assert crop_size_of(DataConfig(), test) == (224 if test.crops == 1 else 256)
+
+
+def test_a_changed_preset_has_no_name():
+    assert protocol_name(TestConfig(clips=10, crops=3, crop_size=224)) == ""
+    assert protocol_name(TestConfig(clips=5)) == ""
+    assert protocol_name(TestConfig(clips=10, crops=3, batch_size=2, on_unreadable="exclude")) == "accurate"
+    with pytest.raises(ConfigError, match="did you mean 'accurate'"):
+        protocol_named("acurate")
+
+
+def test_what_is_stored():
+    stored = protocol(SMALL, TestConfig(**PROTOCOLS["tea"], seed=3), data="x")
+    expected = {
+        "preset": "tea",
+        "rule": "random",
+        "seed": 3,
+        "clips": 10,
+        "crops": 3,
+        "crop_size": 32,
+        "fusion": "logits",
+    }
+    assert expected.items() <= stored.items()
+    assert stored["crop_order"] == ["left", "centre", "right"]
+    assert stored["sampling"] == "consecutive"
+    assert json.loads(json.dumps(stored)) == stored
+
+
+def draw(n: int, rule: str, clips: int, *, k: int = 5, seed=(0,), t: int = 8) -> np.ndarray:
+    return clip_indices(n, rule=rule, num_clips=clips, seed=seed, num_segments=t, frames_per_segment=k)
+
+
+@pytest.mark.parametrize("n", [16, 33, 60, 300])
+@pytest.mark.parametrize("rule", ["uniform", "random"])
+def test_ten_clips_are_ten_different_clips(n, rule):
+    clips = draw(n, rule, 10)
+    assert clips.shape == (10, 8, 5)
+    if n > 16 or rule == "random":
+        assert len({clip.tobytes() for clip in clips}) == 10
+    assert 0 <= clips.min() <= clips.max() < n
+
+
+def test_a_video_that_has_only_one_clip_still_gets_ten():
+    assert draw(1, "random", 10).max() == 0
+
+
+def test_official_rules(shared):
+    golden = json.loads((shared / "golden/sampling.json").read_text())
+    for rule, clips, name, k in (
+        ("dense", 10, "tsm_dense10_T8", 1),
+        ("tsm_twice", 2, "tsm_twice_T8", 1),
+        ("tdn", 1, "tdn_segments_T8_K5", 5),
+    ):
+        for n, rows in golden[name].items():
+            assert draw(int(n), rule, clips, k=k).reshape(-1).tolist() == np.ravel(rows).tolist(), (rule, n)
+
+
+def test_random_clips_belong_to_the_video_and_the_seed_and_not_to_the_list(videos):
+    options = {"rule": "random", "clips": 3}
+    one = dataset(videos, **options)
+    whole = [one[i]["frames"] for i in range(4)]
+    part = dataset(videos.subset([2]), **options)[0]["frames"]
+    assert (part == whole[2]).all()
+    one.set_epoch(5)
+    assert (one[2]["frames"] == part).all()
+    assert (dataset(videos, seed=1, **options)[2]["frames"] != part).any()
+    tables = [clip_indices(100, rule="random", num_clips=3, seed=[0, s], num_segments=4, frames_per_segment=1)
+              for s in (1, 2)]  # fmt: skip
+    assert (tables[0] != tables[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rule": "tsm_twice", "clips": 3}, "has 2"),
+        ({"rule": "tdn", "clips": 10}, "has 1"),
+        ({"rule": "tsm_twice", "clips": 2, "k": 5}, "draws 1 frame a segment, this network wants 5"),
+        ({"rule": "dense", "data": dataclasses.replace(SMALL, frame_stride=2)}, "frame_stride 1"),
+        ({"clips": 0}, "at least 1"),
+    ],
+)
+def test_rules_that_do_not_fit(videos, options, words):
+    with pytest.raises(ConfigError, match=words):
+        dataset(videos, **options)
+
+
+# Fused scores
+
+
+def table(scores, *, names=("a", "b", "c"), labels=(0, 1, 1), classes=("x", "y"), errors=("", "", "")) -> ScoreTable:
+    array = np.array(scores, dtype=np.float32)
+    views = np.arange(array.shape[1])
+    return ScoreTable(list(names), np.array(labels), views, views * 0, array, list(errors), classes, {"clips": 1})
+
+
+ONE = table([[[2.0, 0.0]], [[1.0, 0.0]], [[0.0, 3.0]]])
+OTHER = table([[[0.0, 1.0], [0.0, 1.0]], [[0.0, 5.0], [0.0, 5.0]], [[1.0, 0.0]] * 2], names=("b", "c", "a"),
+              labels=(1, 1, 0))  # fmt: skip
+
+
+def test_fused_scores_are_the_mean_of_each_tests_own_mean():
+    fused = fuse_tables([ONE, OTHER], "softmax", names=["one", "other"])
+    order = [2, 0, 1]
+    assert fused.names == ["a", "b", "c"]
+    assert fused.fuse("softmax") == pytest.approx((ONE.fuse("softmax") + OTHER.fuse("softmax")[order]) / 2, abs=1e-6)
+    logits = fuse_tables([ONE, OTHER], "logits", names=["one", "other"])
+    assert logits.fuse("logits") == pytest.approx((ONE.fuse("logits") + OTHER.fuse("logits")[order]) / 2, abs=1e-6)
+    assert [part["scores"] for part in fused.protocol["fused"]] == ["one", "other"]
+
+
+def test_what_one_test_could_not_read_is_unreadable():
+    broken = table([[[2.0, 0.0]], [[np.nan, np.nan]], [[0.0, 3.0]]], errors=("", "empty file", ""))
+    fused = fuse_tables([ONE, broken], "softmax", names=["one", "broken"])
+    assert fused.unreadable() == {"b": "empty file"}
+    assert np.isnan(fused.scores[1]).all()
+    figures = fused.metrics(TestConfig())
+    assert (figures["unreadable_wrong"]["videos"], figures["unreadable_excluded"]["videos"]) == (3, 2)
+    assert (figures["videos"], figures["top1"], figures["unreadable_excluded"]["top1"]) == (3, 2 / 3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"names": ("a", "b", "d")}, "two: other videos than in one"),
+        ({"labels": (0, 1, 0)}, "two: other labels"),
+        ({"classes": ("y", "x")}, "two: other classes, or another order"),
+    ],
+)
+def test_tables_that_do_not_belong_together(change, words):
+    with pytest.raises(DataError, match=words):
+        fuse_tables([ONE, table(ONE.scores, **change)], "softmax", names=["one", "two"])
+
+
+@pytest.mark.slow
+def test_thirty_views_of_a_long_video_fit_in_4_gib(tmp_path):
+    """16 segments of 5 frames, 10 x 3 at 256 pixels, of 6000 frames."""
+    import subprocess
+    import sys
+
+    frame = np.random.default_rng(0).integers(0, 256, (6, 240, 320, 3), dtype=np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        tiny.write_video(tmp_path / name / "long.mp4", np.tile(frame, (1000, 1, 1, 1)))
+    code = """
+import resource, sys
+from mdtnet.config import DataConfig, TestConfig
+from mdtnet.data.annotations import load_videos
+from mdtnet.data.dataset import ClipDataset, make_loader
+data = DataConfig(num_segments=16)
+test = TestConfig(clips=10, crops=3)
+dataset = ClipDataset(load_videos(sys.argv[1]), data, frames_per_segment=5, train=False, test=test)
+for batch in make_loader(dataset, batch_size=1, shuffle=False, seed=0, workers=0):
+    assert batch["frames"].shape[:2] == (1, 30), batch["errors"]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(found.stdout) < 4
