@@ -30,6 +30,9 @@ check: setup       ## lint, format, types
 	$(BIN)/mypy
 
 bench: setup       ## speed, as ratios from one interleaved run
+	$(BIN)/mdtnet bench --trunks resnet50,mobilenet_v2 --out runs/bench
+	$(BIN)/mdtnet bench --trunks resnet50 --training --repeats 5 --out runs/bench_training
+	$(BIN)/mdtnet bench --models mdtnet2 --trunks resnet50,mobilenet_v2 --components
 	$(BIN)/python benchmarks/deform.py
 
 clean:

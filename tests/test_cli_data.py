@@ -47,6 +47,10 @@ def test_from_videos_to_a_fused_test(videos, tmp_path, capsys):
     assert code == 0
     figures = json.loads((tmp_path / "fused/metrics.json").read_text())
     assert (figures["videos"], figures["unreadable"]) == (6, 1)
+    code, out, _ = run(capsys, "mean", tmp_path / "accurate", tmp_path / "tea")
+    assert code == 0
+    top1 = [json.loads((tmp_path / name / "metrics.json").read_text())["top1"] for name in ("accurate", "tea")]
+    assert f"{sum(top1) / 2:.2%}" in out.splitlines()[-2]
     code, _, err = run(capsys, "fuse", tmp_path / "accurate", tmp_path / "run", "--out", tmp_path / "fused")
     assert code == 3
     assert "other videos" in err
@@ -68,10 +72,12 @@ def test_check_and_info(videos, tmp_path, capsys):
 
 MISTAKES = {
     "data set": (["data", "prepare", "ucf11", "--root", ".", "--out", "x"], 2, "ucf101"),
+    "flip": (["train", "--data.flip", "swop"], 2, "'swop', expected one of True, False, swap; did you mean 'swap'"),
     "no lists": (["data", "prepare", "ucf101", "--root", ".", "--out", "x"], 3, "no classInd.txt"),
     "no download": (["data", "prepare", "jester", "--root", ".", "--out", "x", "--download"], 3, "no plain download"),
     "protocol": (["test", "x.pt", "--data", ".", "--protocol", "acurate"], 2, "did you mean 'accurate'"),
     "no scores": (["fuse", "none.npz", "none.npz", "--out", "x"], 3, "no such score table"),
+    "no metrics": (["mean", "."], 3, "metrics.json: no such file"),
     "nothing to check": (["data", "check", "nowhere", "--out", "x"], 3, "nowhere"),
 }
 

@@ -160,6 +160,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def hardware() -> str:
+    """The machine in words: processor, cores, accelerators."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():  # platform.processor() is empty or vague on Linux
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    parts = [f"{processor}, {os.cpu_count()} cores"]
+    parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return "; ".join(parts)
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint into main memory, without running anything it holds.
 

@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from mdtnet import __version__, cli_data
+from mdtnet import __version__, cli_bench, cli_data
 from mdtnet.errors import ConfigError, MdtnetError
 
 console = Console()
@@ -70,7 +70,8 @@ def _main(arguments: list[str]) -> int:
         from mdtnet.config import nearest
 
         raise ConfigError(f"no such verb: {name}{nearest(name, VERBS)} (mdtnet --help lists them)")
-    _log_to_terminal()
+    if name != "predict":  # which asks for it itself, where it needs torch
+        _log_to_terminal()
     return VERBS[name].run(_parse(name, VERBS[name], rest)) or 0
 
 
@@ -131,7 +132,9 @@ def _one_line(message: str, parser: Any) -> str:
     if unknown := re.match(r"unrecognized arguments: (\S+)", message):
         return f"unknown option {unknown[1]}{nearest(unknown[1].split('=')[0], options)}"
     if wrong := re.search(r'Parser key "(.+?)":\s+(.*?)\. Got value: (.*)', message, re.DOTALL):
-        choices = re.findall(r"'([^']+)'", wrong[2]) if "Literal" in wrong[2] else []
+        hints = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+        hint = hints.get(wrong[1])
+        choices = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
         kind = re.sub(r"a <class '(\w+)'>", r"\1", wrong[2].removeprefix("Expected "))
         expected = f"one of {', '.join(choices)}" if choices else kind
         return f"--{wrong[1]} is {wrong[3]!r}, expected {expected}{nearest(wrong[3], choices)}"
@@ -240,7 +243,7 @@ def _beside(checkpoint: str, name: str) -> str:
 
 
 def _predict_arguments(parser: Any) -> None:
-    parser.add_argument("checkpoint", help="a checkpoint file")
+    parser.add_argument("checkpoint", help="a checkpoint file, or an exported .onnx or .xml (runs without torch)")
     parser.add_argument("sources", nargs="+", help="video files, folders of videos, frame folders, or glob patterns")
     parser.add_argument("--topk", type=int, default=5, help="how many classes to tell")
     parser.add_argument("--clips", type=int, default=1, help="clips per video that are averaged")
@@ -250,10 +253,10 @@ def _predict_arguments(parser: Any) -> None:
 
 
 def _predict(options: Any) -> int:
-    from mdtnet.inference import Recogniser, expand_sources, write_json
+    from mdtnet.prediction import expand_sources, write_json
 
     sources = expand_sources(options.sources)
-    model = Recogniser.load(options.checkpoint, device=options.device)
+    model = _recogniser(options.checkpoint, options.device)
     found = []
     for p in model.predict_many(sources, topk=options.topk, clips=options.clips, crops=options.crops):
         found.append(p)
@@ -270,6 +273,43 @@ def _predict(options: Any) -> int:
     if unread:
         errors.print(f"{unread} of {len(found)} videos could not be read")
     return 3 if unread else 0
+
+
+def _recogniser(path: str, device: str) -> Any:
+    from mdtnet.deployed import SUFFIXES, Deployed
+
+    if Path(path).suffix in SUFFIXES:
+        if device not in ("auto", "cpu"):
+            raise ConfigError(f"device is '{device}', but exported networks run on the CPU here")
+        return Deployed.load(path)
+    from mdtnet.inference import Recogniser
+
+    _log_to_terminal()
+    return Recogniser.load(path, device=device)
+
+
+def _export_arguments(parser: Any) -> None:
+    from mdtnet.export import Format
+
+    parser.add_argument("checkpoint", help="a checkpoint file")
+    parser.add_argument("--format", type=Format, default="onnx", help="onnx, openvino or torch (a .pt2 program)")
+    parser.add_argument("--half", action="store_true", help="store weights as float16: half the file")
+    parser.add_argument("--int8", action="store_true", help="the trunk in 8 bits, calibrated with the clips")
+    parser.add_argument("--clips", default="", help="videos to compare (and calibrate) with; default: built-in ones")
+    parser.add_argument("--out", default="", help="the file; default: beside the checkpoint")
+
+
+def _export(options: Any) -> None:
+    from mdtnet.export import SUFFIXES, export
+
+    if options.half and options.int8:
+        raise ConfigError("--half and --int8 exclude each other")
+    precision: Any = "int8" if options.int8 else "half" if options.half else "float32"
+    name = Path(options.checkpoint).stem + ("" if precision == "float32" else f"_{precision}")
+    out = options.out or _beside(options.checkpoint, name + SUFFIXES[options.format])
+    done = export(options.checkpoint, format=options.format, out=out, precision=precision, clips=options.clips)
+    console.print(str(done), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"wrote {done.path} and {done.path}.json", highlight=False, markup=False, soft_wrap=True)
 
 
 def _report_arguments(parser: Any) -> None:
@@ -302,7 +342,7 @@ def _convert(options: Any) -> None:
     console.print(str(done), highlight=False, markup=False, soft_wrap=True)
 
 
-# saliency, models, cost
+# saliency
 
 
 def _saliency_arguments(parser: Any) -> None:
@@ -323,77 +363,6 @@ def _saliency(options: Any) -> None:
     config = from_dict(SaliencyConfig, values, where="command line")
     out = draw_saliency(options.source, options.out, saliency=config, num_segments=options.segments)
     console.print(f"wrote {out}", highlight=False)
-
-
-def _models_arguments(parser: Any) -> None:
-    parser.add_argument("--segments", type=int, default=8, help="T")
-    parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
-    parser.add_argument("--classes", type=int, default=400, help="number of classes")
-
-
-def _models(options: Any) -> None:
-    from mdtnet.models.build import SYSTEMS, TRUNKS
-
-    console.print(
-        f"GMACs of one view, {options.segments} x {options.size} x {options.size}; "
-        f"parameters in millions, {options.classes} classes"
-    )
-    table = Table()
-    table.add_column("trunk", no_wrap=True)
-    for system in SYSTEMS:
-        table.add_column(system, justify="right")
-    for trunk in TRUNKS:
-        costs = [_cost_of(s, trunk, options.classes, options.segments, options.size) for s in SYSTEMS]
-        table.add_row(trunk, *(f"{c.gmacs:.2f}\n{c.parameters / 1e6:.2f} M" for c in costs), end_section=True)
-    console.print(table)
-
-
-def _cost_of(system: str, trunk: str, classes: int, segments: int, size: int) -> Any:
-    import torch
-
-    from mdtnet.config import ModelConfig
-    from mdtnet.cost import count
-    from mdtnet.models.build import build_model
-
-    with torch.device("meta"):  # shapes alone; no weights are drawn
-        model = build_model(ModelConfig(name=system, trunk=trunk), num_classes=classes)  # type: ignore[arg-type]
-    return count(model, num_segments=segments, size=size)
-
-
-def _cost_arguments(parser: Any) -> None:
-    from mdtnet.models.build import System, TrunkName
-
-    parser.add_argument("model", type=System, help="tsn, tsm, tea, tdn, mdtnet1 or mdtnet2")
-    parser.add_argument("--trunk", type=TrunkName, default="resnet50", help="the 2D network")
-    parser.add_argument("--segments", type=int, default=8, help="T")
-    parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
-    parser.add_argument("--classes", type=int, default=400, help="number of classes")
-    parser.add_argument("--clips", type=int, default=1, help="clips of the test protocol")
-    parser.add_argument("--crops", type=int, default=1, help="crops of the test protocol")
-    parser.add_argument("--repeats", type=int, default=7, help="timed forward passes; 0: none")
-
-
-def _cost(options: Any) -> None:
-    from statistics import median
-
-    from mdtnet.config import ModelConfig
-    from mdtnet.cost import latency
-    from mdtnet.models.build import build_model
-
-    cost = _cost_of(options.model, options.trunk, options.classes, options.segments, options.size)
-    views = options.clips * options.crops
-    console.print(f"{options.model} on {options.trunk}, {options.segments} x {options.size} x {options.size}")
-    console.print(f"parameters: {cost.parameters / 1e6:.2f} M")
-    console.print(f"GMACs: {cost.gmacs:.2f}")
-    for name, macs in sorted(cost.macs.items(), key=lambda item: -item[1]):
-        console.print(f"  {macs / 1e9:8.3f}  {name}")
-    console.print(f"views: {views}, total GMACs: {cost.gmacs * views:.2f}")
-    console.print(f"not counted: {', '.join(cost.uncounted) or 'nothing'}")
-    if options.repeats:
-        model = build_model(ModelConfig(name=options.model, trunk=options.trunk), num_classes=options.classes)
-        times = latency(model, num_segments=options.segments, size=options.size, repeats=options.repeats)
-        spread = f"{times[0] * 1e3:.0f} to {times[-1] * 1e3:.0f}"
-        console.print(f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})")
 
 
 # data, demo
@@ -451,6 +420,7 @@ VERBS: dict[str, Verb] = {
         cli_data.fuse_arguments,
         cli_data.fuse,
     ),
+    "mean": Verb("accuracy of each of several splits, and their mean", cli_data.mean_arguments, cli_data.mean),
     "predict": Verb(
         "say what videos show",
         _predict_arguments,
@@ -463,13 +433,30 @@ VERBS: dict[str, Verb] = {
         _saliency,
         "  mdtnet saliency clip.mp4 -o sheet.png --variant phase\n  mdtnet saliency clip.mp4 -o overlay.mp4",
     ),
-    "models": Verb("what can be built: systems x trunks, parameters, GMACs", _models_arguments, _models),
+    "models": Verb(
+        "what can be built: systems x trunks, parameters, GMACs", cli_bench.models_arguments, cli_bench.models
+    ),
     "cost": Verb(
         "parameters, GMACs by component, and latency of one network",
-        _cost_arguments,
-        _cost,
+        cli_bench.cost_arguments,
+        cli_bench.cost,
         "  mdtnet cost mdtnet2 --trunk resnet50 --segments 8 --size 224 --clips 10 --crops 3",
     ),
+    "bench": Verb(
+        "networks side by side: latency, memory, cost, where the time goes",
+        cli_bench.bench_arguments,
+        cli_bench.bench,
+        "  mdtnet bench --models tsn,tdn,mdtnet2 --trunks resnet50,mobilenet_v2 --out runs/bench\n"
+        "  mdtnet bench --models tsn,mdtnet2 --training --batch 4 --threads 1\n"
+        "  mdtnet bench --models mdtnet2 --components",
+    ),
     "convert": Verb("any known checkpoint -> one file that explains itself", _convert_arguments, _convert),
+    "export": Verb(
+        "a checkpoint as one file for ONNX Runtime, OpenVINO or torch.export, checked on real clips",
+        _export_arguments,
+        _export,
+        "  mdtnet export runs/mine/checkpoints/best.pt --format onnx --clips videos/test\n"
+        "  mdtnet predict runs/mine/best.onnx clip.mp4",
+    ),
     "report": Verb("a self-contained HTML page of a run, or of several side by side", _report_arguments, _report),
 }

@@ -169,6 +169,25 @@ def fuse(options: Any) -> None:
     _say(f"scores {options.out}/scores.npz, metrics {options.out}/metrics.json")
 
 
+def mean_arguments(parser: Any) -> None:
+    parser.add_argument("runs", nargs="+", help="folders of runs or tests, one a split")
+
+
+def mean(options: Any) -> None:
+    from statistics import fmean
+
+    from mdtnet.evaluation import load_figures
+
+    found = [load_figures(run) for run in options.runs]
+    table = Table("split", "videos", "top-1", "mean class accuracy")
+    for run, figures in zip(options.runs, found):
+        table.add_row(escape(run), str(figures["videos"]), f"{figures['top1']:.2%}", f"{figures['mean_class']:.2%}")
+    table.add_section()
+    means = [f"{fmean(f[key] for f in found):.2%}" for key in ("top1", "mean_class")]
+    table.add_row("mean", str(sum(f["videos"] for f in found)), *means)
+    console.print(table)
+
+
 def figures_table(figures: dict[str, Any], *, title: str) -> Table:
     """The figures of `metrics.summary` as a table for the terminal."""
     table = Table(title=title, title_justify="left", show_header=False)

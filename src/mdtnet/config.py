@@ -140,6 +140,9 @@ class TrainConfig:
     """Automatic mixed precision."""
     channels_last: bool = True
     """Channels-last memory format for convolutions."""
+    checkpoint_activations: bool = False
+    """Compute each block of the trunk again in the backward pass instead of keeping its activations: less memory, more
+    time, the same result."""
     device: str = "auto"
     """`auto`, or `cpu` to keep off an accelerator."""
     seed: int = 0

@@ -25,6 +25,7 @@ COMPONENTS = (
     (r"\.temporal\.dcme", "DCME"),
     (r"\.temporal\.stce", "STCE"),
     (r"\.temporal\.coarse", "coarse differences"),
+    (r"\.temporal\.conv", "temporal convolution"),
     (r"\.temporal", "temporal modules"),
     (r"\.at_input", "temporal shift"),
     (r"^fine", "fine differences"),
@@ -76,6 +77,11 @@ def count(model: nn.Module, *, num_segments: int = 8, size: int = 224) -> Cost:
     return Cost(parameters, dict(counter.macs), tuple(sorted(counter.uncounted)))
 
 
+def component(module: str) -> str:
+    """The component that a module of this name counts for."""
+    return next(c for pattern, c in COMPONENTS if re.search(pattern, module))
+
+
 class _Counter(TorchDispatchMode):
     """Sees every operator that runs, and knows in which module."""
 
@@ -95,7 +101,7 @@ class _Counter(TorchDispatchMode):
         return out
 
     def add(self, macs: int) -> None:
-        self.macs[next(c for pattern, c in COMPONENTS if re.search(pattern, self.names[-1]))] += macs
+        self.macs[component(self.names[-1])] += macs
 
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:

@@ -39,3 +39,7 @@ class CheckpointError(MdtnetError):
     """A file is not a checkpoint of this project, or does not fit what it is loaded into."""
 
     exit_code = 4
+
+
+class ExportError(CheckpointError):
+    """A network that cannot be exported, or whose exported form does not compute the same."""

@@ -22,7 +22,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from mdtnet import metrics
-from mdtnet.checkpoint import atomic_write, load_checkpoint, model_of, versions
+from mdtnet.checkpoint import atomic_write, hardware, load_checkpoint, model_of, versions
 from mdtnet.config import DataConfig, TestConfig, nearest, protocol_name, test_crop_size, to_dict
 from mdtnet.data.annotations import VideoList, load_videos, split_by_group
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
@@ -72,7 +72,8 @@ class ScoreTable:
         """Every figure under `config`'s fusion and policy (`metrics.summary`), with protocol and versions."""
         fused = self.fuse(config.fusion)
         figures = metrics.summary(fused, self.labels, self.classes, unreadable=config.on_unreadable)
-        return {**figures, "classes": list(self.classes), "protocol": self.protocol, "versions": versions()}
+        about = {"protocol": self.protocol, "versions": versions(), "hardware": hardware()}
+        return {**figures, "classes": list(self.classes), **about}
 
     def save(self, path: str | Path) -> None:
         """Write the table; a crash leaves the old file or the new one."""
@@ -275,6 +276,22 @@ def save_results(out: Path, table: ScoreTable, config: TestConfig) -> dict[str, 
     text = json.dumps(figures, indent=1, allow_nan=False)
     atomic_write(out / "metrics.json", lambda file: file.write(text.encode()))
     return figures
+
+
+def load_figures(folder: str | Path) -> dict[str, Any]:
+    """The `metrics.json` of a run or test.
+
+    Raises:
+        DataError: it is not there, or is none.
+    """
+    path = Path(folder, "metrics.json")
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        return {**figures, "top1": float(figures["top1"])}
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected the folder of a run or of a test") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no metrics of a test, or damaged") from error
 
 
 def evaluate_checkpoint(

@@ -1,11 +1,9 @@
 """A trained network that names what videos show: `Recogniser.load(checkpoint).predict(source)`."""
 
-import glob
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mdtnet.checkpoint import atomic_write, load_model
+from mdtnet.checkpoint import load_model
 from mdtnet.config import RunConfig, TestConfig
-from mdtnet.data.annotations import VIDEO_SUFFIXES, Texts, VideoList
+from mdtnet.data.annotations import Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
-from mdtnet.data.video import IMAGE_SUFFIXES
-from mdtnet.errors import ConfigError, DataError, VideoError
+from mdtnet.errors import ConfigError, VideoError
 from mdtnet.hub import HubMixin
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a video most likely shows; `str()` is one readable line."""
-
-    path: str
-    """The source."""
-    classes: tuple[str, ...]
-    """Names of the best classes, the most probable first; empty where the video could not be read."""
-    probabilities: tuple[float, ...]
-    """Their probabilities, 0 to 1."""
-    seconds: float
-    """Time taken, reading and computing."""
-    error: str = ""
-    """Why the video could not be read; empty where it could."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values fit for JSON."""
-        best = [{"class": name, "probability": p} for name, p in zip(self.classes, self.probabilities)]
-        return {"path": self.path, "predictions": best, "seconds": self.seconds, "error": self.error or None}
-
-    def __str__(self) -> str:
-        best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in zip(self.classes, self.probabilities))
-        return f"{self.path}: {self.error or best}"
+from mdtnet.prediction import Prediction
 
 
 class Recogniser(HubMixin):
@@ -151,73 +124,6 @@ class Recogniser(HubMixin):
         if self.config.test.fusion == "logits":
             return logits.mean(0).softmax(0)
         return logits.softmax(1).mean(0)
-
-
-def expand_sources(sources: Iterable[str | Path]) -> list[str]:
-    """Files, folders and glob patterns -> videos, each once; sorted within a folder or a pattern.
-
-    A folder stands for the videos in it and in the folders below it, or, where it holds images, for itself: a
-    video as a folder of frames. A file is taken whatever its extension, even a missing one: reading it tells
-    what is wrong.
-
-    Raises:
-        DataError: a folder without videos, a pattern that nothing matches, or no source at all.
-    """
-    found: list[str] = []
-    for source in (os.fspath(source) for source in sources):
-        if os.path.isdir(source):
-            found += _in_folder(source)
-        elif glob.has_magic(source) and not os.path.exists(source):
-            found += _matching(source)
-        else:
-            found.append(source)
-    if not found:
-        raise DataError("no videos given: expected files, folders or patterns such as clips/*.mp4")
-    return list(dict.fromkeys(found))
-
-
-def _in_folder(folder: str) -> list[str]:
-    found = []
-    for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        videos = sorted(name for name in files if _is_video(name))
-        if not videos and any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
-            found.append(path)
-        found += [os.path.join(path, name) for name in videos]
-    if not found:
-        raise DataError(f"{folder}: no videos in this folder or below it")
-    return found
-
-
-def _matching(pattern: str) -> list[str]:
-    matches = sorted(glob.glob(pattern, recursive=True))
-    videos = [path for path in matches if os.path.isfile(path) and _is_video(path)]
-    frames = [path for path in matches if os.path.isdir(path) and _holds_images(path)]
-    if not videos and not frames:
-        other = f"; {len(matches)} other files match" if matches else ""
-        raise DataError(f"{pattern}: no video matches this pattern{other}")
-    return sorted(videos + frames)
-
-
-def _holds_images(folder: str) -> bool:
-    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in os.listdir(folder))
-
-
-def _is_video(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-
-
-def write_json(predictions: Iterable[Prediction], out: str | Path) -> None:
-    """Write a list of predictions as JSON; a crash leaves the old file or the new one.
-
-    Raises:
-        ConfigError: `out` is a folder, or its folder is not there.
-    """
-    out = Path(out)
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"{out}: cannot be written, expected a file name in a folder that exists")
-    text = json.dumps([prediction.to_dict() for prediction in predictions], indent=1, ensure_ascii=False)
-    atomic_write(out, lambda file: file.write(text.encode("utf-8", "replace")))
 
 
 def _device(name: str) -> torch.device:

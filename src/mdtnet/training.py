@@ -141,6 +141,7 @@ class Run:
     def _build(self) -> nn.Module:
         train = self.config.train
         model = build_model(self.config.model, num_classes=len(self.classes))
+        model.trunk.checkpoint_activations = train.checkpoint_activations  # type: ignore[union-attr, assignment]
         if train.partial_bn:
             freeze_partial_bn(model)
         self.synced = train.sync_bn and self.accelerator.num_processes > 1 and self._device.type == "cuda"

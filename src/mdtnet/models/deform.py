@@ -124,8 +124,8 @@ def _corners(base: Tensor, distance: Tensor, width: int) -> tuple[Tensor, Tensor
     rest_y, rest_x = 1 - distance
     corners = ((0, rest_y, rest_x), (1, rest_y, x), (width + 2, y, rest_x), (width + 3, y, x))
     for corner, (step, a, b) in enumerate(corners):
-        torch.add(base, step, out=index[:, corner])
-        torch.mul(a, b, out=weight[:, corner])
+        index[:, corner] = base + step
+        weight[:, corner] = a * b
     return index, weight
 
 
@@ -212,9 +212,9 @@ def _slopes(table: Tensor, g: Tensor, base: Tensor, distance: Tensor, width: int
     index[:, 0] = base
     ones = g.new_ones(g.shape[1])
     for axis, (along, across) in enumerate(((width + 2, 1), (1, width + 2))):
-        torch.add(base, across, out=index[:, 1])
+        index[:, 1] = base + across
+        weight[:, 0] = 1 - distance[1 - axis]
         weight[:, 1] = distance[1 - axis]
-        torch.sub(1, distance[1 - axis], out=weight[:, 0])
         slope = _bags(table[along:] - table[:-along], index, weight)
         torch.mv(slope.mul_(g), ones, out=out[axis])
     return out

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.deform import deform_conv2d_sum
-from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, ConvBN, neutral_, reduced
-from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, last_bn_features, normalise
+from mdtnet.models.temporal import CoarseDifference, ConvBN, DepthwiseConv, as_maps, by_time, gated, neutral_, reduced
+from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_bn_features, normalise
 from mdtnet.saliency import SaliencyConfig, floored, luma, pool, pooled_saliency, resized
 
 
@@ -106,7 +106,7 @@ class MDTNet(nn.Module):
         """
         std = (1.0, 1.0, 1.0) if not x.is_floating_point() else self.trunk.std
         key = normalise(x[:, :, self.parts.key_frame], self.trunk)  # [B, T, 3, H, W]
-        half = halved(x)  # [B, T, K, 3, H/2, W/2]
+        half = half_size(x)  # [B, T, K, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():
             differences = differences / torch.tensor(self.trunk.std, device=x.device).view(3, 1, 1)
@@ -118,19 +118,6 @@ class MDTNet(nn.Module):
             if self.saliency.to in ("action", "both"):
                 differences = differences * resized(mask, half.shape[-2:])[:, :, None, None]
         return key.flatten(0, 1), differences.flatten(2, 3).flatten(0, 1)
-
-
-def halved(x: Tensor) -> Tensor:
-    """Frames [..., H, W] averaged over 2 x 2 pixels, as float; uint8 pixels come out in [0, 1].
-
-    Sums in 16 bits: several times quicker than a float copy of all frames and a pooling of it.
-    """
-    height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
-    rows = x[..., :height, :width].unflatten(-2, (-1, 2))
-    pixels = not x.is_floating_point()
-    top, bottom = (rows[..., i, :].to(torch.int16) if pixels else rows[..., i, :] for i in (0, 1))
-    both = top + bottom
-    return (both[..., 0::2] + both[..., 1::2]) * (1 / (4 * 255) if pixels else 1 / 4)
 
 
 class FineDifference(nn.Module):
@@ -211,10 +198,7 @@ class Excitation(nn.Module):
             inside = torch.zeros_like(factor[:1, :, :1])
             inside[:, where] = share / len(gates) / 2
             factor = factor - inside
-        out = steps * factor
-        for where, openness in gates:
-            out[:, where].addcmul_(steps[:, where], openness, value=share / len(gates))
-        return out.flatten(0, 1)
+        return gated(steps, factor, gates, share=share / max(1, len(gates))).flatten(0, 1)
 
 
 def excite(config: MDTNetConfig) -> Maker:
@@ -267,8 +251,8 @@ class DCME(nn.Module):
             z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), z.shape[-2:])
         if timeline.num_segments == 1:
             return []
-        z = z.unflatten(0, (-1, timeline.num_segments))  # [B, T, c, H, W]
-        earlier, later = z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1)  # [B*(T-1), c, H, W]
+        z = by_time(z, timeline.num_segments)
+        earlier, later = as_maps(z[:, :-1]), as_maps(z[:, 1:])  # [B*(T-1), c, H, W]
         pairs = {"next": (slice(0, -1), earlier, later), "past": (slice(1, None), later, earlier)}
         gates = []
         for where, here, there in (pairs[direction] for direction in self.directions):
@@ -306,21 +290,22 @@ class STCE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Segments [B, T, C, H, W] -> E_S."""
+        x = x.permute(0, 1, 3, 4, 2)  # [B, T, H, W, C]: in memory order, means are much quicker
         y = torch.sigmoid(self.temporal_branch(x) + self.spatial_branch(x)) - 0.5  # [B, T, C]
         return y[..., None, None]
 
     def temporal_branch(self, x: Tensor) -> Tensor:
-        """[B, T, C, H, W] -> [B, T, C]: correlation of the channels over time."""
-        y = self.time_squeeze(x.mean((3, 4))).transpose(1, 2)  # [B, c, T]
+        """[B, T, H, W, C] -> [B, T, C]: correlation of the channels over time."""
+        y = self.time_squeeze(x.mean((2, 3))).transpose(1, 2)  # [B, c, T]
         y = self.time_conv(F.pad(y, (2, 0)) if self.causal else y)
         return self.time_expand(F.relu(y).transpose(1, 2))
 
     def spatial_branch(self, x: Tensor) -> Tensor:
-        """[B, T, C, H, W] -> [B, 1, C], or [B, T, C] where each segment sees the mean of the past alone."""
+        """[B, T, H, W, C] -> [B, 1, C], or [B, T, C] where each segment sees the mean of the past alone."""
         if self.causal:
             steps = torch.arange(1, x.shape[1] + 1, device=x.device).view(-1, 1, 1, 1)
             mean = x.cumsum(1) / steps
         else:
             mean = x.mean(1, keepdim=True)
-        y = F.relu(self.space_conv(self.space_squeeze(mean.flatten(0, 1)))).mean((2, 3))  # [B or N, c]
+        y = F.relu(self.space_conv(self.space_squeeze(as_maps(mean)))).mean((2, 3))  # [B or N, c]
         return self.space_expand(y).unflatten(0, (-1, mean.shape[1]))

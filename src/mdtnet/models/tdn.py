@@ -7,12 +7,13 @@ Letters: B clips, T segments, K frames a segment, N = B*T, C channels, H, W pixe
 
 import copy
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, fan_out_
-from mdtnet.models.trunk import Place, Timeline, Trunk, normalise
+from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise
 
 KEY_FRAME = 2
 """Index in its segment of the frame that the trunk sees, from 0."""
@@ -40,10 +41,12 @@ class TDN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         timeline = Timeline(x.shape[1])
-        frames = normalise(x, self.trunk)
-        key = frames[:, :, KEY_FRAME].flatten(0, 1)  # [N, 3, H, W]
-        differences = (frames[:, :, 1:] - frames[:, :, :-1]).flatten(2, 3).flatten(0, 1)  # [N, 12, H, W]
-        after_stem, after_stage1 = self.fine(differences)
+        key = normalise(x[:, :, KEY_FRAME], self.trunk).flatten(0, 1)  # [N, 3, H, W]
+        half = half_size(x)  # [B, T, 5, 3, H/2, W/2]
+        differences = half[:, :, 1:] - half[:, :, :-1]
+        if not x.is_floating_point():
+            differences = differences / torch.tensor(self.trunk.std, device=x.device).view(3, 1, 1)
+        after_stem, after_stage1 = self.fine(differences.flatten(2, 3).flatten(0, 1))
         y = self.fuse(self.trunk.stem(key), after_stem, timeline)
         y = self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline)
         for stage in (2, 3, 4):
@@ -71,8 +74,8 @@ class ShortTermDifference(nn.Module):
         self.run_block = trunk.run_block
 
     def forward(self, differences: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, 12, H, W] -> what is fused after the stem and after stage 1, at half their resolution."""
-        after_stem = self.stem(F.avg_pool2d(differences, 2))
+        """[N, 12, H/2, W/2] -> what is fused after the stem and after stage 1, at half their resolution."""
+        after_stem = self.stem(differences)
         y = after_stem
         for block in self.stage1:
             y = self.run_block(block, y, Timeline(1))

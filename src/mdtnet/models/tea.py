@@ -10,7 +10,7 @@ Letters: N = B*T frames, C channels, c reduced channels, H, W pixels.
 import torch
 from torch import Tensor, nn
 
-from mdtnet.models.temporal import DepthwiseConv, ConvBN, fan_out_, neighbour_differences
+from mdtnet.models.temporal import ConvBN, DepthwiseConv, fan_out_, neighbour_differences
 from mdtnet.models.trunk import Block, Maker, Place, Timeline, downsample
 from mdtnet.models.tsn import TSN
 

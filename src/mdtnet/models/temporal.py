@@ -4,6 +4,8 @@ The function is the truth, the module a holder of its parameters. All take [N, C
 B clips and give the same shape back. Letters: B clips, T segments, C channels, H, W pixels.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,13 +16,27 @@ from mdtnet.models.trunk import Timeline
 def shift(x: Tensor, num_segments: int, *, fraction: float = 1 / 8) -> Tensor:
     """TSM's shift: the first `fraction` of channels comes from t+1, the next from t-1, zeros at the ends."""
     fold = int(x.shape[1] * fraction)
-    out = x.clone()  # keeps channels-last
-    old, new = x.unflatten(0, (-1, num_segments)), out.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
-    new[:, :-1, :fold] = old[:, 1:, :fold]
-    new[:, -1, :fold] = 0
-    new[:, 1:, fold : 2 * fold] = old[:, :-1, fold : 2 * fold]
-    new[:, 0, fold : 2 * fold] = 0
-    return out
+    return _Shift.apply(x, num_segments, slice(0, fold), slice(fold, 2 * fold))
+
+
+class _Shift(torch.autograd.Function):
+    """Channels `ahead` from t+1, channels `behind` from t-1. Its gradient goes the other way; autograd, which
+    knows this of no assignment to a slice, would copy the whole map for each."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, num_segments: int, ahead: slice, behind: slice) -> Tensor:
+        ctx.arguments = num_segments, behind, ahead
+        out = x.clone()  # keeps channels-last
+        old, new = x.unflatten(0, (-1, num_segments)), out.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
+        new[:, :-1, ahead] = old[:, 1:, ahead]
+        new[:, -1, ahead] = 0
+        new[:, 1:, behind] = old[:, :-1, behind]
+        new[:, 0, behind] = 0
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Shift.apply(grad, *ctx.arguments), None, None, None
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool = False) -> Tensor:
@@ -28,16 +44,42 @@ def depthwise_conv(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool
 
     `weight` is [C, 1, 3] as in `nn.Conv1d`: taps for t-1, t, t+1, or with `causal` for t-2, t-1, t.
     """
-    first, second, third = weight.reshape(-1, 3, 1, 1).unbind(1)  # [C, 1, 1] each
-    out = x * (third if causal else second)
-    old, new = x.unflatten(0, (-1, num_segments)), out.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
-    if causal:
-        new[:, 1:].addcmul_(old[:, :-1], second)
-        new[:, 2:].addcmul_(old[:, :-2], first)
-    else:
-        new[:, 1:].addcmul_(old[:, :-1], first)
-        new[:, :-1].addcmul_(old[:, 1:], third)
-    return out
+    return _DepthwiseConv.apply(x, weight.to(x.dtype), num_segments, (-2, -1, 0) if causal else (-1, 0, 1))
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    """out(t) = sum of weight_k x(t + steps_k). By hand for the same reason as `_Shift`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, num_segments: int, steps: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.num_segments, ctx.steps = num_segments, steps
+        taps = weight.reshape(-1, 3, 1, 1).unbind(1)  # [C, 1, 1] each
+        out = x * taps[steps.index(0)]
+        old, new = x.unflatten(0, (-1, num_segments)), out.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
+        for tap, step in zip(taps, steps):
+            if step:
+                here, there = _overlap(step)
+                new[:, here].addcmul_(old[:, there], tap)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _DepthwiseConv.apply(grad, weight, ctx.num_segments, tuple(-step for step in ctx.steps))
+        if ctx.needs_input_grad[1]:
+            old, new = x.unflatten(0, (-1, ctx.num_segments)), grad.unflatten(0, (-1, ctx.num_segments))
+            pairs = ((new[:, here], old[:, there]) for here, there in map(_overlap, ctx.steps))
+            grad_weight = torch.stack([(a * b).sum((0, 1, 3, 4)) for a, b in pairs], -1).view_as(weight)
+        return grad_x, grad_weight, None, None
+
+
+def _overlap(step: int) -> tuple[slice, slice]:
+    """The times t for which there is a t + step, and those t + step."""
+    early, late = slice(None, -abs(step) or None), slice(abs(step), None)
+    return (early, late) if step > 0 else (late, early)
 
 
 class Shift(nn.Module):
@@ -70,16 +112,26 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv(x, self.weight, timeline.num_segments, causal=self.causal)
 
 
+def by_time(x: Tensor, num_segments: int) -> Tensor:
+    """[N, C, H, W] -> [B, T, H, W, C], in the order of channels-last memory, which steps in time then keep."""
+    return x.permute(0, 2, 3, 1).unflatten(0, (-1, num_segments))
+
+
+def as_maps(x: Tensor) -> Tensor:
+    """[B, T, H, W, C] -> [N, C, H, W]."""
+    return x.flatten(0, 1).permute(0, 3, 1, 2)
+
+
 def neighbour_differences(z: Tensor, moved: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     """Differences to the next and to the previous segment; a missing step is zero.
 
     z is [N, C, H, W], `moved` the same features made comparable (by a convolution).
     Returns forward moved(t+1) - z(t) and backward moved(t-1) - z(t), each [N, C, H, W].
     """
-    z, moved = z.unflatten(0, (-1, num_segments)), moved.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
+    z, moved = by_time(z, num_segments), by_time(moved, num_segments)
     forward = F.pad(moved[:, 1:] - z[:, :-1], (0, 0) * 3 + (0, 1))
     backward = F.pad(moved[:, :-1] - z[:, 1:], (0, 0) * 3 + (1, 0))
-    return forward.flatten(0, 1), backward.flatten(0, 1)
+    return as_maps(forward), as_maps(backward)
 
 
 def reduced(channels: int, reduction: int = 16) -> int:
@@ -95,12 +147,14 @@ class ConvBN(nn.Sequential):
         super().__init__(conv, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        conv, bn = self
-        if bn.training:
+        conv: nn.Conv2d
+        bn: nn.BatchNorm2d
+        conv, bn = self  # type: ignore[assignment]
+        if bn.training or bn.running_var is None or bn.running_mean is None:
             return bn(conv(x))
         scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
         weight = conv.weight * scale.view(-1, 1, 1, 1)
-        return F.conv2d(x, weight, bn.bias - bn.running_mean * scale, padding=conv.padding)
+        return F.conv2d(x, weight, bn.bias - bn.running_mean * scale, padding=conv.padding)  # type: ignore[arg-type]
 
 
 def neutral_(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
@@ -115,6 +169,35 @@ def fan_out_(module: nn.Module) -> None:
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+
+def gated(x: Tensor, factor: Tensor, gates: Sequence[tuple[slice, Tensor]], *, share: float) -> Tensor:
+    """x * (factor + share * the sum of gates), in few passes over a large map.
+
+    x is [B, T, C, H, W] and `factor` broadcasts to it; a gate comes with the segments of T that it is for.
+    """
+    return _Gated.apply(x, factor, share, [where for where, _ in gates], *(gate for _, gate in gates))
+
+
+class _Gated(torch.autograd.Function):
+    """By hand for the same reason as `_Shift`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, factor: Tensor, share: float, places: list[slice], *gates: Tensor) -> Tensor:
+        ctx.save_for_backward(x, factor, *gates)
+        ctx.share, ctx.places = share, places
+        out = x * factor
+        for where, gate in zip(places, gates):
+            out[:, where].addcmul_(x[:, where], gate, value=share)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, factor, *gates = ctx.saved_tensors
+        grad_x = _Gated.apply(grad, factor, ctx.share, ctx.places, *gates)
+        product = grad * x
+        grad_factor = product.sum_to_size(factor.shape) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_factor, None, None, *(product[:, where] * ctx.share for where in ctx.places)
 
 
 class CoarseDifference(nn.Module):
@@ -146,7 +229,8 @@ class CoarseDifference(nn.Module):
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         z = self.reduce(x)
         forward, backward = neighbour_differences(z, self.move(z), timeline.num_segments)
-        if self.causal:
-            return (x * 0.5).addcmul_(x, self.openness(backward))
-        both = self.openness(forward) + self.openness(backward)
-        return (x * 0.5).addcmul_(x, both, value=0.5)  # x * (1 + E): few passes over the large map
+        openness, share = self.openness(backward), 1.0
+        if not self.causal:
+            openness, share = openness + self.openness(forward), 0.5
+        steps, openness = (y.unflatten(0, (-1, timeline.num_segments)) for y in (x, openness))  # [B, T, C, H, W]
+        return gated(steps, x.new_tensor(0.5), [(slice(None), openness)], share=share).flatten(0, 1)  # x * (1 + E)

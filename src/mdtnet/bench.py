@@ -1,0 +1,387 @@
+"""Networks side by side on this machine: latency, memory, cost, and where the time goes.
+
+Systems take turns inside each repeat, so that whatever else the machine does disturbs all of them alike; ratios to
+the first system are taken within a repeat. Every system gets the same optimisations (channels-last). The machine's
+peak is a matrix product timed in the same turns.
+
+Peak memory is of a process of its own for each system: how far its resident memory (on CUDA: the memory allocated)
+rises above what it was before the network was built. It holds weights, activations and workspace, in training also
+gradients and the optimiser's momentum, but not Python and the libraries.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from mdtnet import __version__
+from mdtnet.config import ModelConfig
+from mdtnet.cost import component, count
+from mdtnet.errors import ConfigError
+from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
+
+CLASSES = 400
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is measured, and how."""
+
+    models: tuple[str, ...] = SYSTEMS
+    """Systems; ratios are to the first of them on the same trunk."""
+    trunks: tuple[str, ...] = ("resnet50",)
+    """2D networks."""
+    width: float = 1.0
+    """Channel multiplier of the trunks."""
+    segments: int = 8
+    """T."""
+    size: int = 224
+    """Side of the crop in pixels."""
+    batch: int = 1
+    """Clips in a batch."""
+    training: bool = False
+    """Time training steps (forward, backward, SGD with momentum) in the place of forward passes."""
+    checkpoint_activations: bool = False
+    """In training steps, as `train.checkpoint_activations`."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """bf16 and fp16: under autocast."""
+    compile: bool = False
+    """Through torch.compile."""
+    repeats: int = 7
+    """Turns that are timed, after one to warm up."""
+    threads: int = 0
+    """CPU threads; 0: as many as PyTorch takes."""
+    device: str = "cpu"
+    """cpu or cuda."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one network; times are one a repeat, of a whole batch."""
+
+    system: str
+    trunk: str
+    gmacs: float
+    """Of one clip."""
+    parameters: int
+    memory: int | None
+    """Peak bytes; None where it cannot be measured."""
+    seconds: list[float] = field(default_factory=list)
+    """By the clock on the wall."""
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Of this process on all its threads; with one thread it shows what a busy machine's clock hides."""
+
+    @property
+    def name(self) -> str:
+        """System and trunk."""
+        return f"{self.system} {self.trunk}"
+
+    def ratios(self, base: "Row", *, cpu: bool = False) -> list[float]:
+        """Times over those of `base`, repeat by repeat."""
+        mine, other = (r.cpu_seconds if cpu else r.seconds for r in (self, base))
+        return [a / b for a, b in zip(mine, other)]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The result of a run."""
+
+    about: dict[str, Any]
+    """Versions, machine, date, commit."""
+    config: BenchConfig
+    rows: list[Row]
+    peak: list[float]
+    """GFLOP/s of a square matrix product, one a repeat."""
+    components: dict[str, dict[str, list[float]]]
+    """Network -> component -> seconds of forward passes; empty unless asked for."""
+
+    def base(self, row: Row) -> Row:
+        """The row that `row` is compared with."""
+        return next(r for r in self.rows if r.trunk == row.trunk)
+
+    def gflops(self, row: Row) -> float:
+        """GFLOP/s that a network reaches in its median time: 2 x GMACs / s, three times as much in training."""
+        passes = 3 if self.config.training else 1
+        return 2 * passes * self.config.batch * row.gmacs / median(row.seconds)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `bench.json` and `bench.png` into a folder, which is made."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "bench.json").write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        plot(self, folder / "bench.png")
+
+
+def bench(
+    config: BenchConfig,
+    *,
+    components: bool = False,
+    memory: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> Bench:
+    """Measure every system on every trunk; `note` hears what is being done.
+
+    Raises:
+        ConfigError: an unknown system or trunk, a number that must be positive, or a device that is not there.
+    """
+    check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    about, rows, subjects = describe_machine(), [], []
+    for trunk in config.trunks:
+        for system in config.models:
+            note(f"{system} on {trunk}: cost and memory")
+            rows.append(_costs(config, system, trunk, memory=memory))
+    for row in rows:
+        subjects.append(Subject(config, row.system, row.trunk))
+    peak = []
+    for repeat in range(config.repeats + 1):  # the first warms up
+        note(f"repeat {repeat} of {config.repeats}")
+        peak.append(gemm_gflops(config))
+        for row, subject in zip(rows, subjects):
+            wall, cpu = time.perf_counter(), time.process_time()
+            subject.step()
+            if repeat:
+                row.seconds.append(time.perf_counter() - wall)
+                row.cpu_seconds.append(time.process_time() - cpu)
+    shares = {r.name: component_seconds(s, config.repeats) for r, s in zip(rows, subjects)} if components else {}
+    return Bench(about, config, rows, peak[1:], shares)
+
+
+def check(config: BenchConfig) -> None:
+    """Raise `ConfigError` where `config` cannot be run."""
+    from mdtnet.config import nearest
+
+    for what, names, known in (("models", config.models, SYSTEMS), ("trunks", config.trunks, TRUNKS)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"--{what}: '{name}', expected some of {', '.join(known)}{nearest(name, known)}")
+        if not names:
+            raise ConfigError(f"--{what}: expected some of {', '.join(known)}")
+    for what in ("segments", "size", "batch", "repeats"):
+        if getattr(config, what) < 1:
+            raise ConfigError(f"--{what} is {getattr(config, what)}, expected at least 1")
+    if config.device not in ("cpu", "cuda"):
+        raise ConfigError(f"--device is '{config.device}', expected cpu or cuda")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device is cuda, but PyTorch sees no CUDA device")
+
+
+class Subject:
+    """A network, a batch for it and what is timed; it is as fast on one batch as on another."""
+
+    def __init__(self, config: BenchConfig, system: str, trunk: str) -> None:
+        self.config = config
+        made: Any = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
+        made.trunk.checkpoint_activations = config.checkpoint_activations
+        self.model: nn.Module = made.to(config.device, memory_format=torch.channels_last).train(config.training)
+        shape = (config.batch, config.segments, made.frames_per_segment, 3, config.size, config.size)
+        self.clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=config.device)
+        self.labels = torch.zeros(config.batch, dtype=torch.long, device=config.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
+        self.run: Callable[[Tensor], Tensor] = torch.compile(self.model) if config.compile else self.model
+
+    def step(self) -> None:
+        """One training step or forward pass, waited for."""
+        if self.config.training:
+            self.optimizer.zero_grad()
+            with self._autocast():
+                logits = self.run(self.clips)
+            F.cross_entropy(logits.float(), self.labels).backward()
+            self.optimizer.step()
+        else:
+            with torch.inference_mode(), self._autocast():
+                self.run(self.clips)
+        synchronise(self.config.device)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = PRECISIONS[self.config.precision]
+        return torch.autocast(self.config.device, dtype, enabled=dtype != torch.float32)
+
+
+def _model_config(config: BenchConfig, system: str, trunk: str) -> ModelConfig:
+    return ModelConfig(name=system, trunk=trunk, width=config.width)  # type: ignore[arg-type]
+
+
+def synchronise(device: str) -> None:
+    """Wait for what a CUDA device still has to do."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _costs(config: BenchConfig, system: str, trunk: str, *, memory: bool) -> Row:
+    with torch.device("meta"):
+        model = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
+    cost = count(model, num_segments=config.segments, size=config.size)
+    peak = peak_memory(config, system, trunk) if memory else None
+    return Row(system, trunk, cost.gmacs, cost.parameters, peak)
+
+
+def gemm_gflops(config: BenchConfig, *, side: int = 2048) -> float:
+    """GFLOP/s of one product of two square matrices in the precision that is measured."""
+    a, b = torch.rand(2, side, side, device=config.device, dtype=PRECISIONS[config.precision])
+    synchronise(config.device)
+    start = time.perf_counter()
+    torch.mm(a, b)
+    synchronise(config.device)
+    return 2 * side**3 / (time.perf_counter() - start) / 1e9
+
+
+# Memory
+
+
+def peak_memory(config: BenchConfig, system: str, trunk: str) -> int | None:
+    """Peak bytes of two steps in a process of its own; None where there is no /proc and no CUDA device."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure_memory, config, system, trunk).result()
+
+
+def _measure_memory(config: BenchConfig, system: str, trunk: str) -> int | None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    gemm_gflops(config, side=64)  # the libraries load themselves
+    before = _resident("VmRSS")
+    subject = Subject(config, system, trunk)
+    for _ in range(2):
+        subject.step()
+    if config.device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return None if before is None else (_resident("VmHWM") or 0) - before
+
+
+def _resident(field: str) -> int | None:
+    """Bytes of this process as Linux tells: VmRSS now, VmHWM at most. (`ru_maxrss` begins at the parent's.)"""
+    try:
+        found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+# Components
+
+
+def component_seconds(subject: Subject, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each component in `repeats` forward passes, by a clock that changes hands at modules' borders."""
+    found: dict[str, list[float]] = {}
+    for repeat in range(repeats + 1):
+        with torch.inference_mode(), clocked(subject.model, subject.config.device) as seconds:
+            subject.model(subject.clips)
+        for name, value in seconds.items() if repeat else ():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+@contextmanager
+def clocked(model: nn.Module, device: str) -> Iterator[Counter[str]]:
+    """Seconds that each component takes while the context lasts; those of a module inside another are its own."""
+    seconds: Counter[str] = Counter()
+    stack, since, handles = [component("")], [time.perf_counter()], []
+
+    def switch() -> None:
+        synchronise(device)
+        now = time.perf_counter()
+        seconds[stack[-1]] += now - since[0]
+        since[0] = now
+
+    def enter(name: str, module: nn.Module, inputs: Any) -> None:
+        switch()
+        stack.append(name)
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        switch()
+        stack.pop()
+
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(partial(enter, component(name))))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield seconds
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# Machine, plot
+
+
+def describe_machine() -> dict[str, Any]:
+    """Date, commit, versions, processor, threads and load."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "mdtnet": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor()
+
+
+def _commit() -> str:
+    """Of the repository that this file is part of, marked if it was changed since; empty if there is none."""
+    try:
+        for command in (["ls-files", "--error-unmatch", __file__], ["describe", "--always", "--dirty"]):
+            git = ["git", "-C", str(Path(__file__).parent), *command]
+            done = subprocess.run(git, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def plot(result: Bench, path: Path) -> None:
+    """Time of a batch over cost, one colour a trunk, bars from the fastest to the slowest repeat."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for trunk in result.config.trunks:
+        rows = [row for row in result.rows if row.trunk == trunk]
+        x, y = [row.gmacs for row in rows], [1e3 * median(row.seconds) for row in rows]
+        low = [m - 1e3 * min(row.seconds) for m, row in zip(y, rows)]
+        high = [1e3 * max(row.seconds) - m for m, row in zip(y, rows)]
+        axes.errorbar(x, y, (low, high), fmt="o", markersize=5, elinewidth=0.8, label=trunk)
+        for row, place in zip(rows, zip(x, y)):
+            axes.annotate(row.system, place, (6, 4), textcoords="offset points", fontsize=8)
+    axes.set(
+        xlabel="GMACs of a clip", ylabel=f"ms of a {'training step' if result.config.training else 'forward pass'}"
+    )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path)

@@ -1,0 +1,190 @@
+"""The verbs about what networks cost: what there is, one in detail, several side by side; `cli` lists them."""
+
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mdtnet.bench import Bench, Row
+
+console = Console()
+
+
+def models_arguments(parser: Any) -> None:
+    parser.add_argument("--segments", type=int, default=8, help="T")
+    parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
+    parser.add_argument("--classes", type=int, default=400, help="number of classes")
+
+
+def models(options: Any) -> None:
+    from mdtnet.models.build import SYSTEMS, TRUNKS
+
+    console.print(
+        f"GMACs of one view, {options.segments} x {options.size} x {options.size}; "
+        f"parameters in millions, {options.classes} classes"
+    )
+    table = Table()
+    table.add_column("trunk", no_wrap=True)
+    for system in SYSTEMS:
+        table.add_column(system, justify="right")
+    for trunk in TRUNKS:
+        costs = [_cost_of(s, trunk, options.classes, options.segments, options.size) for s in SYSTEMS]
+        table.add_row(trunk, *(f"{c.gmacs:.2f}\n{c.parameters / 1e6:.2f} M" for c in costs), end_section=True)
+    console.print(table)
+
+
+def _cost_of(system: str, trunk: str, classes: int, segments: int, size: int) -> Any:
+    import torch
+
+    from mdtnet.config import ModelConfig
+    from mdtnet.cost import count
+    from mdtnet.models.build import build_model
+
+    with torch.device("meta"):  # shapes alone; no weights are drawn
+        model = build_model(ModelConfig(name=system, trunk=trunk), num_classes=classes)  # type: ignore[arg-type]
+    return count(model, num_segments=segments, size=size)
+
+
+def cost_arguments(parser: Any) -> None:
+    from mdtnet.models.build import System, TrunkName
+
+    parser.add_argument("model", type=System, help="tsn, tsm, tea, tdn, mdtnet1 or mdtnet2")
+    parser.add_argument("--trunk", type=TrunkName, default="resnet50", help="the 2D network")
+    parser.add_argument("--segments", type=int, default=8, help="T")
+    parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
+    parser.add_argument("--classes", type=int, default=400, help="number of classes")
+    parser.add_argument("--clips", type=int, default=1, help="clips of the test protocol")
+    parser.add_argument("--crops", type=int, default=1, help="crops of the test protocol")
+    parser.add_argument("--repeats", type=int, default=7, help="timed forward passes; 0: none")
+
+
+def cost(options: Any) -> None:
+    from mdtnet.config import ModelConfig
+    from mdtnet.cost import latency
+    from mdtnet.models.build import build_model
+
+    found = _cost_of(options.model, options.trunk, options.classes, options.segments, options.size)
+    views = options.clips * options.crops
+    console.print(f"{options.model} on {options.trunk}, {options.segments} x {options.size} x {options.size}")
+    console.print(f"parameters: {found.parameters / 1e6:.2f} M")
+    console.print(f"GMACs: {found.gmacs:.2f}")
+    for name, macs in sorted(found.macs.items(), key=lambda item: -item[1]):
+        console.print(f"  {macs / 1e9:8.3f}  {name}")
+    console.print(f"views: {views}, total GMACs: {found.gmacs * views:.2f}")
+    console.print(f"not counted: {', '.join(found.uncounted) or 'nothing'}")
+    if options.repeats:
+        model = build_model(ModelConfig(name=options.model, trunk=options.trunk), num_classes=options.classes)
+        times = latency(model, num_segments=options.segments, size=options.size, repeats=options.repeats)
+        spread = f"{times[0] * 1e3:.0f} to {times[-1] * 1e3:.0f}"
+        console.print(f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})")
+
+
+def bench_arguments(parser: Any) -> None:
+    from typing import Literal
+
+    parser.add_argument("--models", default="tsn,tsm,tea,tdn,mdtnet1,mdtnet2", help="systems; the first is the measure")
+    parser.add_argument("--trunks", default="resnet50", help="2D networks, such as resnet50,mobilenet_v2")
+    parser.add_argument("--width", type=float, default=1.0, help="channel multiplier of the trunks")
+    parser.add_argument("--segments", type=int, default=8, help="T")
+    parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
+    parser.add_argument("--batch", type=int, default=1, help="clips in a batch")
+    parser.add_argument("--training", action="store_true", help="training steps in the place of forward passes")
+    parser.add_argument("--checkpoint_activations", action="store_true", help="training that spares memory")
+    parser.add_argument(
+        "--precision", type=Literal["float32", "bf16", "fp16"], default="float32", help="float32, or autocast"
+    )
+    parser.add_argument("--compile", action="store_true", help="through torch.compile")
+    parser.add_argument("--repeats", type=int, default=7, help="turns that are timed, after one to warm up")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch takes")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--components", action="store_true", help="where a forward pass spends its time, too")
+    parser.add_argument("--out", default="", help="folder for bench.json and bench.png")
+
+
+def bench(options: Any) -> None:
+    from mdtnet.bench import BenchConfig
+    from mdtnet.bench import bench as run_bench
+
+    values = {key: value for key, value in options.as_dict().items() if key in BenchConfig.__dataclass_fields__}
+    lists = {key: tuple(filter(None, values[key].split(","))) for key in ("models", "trunks")}
+    config = BenchConfig(**{**values, **lists})
+    with console.status("") as status:
+        result = run_bench(config, components=options.components, note=status.update)
+    console.print(machine_line(result), highlight=False, soft_wrap=True)
+    console.print(speed_table(result))
+    if result.components:
+        console.print(components_table(result))
+    if options.out:
+        result.save(options.out)
+        console.print(f"wrote {options.out}/bench.json and bench.png", highlight=False, soft_wrap=True)
+
+
+def machine_line(result: "Bench") -> str:
+    """What ran where, and how fast that machine multiplies matrices."""
+    about, config = result.about, result.config
+    what = "training step" if config.training else "forward pass"
+    where = (
+        about["gpu"] if config.device == "cuda" else f"{about['cpu']}, {about['threads']} of {about['cores']} threads"
+    )
+    return (
+        f"{what} of {config.batch} x {config.segments} x {config.size} x {config.size}, {config.precision}, "
+        f"median and range of {config.repeats}; torch {about['torch']}, {where}; "
+        f"matrix product {max(result.peak):.0f} GFLOP/s; load before {about['load']}"
+    )
+
+
+def speed_table(result: "Bench") -> Table:
+    """A line a network; ratios are to the first system on the same trunk."""
+    base = result.config.models[0]
+    table = Table()
+    for heading in (
+        "network",
+        "GMACs",
+        "ms",
+        f"x {base}",
+        f"CPU time x {base}",
+        "clips/s",
+        "GFLOP/s",
+        "MiB",
+        f"x {base}",
+    ):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for row in result.rows:
+        table.add_row(*_cells(result, row), end_section=row.system == result.config.models[-1])
+    return table
+
+
+def _cells(result: "Bench", row: "Row") -> list[str]:
+    base, gflops = result.base(row), result.gflops(row)
+    memory, measured = row.memory or 0, bool(row.memory and base.memory)
+    return [
+        row.name,
+        f"{row.gmacs:.2f}",
+        _spread([1e3 * s for s in row.seconds], ".0f" if min(row.seconds) > 0.1 else ".1f"),
+        _spread(row.ratios(base), ".2f"),
+        _spread(row.ratios(base, cpu=True), ".2f"),
+        f"{result.config.batch / median(row.seconds):.2f}",
+        f"{gflops:.0f} ({gflops / max(result.peak):.0%})",
+        f"{memory / 2**20:.0f}" if measured else "-",
+        f"{memory / (base.memory or 1):.2f}" if measured else "-",
+    ]
+
+
+def _spread(values: list[float], form: str) -> str:
+    return f"{median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def components_table(result: "Bench") -> Table:
+    """Share of each component in the time of a forward pass, and its milliseconds, as medians."""
+    names = list(dict.fromkeys(name for parts in result.components.values() for name in parts))
+    table = Table("component", *(f"{name}" for name in result.components), title="where a forward pass spends its time")
+    for name in names:
+        cells = []
+        for parts in result.components.values():
+            whole = sum(median(v) for v in parts.values())
+            own = median(parts[name]) if name in parts else None
+            cells.append("" if own is None else f"{own / whole:.1%}  {1e3 * own:.1f} ms")
+        table.add_row(name, *cells)
+    return table

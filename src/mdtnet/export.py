@@ -1,0 +1,483 @@
+"""A checkpoint as one file for a runtime: ONNX, OpenVINO, or torch.export's program.
+
+The graph is the whole network, salience map included, from pixels to probabilities. Before the file is put in its
+place, the runtime executes it on real clips: what does not compute the same as the network is not written.
+Letters: B clips, T segments, K frames a segment, S the side of a crop in pixels; B is free, the others are fixed.
+"""
+
+import copy
+import itertools
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import fuse_conv_bn_eval
+
+from mdtnet.checkpoint import load_model
+from mdtnet.config import RunConfig, TestConfig, test_crop_size
+from mdtnet.data.synthetic import ACTIONS, RenderConfig, render_clip
+from mdtnet.deployed import (
+    KEY,
+    Deployed,
+    Description,
+    Network,
+    clip_table,
+    crop,
+    read_views,
+    required,
+    resize_short,
+)
+from mdtnet.errors import ConfigError, DataError, ExportError, VideoError
+from mdtnet.models.mdtnet import Excitation
+from mdtnet.models.temporal import ConvBN, DepthwiseConv, Shift
+from mdtnet.models.trunk import Timeline
+from mdtnet.prediction import expand_sources
+
+log = logging.getLogger(__name__)
+
+Format = Literal["onnx", "openvino", "torch"]
+Precision = Literal["float32", "half", "int8"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+TOLERANCES: dict[str, float] = {"float32": 1e-3, "half": 1e-2}
+"""How far probabilities may be from the network's; `int8` is free, and reports what it costs."""
+OPSET = 20  # of ONNX; 19 is the first with DeformConv
+MOST_CLIPS = 32  # that are compared, and calibrated with
+AT_ONCE = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The exported form against the network on the same clips."""
+
+    clips: int
+    difference: float
+    """Largest difference of a probability."""
+    changed: int
+    """Clips with another top-1."""
+    clearly_changed: int
+    """Those of them where the network's best two are further apart than twice what is allowed."""
+    labelled: int
+    """Clips whose class is known."""
+    top1_network: float
+    """Accuracy on those, 0 to 1."""
+    top1_exported: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote."""
+
+    path: Path
+    description: Description
+    comparison: Comparison
+
+    def __str__(self) -> str:
+        c = self.comparison
+        text = f"{c.clips} clips: probabilities differ by up to {c.difference:.1e}, top-1 differs on {c.changed}"
+        if c.labelled:
+            text += f"; top-1 {c.top1_network:.1%} -> {c.top1_exported:.1%} on {c.labelled} labelled clips"
+        return text
+
+
+def export(
+    checkpoint: str | Path,
+    *,
+    format: Format,
+    out: str | Path,
+    precision: Precision = "float32",
+    clips: str = "",
+) -> Exported:
+    """Write a checkpoint's network as `out`, and `out`.json, which says the same as the metadata inside.
+
+    Args:
+        clips: videos to compare (and calibrate `int8`) with: a file, folder or pattern. A video in a folder named
+            after a class counts as one of it. Empty: clips of the built-in data set.
+
+    Raises:
+        CheckpointError: as `load_model`.
+        ExportError: the network cannot be converted, or computes something else afterwards; nothing is written.
+        ConfigError: a package is missing, or `out` or `precision` does not go with `format`.
+        DataError: none of the clips can be read.
+    """
+    out = _checked_out(Path(out), format, precision)
+    model: Any = load_model(checkpoint)
+    description = describe(model, precision)
+    views, labels = real_clips(clips, description)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        file = Path(folder, out.name)
+        _write(format, model, description, views, file)
+        comparison = compare(eager(model), _load(format, file), views, labels, TOLERANCES.get(precision, 1.0))
+        _refuse(comparison, out, precision)
+        Path(folder, f"{out.name}.json").write_text(description.to_json(), encoding="utf-8")
+        for made in sorted(Path(folder).iterdir()):
+            os.replace(made, out.parent / made.name)
+    return Exported(out, description, comparison)
+
+
+def _checked_out(out: Path, format: Format, precision: Precision) -> Path:
+    if format not in get_args(Format):
+        raise ConfigError(f"format is '{format}', expected one of {', '.join(get_args(Format))}")
+    if out.suffix != SUFFIXES[format]:
+        raise ConfigError(f"{out}: a file of format '{format}' must end in {SUFFIXES[format]}")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: its folder does not exist")
+    if precision == "int8" and format == "torch":
+        raise ConfigError("int8 goes with format onnx or openvino, not torch")
+    return out
+
+
+def describe(model: Any, precision: Precision) -> Description:
+    """All that lies between a video and the network of a checkpoint, as `mdtnet predict` does it."""
+    config: RunConfig = model.config
+    data, test = config.data, config.test
+    one_crop = TestConfig(crops=1, crop_size=test.crop_size if test.crops == 1 else 0)
+    return Description(
+        system=config.model.name,
+        trunk=config.model.trunk,
+        precision=precision,
+        classes=tuple(model.classes),
+        num_segments=data.num_segments,
+        frames_per_segment=int(model.frames_per_segment),
+        frame_stride=data.frame_stride,
+        sampling=data.sampling,
+        short_side=data.short_side,
+        size=test_crop_size(data, one_crop),
+        fusion=test.fusion,
+    )
+
+
+# clips, and the comparison on them
+
+
+def real_clips(clips: str, description: Description) -> tuple[np.ndarray, np.ndarray]:
+    """Clips as the network sees them, uint8 [n, T, K, S, S, 3], and their labels [n], -1 where it is not known."""
+    sources = expand_sources([clips]) if clips else list(ACTIONS)
+    places = np.unique(np.linspace(0, len(sources) - 1, min(len(sources), MOST_CLIPS)).round().astype(int))
+    read = _read if clips else _rendered
+    found = [(views, label) for i in places for views, label in read(sources[i], description)]
+    if not found:
+        raise DataError(f"{clips}: none of these videos can be read")
+    return np.concatenate([views for views, _ in found]), np.array([label for _, label in found])
+
+
+def _read(path: str, description: Description) -> list[tuple[np.ndarray, int]]:
+    name = Path(path).parent.name
+    label = description.classes.index(name) if name in description.classes else -1
+    try:
+        return [(read_views(path, description), label)]
+    except VideoError as error:
+        log.warning("left out: %s", error)
+        return []
+
+
+def _rendered(action: str, description: Description) -> list[tuple[np.ndarray, int]]:
+    side = min(max(description.size // 2 * 2, 32), 1024)
+    frames = render_clip(action, config=RenderConfig(size=side), split="val")
+    table = clip_table(len(frames), description)
+    views = np.stack([resize_short(frames[i], description.size) for i in table.reshape(-1)])
+    views = crop(views.reshape(*table.shape, *views.shape[1:]), crops=1, size=description.size)
+    return [(views, description.classes.index(action) if action in description.classes else -1)]
+
+
+def eager(model: nn.Module) -> Network:
+    """The network itself as what the exported forms are."""
+    whole = PixelsToProbabilities(model).eval()
+
+    @torch.inference_mode()
+    def run(frames: np.ndarray) -> np.ndarray:
+        return whole(torch.from_numpy(frames)).numpy()
+
+    return run
+
+
+def compare(network: Network, exported: Network, views: np.ndarray, labels: np.ndarray, tolerance: float) -> Comparison:
+    """Both on the clips [n, T, K, S, S, 3]: one alone, then several at once."""
+    parts = np.split(views, range(1, len(views), AT_ONCE)) if len(views) > 1 else [views]
+    expected, found = (np.concatenate([run(part) for part in parts]) for run in (network, exported))
+    best, best_found = expected.argmax(1), found.argmax(1)
+    runner_up, top = np.partition(expected, -2, axis=1)[:, -2:].T if expected.shape[1] > 1 else (0.0, expected[:, 0])
+    known = labels >= 0
+    return Comparison(
+        clips=len(views),
+        difference=float(np.abs(found - expected).max()),
+        changed=int((best != best_found).sum()),
+        clearly_changed=int(((best != best_found) & (top - runner_up > 2 * tolerance)).sum()),
+        labelled=int(known.sum()),
+        top1_network=float((best == labels)[known].mean()) if known.any() else 0.0,
+        top1_exported=float((best_found == labels)[known].mean()) if known.any() else 0.0,
+    )
+
+
+def _refuse(comparison: Comparison, out: Path, precision: Precision) -> None:
+    if not np.isfinite(comparison.difference):
+        raise ExportError(f"{out}: not written: the exported form gives probabilities that are no numbers")
+    allowed = TOLERANCES.get(precision)
+    if allowed is not None and (comparison.difference > allowed or comparison.clearly_changed):
+        raise ExportError(
+            f"{out}: not written: on {comparison.clips} clips probabilities differ from the network's by up to "
+            f"{comparison.difference:.2g} ({allowed:g} is allowed for {precision}), and top-1 differs on "
+            f"{comparison.changed}"
+        )
+
+
+# what is exported
+
+
+class PixelsToProbabilities(nn.Module):
+    """The network, from uint8 frames [B, T, K, H, W, 3] to probabilities [B, classes]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.model(frames.movedim(-1, 3)).softmax(1)
+
+
+class HalfStored(nn.Module):
+    """A network whose weight matrices are stored as float16; computation stays float32, on every device."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.data = parameter.data.half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = {name: parameter.float() for name, parameter in self.model.named_parameters()}
+        return functional_call(self.model, whole, (x,))
+
+
+class PureShift(Shift):
+    """`Shift` by concatenation; writing into slices becomes slow scatters in a graph."""
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
+        fold = x.shape[2] // 8
+        later = F.pad(x[:, 1:, :fold], (0, 0) * 3 + (0, 1))
+        earlier = F.pad(x[:, :-1, fold : 2 * fold], (0, 0) * 3 + (1, 0))
+        return torch.cat((later, earlier, x[:, :, 2 * fold :]), 2).flatten(0, 1)
+
+
+class PureDepthwiseConv(DepthwiseConv):
+    """`DepthwiseConv` as a sum of padded slices."""
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
+        padded = F.pad(x, (0, 0) * 3 + ((2, 0) if self.causal else (1, 1)))
+        first, second, third = self.weight.reshape(-1, 3, 1, 1).unbind(1)  # [C, 1, 1] each
+        before, here, after = (padded[:, i : i + timeline.num_segments] for i in range(3))
+        return (before * first + here * second + after * third).flatten(0, 1)
+
+
+class PureExcitation(Excitation):
+    """`Excitation` by one padded factor."""
+
+    def excited(self, x: Tensor, timeline: Timeline) -> Tensor:
+        steps = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
+        gates = [] if self.dcme is None else self.dcme(x, timeline)
+        found = [_padded(openness - 0.5, where) / len(gates) for where, openness in gates]
+        if self.stce is not None:
+            found.append(self.stce(steps))
+        share = 1 / ((self.dcme is not None) + (self.stce is not None))
+        return (steps + steps * (share * sum(found))).flatten(0, 1)
+
+
+def _padded(x: Tensor, where: slice) -> Tensor:
+    """Zeros for the one segment that `where` leaves out, [B, T-1, C, H, W] -> [B, T, C, H, W]."""
+    return F.pad(x, (0, 0) * 3 + ((1, 0) if where.start else (0, 1)))
+
+
+PURE: dict[type, type] = {
+    ConvBN: nn.Sequential,
+    Shift: PureShift,
+    DepthwiseConv: PureDepthwiseConv,
+    Excitation: PureExcitation,
+}
+"""Class -> the one of the same parts that is easier on a runtime."""
+
+
+def pure(model: nn.Module) -> nn.Module:
+    """A copy of the network that writes into no tensor, with batch norms taken into the convolutions before them."""
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        _fold(module)
+        module.__class__ = PURE.get(type(module), type(module))
+    return model
+
+
+def _fold(module: nn.Module) -> None:
+    """In every trunk a batch norm is registered right after its convolution; the comparison would show if not."""
+    for (name, conv), (bn_name, bn) in itertools.pairwise(list(module.named_children())):
+        if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(conv, bn))
+            setattr(module, bn_name, getattr(bn, "act", nn.Identity()))  # timm's holds its activation
+
+
+def traced(model: nn.Module, description: Description) -> torch.export.ExportedProgram:
+    """torch.export's program of the whole network, with any number of clips.
+
+    Raises:
+        ExportError: torch.export cannot follow the network.
+    """
+    whole = PixelsToProbabilities(pure(model)).eval()
+    shape = (2, *_clip_shape(description))
+    example = torch.zeros(shape, dtype=torch.uint8)
+    try:
+        with torch.no_grad():
+            return torch.export.export(whole, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
+        raise ExportError(f"torch.export cannot follow the network: {_first_line(error)}") from error
+
+
+def _clip_shape(description: Description) -> tuple[int, ...]:
+    return (description.num_segments, description.frames_per_segment, description.size, description.size, 3)
+
+
+# writing and loading
+
+
+def _write(format: Format, model: nn.Module, description: Description, views: np.ndarray, file: Path) -> None:
+    if format == "torch":
+        stored = HalfStored(copy.deepcopy(model)) if description.precision == "half" else model
+        torch.export.save(traced(stored, description), file, extra_files={f"{KEY}.json": description.to_json()})
+        return
+    write: dict[str, Callable] = {"onnx": write_onnx, "openvino": write_openvino}
+    write[format](traced(model, description), description, views, file)
+
+
+def _load(format: Format, file: Path) -> Network:
+    return load_program(file) if format == "torch" else Deployed.load(file).network
+
+
+def load_program(file: str | Path) -> Network:
+    """The network of a `.pt2` file."""
+    program: Any = torch.export.load(file).module()
+
+    @torch.inference_mode()
+    def run(frames: np.ndarray) -> np.ndarray:
+        return program(torch.from_numpy(frames)).numpy()
+
+    return run
+
+
+def write_onnx(program: torch.export.ExportedProgram, description: Description, views: np.ndarray, file: Path) -> None:
+    """Write an ONNX model; `int8` is calibrated with the clips `views`."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        required(name, file)
+    import onnx
+
+    try:
+        onnx_program: Any = torch.onnx.export(
+            program,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+            input_names=["frames"],
+            output_names=["probabilities"],
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"ONNX cannot express the network: {_first_line(error)}") from error
+    model = onnx_program.model_proto
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info, *model.graph.input):
+        part.ClearField("metadata_props")  # source lines and folders of this machine
+    if description.precision == "half":
+        _store_half(model)
+    if description.precision == "int8":
+        model = _quantised_onnx(model, views, file)
+    onnx.helper.set_model_props(model, {KEY: description.to_json()})
+    onnx.save(model, file)
+
+
+def _store_half(model: Any) -> None:
+    """Store weight matrices as float16, cast back to float32 where they are used (once, when a runtime loads it)."""
+    import onnx
+
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        cast = onnx.helper.make_node("Cast", [f"{name}.half"], [name], f"{name}.cast", to=onnx.TensorProto.FLOAT)
+        casts.append(cast)
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _quantised_onnx(model: Any, views: np.ndarray, file: Path) -> Any:
+    """The trunk's convolutions in 8 bits. Salience, differences and excitations are small numbers that decide much."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    name = model.graph.input[0].name
+    trunk = [node.name for node in model.graph.node if node.op_type == "Conv" and _in_trunk(node.input[1])]
+
+    class Clips(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.clips = iter(views)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            clip = next(self.clips, None)
+            return None if clip is None else {name: clip[None]}
+
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        plain, folded, small = (str(Path(folder, f"{n}.onnx")) for n in ("plain", "folded", "small"))
+        onnx.save(model, plain)
+        quant_pre_process(plain, folded, skip_symbolic_shape=True)
+        quantization.quantize_static(folded, small, Clips(), per_channel=True, nodes_to_quantize=trunk)
+        return onnx.load(small)
+
+
+def _in_trunk(weight: str) -> bool:
+    return ".trunk." in weight and ".temporal." not in weight
+
+
+def write_openvino(
+    program: torch.export.ExportedProgram, description: Description, views: np.ndarray, file: Path
+) -> None:
+    """Write an OpenVINO model, from torch.export's program; `int8` is calibrated with the clips `views`."""
+    openvino = required("openvino", file)
+    try:
+        model = openvino.convert_model(program)
+    except Exception as error:  # the converter's own classes
+        raise ExportError(f"OpenVINO cannot express the network: {_first_line(error)}") from error
+    model.reshape([-1, *_clip_shape(description)])
+    if description.precision == "int8":
+        trunk = {
+            w.detach().numpy().tobytes() for name, w in program.state_dict.items() if _in_trunk(name) and w.ndim == 4
+        }
+        model = _quantised_openvino(model, trunk, views, file)
+    model.set_rt_info(description.to_json(), KEY)
+    openvino.save_model(model, file, compress_to_fp16=description.precision == "half")
+
+
+def _quantised_openvino(model: Any, trunk: set[bytes], views: np.ndarray, file: Path) -> Any:
+    """As `_quantised_onnx`. The converter forgets the names of weights, so `trunk` holds their values."""
+    nncf = required("nncf", file)
+    logging.getLogger("nncf").setLevel(logging.WARNING)
+    others = []
+    for op in model.get_ordered_ops():
+        if op.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
+            weight = op.input_value(1).get_node()
+            if weight.get_type_name() != "Constant" or weight.data.tobytes() not in trunk:
+                others.append(op.get_friendly_name())
+    clips = nncf.Dataset([clip[None] for clip in views])
+    return nncf.quantize(model, clips, subset_size=len(views), ignored_scope=nncf.IgnoredScope(names=others))
+
+
+def _first_line(error: Exception) -> str:
+    lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,255 @@
+"""Exported networks compute what the checkpoint computes, say what they are, and predict without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_pictures import frames_of_square, write_video
+
+from mdtnet import export as module
+from mdtnet.checkpoint import save_checkpoint
+from mdtnet.cli import main
+from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.data.annotations import Texts, VideoList
+from mdtnet.data.dataset import ClipDataset
+from mdtnet.deployed import Deployed, Description, read_views
+from mdtnet.errors import CheckpointError, ConfigError, DataError, ExportError, VideoError
+from mdtnet.export import compare, describe, eager, export, traced
+from mdtnet.inference import Recogniser
+from mdtnet.models.build import SYSTEMS, build_model
+
+CLASSES = ("left", "right", "up", "down", "still")
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+
+
+def make_checkpoint(path: Path, name: str, *, trunk: str = "resnet18", **test) -> Path:
+    """A network with every module awake, whose predictions differ from clip to clip."""
+    config = RunConfig(
+        data=DataConfig(num_segments=4, short_side=72, size=64),
+        model=ModelConfig(name=name, trunk=trunk, width=0.125),
+        test=TestConfig(**test),
+    )
+    torch.manual_seed(5)
+    model = build_model(config.model, num_classes=len(CLASSES))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+        torch.nn.init.normal_(model.head.fc.weight)
+        model.classes, model.config = CLASSES, config
+        views, _ = module.real_clips("", describe(model, "float32"))
+        logits = model.eval()(torch.from_numpy(views).movedim(-1, 3))
+        spread = logits.std(0).mean()
+        model.head.fc.weight /= spread
+        model.head.fc.bias.copy_((model.head.fc.bias - logits.mean(0)) / spread)
+    save_checkpoint(path, model=model, config=config, classes=CLASSES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Videos of several shapes in folders named after classes, one of them damaged."""
+    folder = tmp_path_factory.mktemp("videos")
+    shapes = {"left/a.mp4": (96, 128), "right/b.mp4": (160, 90), "right/c.mp4": (48, 64)}
+    for i, (name, (height, width)) in enumerate(shapes.items()):
+        (folder / name).parent.mkdir(exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 60, (18, height, width, 3), dtype=np.uint8)
+        write_video(folder / name, frames_of_square(18, height, width) // 2 + noise)
+    (folder / "left/bad.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tsn(tmp_path_factory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("tsn") / "best.pt", "tsn")
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tsn, videos) -> Path:
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+    assert main(["export", str(tsn), "--clips", str(videos)]) == 0
+    return tsn.with_name("best.onnx")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_traced_network_is_the_network(tmp_path, name):
+    """What both runtimes convert: any number of clips, no writing into tensors, every module awake."""
+    model = module.load_model(make_checkpoint(tmp_path / "best.pt", name))
+    description = describe(model, "float32")
+    program = traced(model, description)
+    scatters = [n.target for n in program.graph.nodes if "scatter" in str(n.target) or "copy_" in str(n.target)]
+    assert scatters == []
+    views, labels = module.real_clips("", description)
+    run = program.module()
+    found = compare(eager(model), lambda x: run(torch.from_numpy(x)).detach().numpy(), views, labels, 1e-3)
+    assert found.difference < 1e-5
+    assert found.changed == 0
+    assert eager(model)(views).std(0).max() > 0.1  # the clips are told apart
+
+
+def check_export(tmp_path, name: str, form: str, **options) -> None:
+    checkpoint = make_checkpoint(tmp_path / "best.pt", name)
+    done = export(checkpoint, format=form, out=tmp_path / f"x{SUFFIX[form]}", **options)
+    assert done.comparison.clips == 12
+    assert done.comparison.difference < (1e-5 if not options else 1e-2)
+
+
+@pytest.mark.parametrize(("name", "form"), [("tsm", "onnx"), ("tsm", "torch"), ("mdtnet2", "openvino")])
+def test_exported_equals_eager(tmp_path, name, form):
+    pytest.importorskip({"onnx": "onnxscript", "openvino": "openvino", "torch": "torch"}[form])
+    check_export(tmp_path, name, form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_in_every_runtime(tmp_path, name, form):
+    pytest.importorskip({"onnx": "onnxscript", "openvino": "openvino"}[form])
+    check_export(tmp_path, name, form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
+def test_mdtnet2_half_on_mobilenet(tmp_path, form):
+    pytest.importorskip({"onnx": "onnxscript", "openvino": "openvino", "torch": "torch"}[form])
+    checkpoint = make_checkpoint(tmp_path / "best.pt", "mdtnet2", trunk="mobilenet_v2")
+    out = tmp_path / f"x{SUFFIX[form]}"
+    assert export(checkpoint, format=form, out=out, precision="half").comparison.difference < 1e-2
+
+
+def test_half_is_half_the_file(tsn, onnx_file, tmp_path):
+    export(tsn, format="onnx", out=tmp_path / "half.onnx", precision="half")
+    assert (tmp_path / "half.onnx").stat().st_size < 0.7 * onnx_file.stat().st_size
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_int8_reports_its_accuracy(tsn, videos, tmp_path, form):
+    pytest.importorskip("nncf" if form == "openvino" else "onnxscript", reason="needs the extra 'int8'")
+    out = tmp_path / f"small{SUFFIX[form]}"
+    done = export(tsn, format=form, out=out, precision="int8", clips=str(videos))
+    assert (done.comparison.clips, done.comparison.labelled) == (3, 3)
+    assert "on 3 labelled clips" in str(done)
+    assert 1e-5 < done.comparison.difference < 0.3
+    assert Deployed.load(out).description.precision == "int8"
+
+
+def test_the_file_says_what_it_is(onnx_file):
+    deployed = Deployed.load(onnx_file)
+    beside = Description.from_json(Path(f"{onnx_file}.json").read_text(), where="x")
+    assert deployed.description == beside
+    assert beside.classes == CLASSES
+    assert (beside.num_segments, beside.size, beside.short_side) == (4, 64, 72)
+    assert str(Path.cwd()).encode() not in onnx_file.read_bytes()  # nothing of this machine
+    assert {p.name for p in onnx_file.parent.iterdir()} == {"best.pt", "best.onnx", "best.onnx.json"}
+
+
+def test_frames_equal_those_of_the_torch_path(onnx_file, videos):
+    """Pillow's antialiased bilinear against torchvision's: a step of 255 here and there, on noise rarely two."""
+    description = Deployed.load(onnx_file).description
+    for name in ("left/a.mp4", "right/b.mp4", "right/c.mp4"):
+        path = str(videos / name)
+        data = DataConfig(num_segments=4, short_side=72, size=64)
+        test = TestConfig(clips=2, crops=3, crop_size=64)
+        list_ = VideoList(CLASSES, np.zeros(1, dtype=np.int64), "", Texts.of([path]), np.arange(1))
+        item = ClipDataset(list_, data, frames_per_segment=1, train=False, test=test)[0]
+        expected = item["frames"].movedim(-3, -1).numpy().astype(int)
+        found = read_views(path, description, clips=2, crops=3).astype(int)
+        assert found.shape == expected.shape
+        difference = np.abs(found - expected)
+        assert difference.max() <= 2
+        assert (difference > 1).mean() < 1e-3
+        assert difference.mean() < 0.1
+
+
+@pytest.mark.parametrize("fusion", ["softmax", "logits"])
+def test_predictions_equal_the_checkpoints(videos, onnx_file, tmp_path, fusion):
+    checkpoint = make_checkpoint(tmp_path / "best.pt", "tsn", fusion=fusion, crop_size=64)
+    expected = Recogniser.load(checkpoint, device="cpu").predict(videos / "left/a.mp4", clips=3)
+    deployed = Deployed.load(onnx_file)
+    deployed.description = Description(**{**vars(deployed.description), "fusion": fusion})
+    found = deployed.predict(videos / "left/a.mp4", clips=3)
+    assert found.classes == expected.classes
+    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-3)
+
+
+def test_predict_without_torch(videos, onnx_file, tmp_path):
+    code = (
+        "import sys; from mdtnet.cli import main; code = main(sys.argv[1:]);"
+        "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules; sys.exit(code)"
+    )
+    arguments = ["predict", str(onnx_file), str(videos), "--topk", "2", "--json", str(tmp_path / "out.json")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr  # one video is damaged
+    assert "1 of 4 videos could not be read" in done.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    expected = Deployed.load(onnx_file).predict(found[0]["path"])
+    assert [p["class"] for p in found[0]["predictions"]] == list(expected.classes[:2])
+    assert found[1]["error"]
+
+
+def test_openvino_predicts_without_torch(tsn, videos, tmp_path):
+    pytest.importorskip("openvino", reason="needs the extra 'export'")
+    export(tsn, format="openvino", out=tmp_path / "x.xml", clips=str(videos))
+    code = (
+        "import sys; from mdtnet.deployed import Deployed;"
+        "print(Deployed.load(sys.argv[1]).predict(sys.argv[2])); sys.exit('torch' in sys.modules)"
+    )
+    arguments = [str(tmp_path / "x.xml"), str(videos / "left/a.mp4")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best = Recogniser.load(tsn, device="cpu").predict(videos / "left/a.mp4").classes[0]
+    assert f"a.mp4: {best} " in done.stdout
+
+
+def test_another_network_is_refused_and_nothing_left(tsn, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_load", lambda form, file: lambda x: np.roll(eager(module.load_model(tsn))(x), 1, 1))
+    (tmp_path / "x.pt2").write_text("an older file")
+    with pytest.raises(ExportError, match=r"x\.pt2: not written: on 12 clips probabilities differ .* by up to"):
+        export(tsn, format="torch", out=tmp_path / "x.pt2")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt2"]
+    assert (tmp_path / "x.pt2").read_text() == "an older file"
+    assert main(["export", str(tsn), "--format", "torch", "--out", str(tmp_path / "y.pt2")]) == 4
+
+
+def test_close_calls_may_change():
+    views, labels = np.zeros((2, 1)), np.array([-1, 0])
+    eager_ = np.array([[0.5001, 0.4999], [0.9, 0.1]])
+
+    def once(values):
+        rows = iter(values)
+        return lambda part: np.array([next(rows) for _ in part])
+
+    close = compare(once(eager_), once([[0.4999, 0.5001], [0.9, 0.1]]), views, labels, 1e-3)
+    assert (close.changed, close.clearly_changed, close.labelled, close.top1_exported) == (1, 0, 1, 1.0)
+    assert compare(once(eager_), once([[0.5, 0.5], [0.4, 0.6]]), views, labels, 1e-3).clearly_changed == 1
+
+
+def test_mistakes(tsn, tmp_path, monkeypatch):
+    wrong = [
+        ({"format": "onnx", "out": tmp_path / "x.xml"}, ConfigError, "must end in .onnx"),
+        ({"format": "onnx", "out": tmp_path / "no" / "x.onnx"}, ConfigError, "folder does not exist"),
+        ({"format": "torch", "out": tmp_path / "x.pt2", "precision": "int8"}, ConfigError, "int8 goes with"),
+        ({"format": "torch", "out": tmp_path / "x.pt2", "clips": str(tmp_path / "*.mp4")}, DataError, "no video"),
+    ]
+    for keywords, error, message in wrong:
+        with pytest.raises(error, match=message):
+            export(tsn, **keywords)
+    (tmp_path / "x.onnx").write_text("not a model")
+    with pytest.raises(CheckpointError, match=r"x\.onnx: "):
+        Deployed.load(tmp_path / "x.onnx")
+    with pytest.raises(CheckpointError, match="no such file"):
+        Deployed.load(tmp_path / "y.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"needs onnxruntime, .* pip install 'mdtnet\[export\]'"):
+        Deployed.load(tmp_path / "x.onnx")
+
+
+def test_unreadable_video(onnx_file, videos):
+    with pytest.raises(VideoError, match="not a video"):
+        Deployed.load(onnx_file).predict(videos / "left/bad.mp4")
+    with pytest.raises(ConfigError, match="crops is 2"):
+        Deployed.load(onnx_file).predict(videos / "left/a.mp4", crops=2)
