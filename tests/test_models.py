@@ -13,7 +13,7 @@ from mdtnet.config import ModelConfig
 from mdtnet.models import pretrained
 from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
 from mdtnet.models.mdtnet import DCME, Excitation, MDTNetConfig
-from mdtnet.models.temporal import depthwise_conv, neighbour_differences, shift
+from mdtnet.models.temporal import depthwise_conv, gated, neighbour_differences, shift
 from mdtnet.models.trunk import Place, Timeline
 from mdtnet.saliency import SaliencyConfig
 
@@ -142,6 +142,66 @@ def test_compile_equals_eager(system, trunk, backend):
     x = clips(model)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, backend=backend)(x), model(x), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("trunk", SMALL)
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("training", [False, True])
+def test_compile_has_no_graph_breaks(system, trunk, training):
+    torch.compiler.reset()
+    model = build(system, trunk).train(training)
+    compiled = torch.compile(model, backend="aot_eager" if training else "eager", fullgraph=True)
+    x = clips(model, size=64)
+    with torch.set_grad_enabled(training):
+        logits = compiled(x)
+    if training:
+        logits.sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("system", "trunk"), [("tsm", "resnet18"), ("tea", "mobilenet_v2"), ("mdtnet2", "resnet18")])
+def test_checkpointed_activations_change_nothing(system, trunk):
+    results = []
+    for checkpointed in (False, True):
+        model = build(system, trunk).train()
+        perturb(model)
+        model.trunk.checkpoint_activations = checkpointed
+        torch.manual_seed(2)
+        loss = nn.functional.cross_entropy(model(clips(model, size=64)), torch.tensor([1, 4]))
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        results.append({"loss": loss.detach(), **gradients, **dict(model.named_buffers())})
+    plain, twice = results
+    assert plain.keys() == twice.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(twice[name], value, atol=0, rtol=0, msg=name)
+
+
+def test_checkpointed_activations_are_not_kept():
+    def numbers_kept(checkpointed: bool) -> int:
+        model = build("mdtnet2").train()
+        model.trunk.checkpoint_activations = checkpointed
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            model(clips(model, size=64))
+        return sum(sizes)
+
+    assert numbers_kept(True) < numbers_kept(False) / 2
+
+
+def test_features_stay_channels_last():
+    """In training with several clips too, where a slice of time cannot be flattened as it is."""
+    model = build("mdtnet2").to(memory_format=torch.channels_last)
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and (name.startswith("trunk.layer") or "fine.stem.1" in name):
+            module.register_forward_pre_hook(lambda m, inputs, name=name: seen.update({name: inputs[0]}))
+    model(clips(model, size=64))
+    lost = [n for n, x in seen.items() if not x.is_contiguous(memory_format=torch.channels_last)]
+    assert len(seen) > 40
+    assert lost == []
 
 
 def perturb(model: nn.Module) -> None:
@@ -275,6 +335,24 @@ def test_shift_against_a_loop():
                 source = t + 1 if c < 2 else t - 1
                 expected[b, t, c] = x.view(2, 5, 16, 3, 3)[b, source, c] if 0 <= source < 5 else 0
     assert torch.equal(shift(x, 5), expected.flatten(0, 1))
+    assert torch.autograd.gradcheck(lambda a: shift(a, 5), x.double()[:, ::2].requires_grad_())
+
+
+def test_gated_against_the_formula():
+    x = torch.randn(2, 3, 4, 2, 1, dtype=torch.float64, requires_grad=True)
+    factor = torch.randn(2, 3, 4, 1, 1, dtype=torch.float64, requires_grad=True)
+    gate = torch.randn(2, 2, 4, 2, 1, dtype=torch.float64, requires_grad=True)
+    places = (slice(0, -1), slice(1, None))
+
+    def spelled_out(x, factor, gate):
+        sums = sum(nn.functional.pad(gate, (0, 0) * 3 + ends) for ends in ((0, 1), (1, 0)))
+        return x * (factor + 0.3 * sums)
+
+    def ours(x, factor, gate):
+        return gated(x, factor, [(where, gate) for where in places], share=0.3)
+
+    torch.testing.assert_close(ours(x, factor, gate), spelled_out(x, factor, gate))
+    assert torch.autograd.gradcheck(ours, (x, factor, gate))
 
 
 @pytest.mark.parametrize("causal", [False, True])

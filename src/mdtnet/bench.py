@@ -16,7 +16,7 @@ import platform
 import re
 import subprocess
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -292,9 +292,9 @@ def component_seconds(subject: Subject, repeats: int) -> dict[str, list[float]]:
 
 
 @contextmanager
-def clocked(model: nn.Module, device: str) -> Iterator[Counter[str]]:
+def clocked(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
     """Seconds that each component takes while the context lasts; those of a module inside another are its own."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     stack, since, handles = [component("")], [time.perf_counter()], []
 
     def switch() -> None:

@@ -113,9 +113,10 @@ def bench(options: Any) -> None:
     with console.status("") as status:
         result = run_bench(config, components=options.components, note=status.update)
     console.print(machine_line(result), highlight=False, soft_wrap=True)
-    console.print(speed_table(result))
-    if result.components:
-        console.print(components_table(result))
+    for trunk in config.trunks:
+        console.print(speed_table(result, trunk))
+        if result.components:
+            console.print(components_table(result, trunk))
     if options.out:
         result.save(options.out)
         console.print(f"wrote {options.out}/bench.json and bench.png", highlight=False, soft_wrap=True)
@@ -135,24 +136,15 @@ def machine_line(result: "Bench") -> str:
     )
 
 
-def speed_table(result: "Bench") -> Table:
-    """A line a network; ratios are to the first system on the same trunk."""
+def speed_table(result: "Bench", trunk: str) -> Table:
+    """A line a system on one trunk; ratios are to the first."""
     base = result.config.models[0]
-    table = Table()
-    for heading in (
-        "network",
-        "GMACs",
-        "ms",
-        f"x {base}",
-        f"CPU time x {base}",
-        "clips/s",
-        "GFLOP/s",
-        "MiB",
-        f"x {base}",
-    ):
-        table.add_column(heading, justify="left" if heading == "network" else "right")
+    table = Table(title=trunk, title_justify="left")
+    for heading in ("system", "GMACs", "ms", f"x {base}", f"CPU x {base}", "clips/s", "GFLOP/s", "MiB", f"x {base}"):
+        table.add_column(heading, justify="left" if heading == "system" else "right", no_wrap=True)
     for row in result.rows:
-        table.add_row(*_cells(result, row), end_section=row.system == result.config.models[-1])
+        if row.trunk == trunk:
+            table.add_row(*_cells(result, row))
     return table
 
 
@@ -160,31 +152,33 @@ def _cells(result: "Bench", row: "Row") -> list[str]:
     base, gflops = result.base(row), result.gflops(row)
     memory, measured = row.memory or 0, bool(row.memory and base.memory)
     return [
-        row.name,
+        row.system,
         f"{row.gmacs:.2f}",
         _spread([1e3 * s for s in row.seconds], ".0f" if min(row.seconds) > 0.1 else ".1f"),
         _spread(row.ratios(base), ".2f"),
         _spread(row.ratios(base, cpu=True), ".2f"),
         f"{result.config.batch / median(row.seconds):.2f}",
-        f"{gflops:.0f} ({gflops / max(result.peak):.0%})",
+        f"{gflops:.0f}\n{gflops / max(result.peak):.0%}",
         f"{memory / 2**20:.0f}" if measured else "-",
         f"{memory / (base.memory or 1):.2f}" if measured else "-",
     ]
 
 
 def _spread(values: list[float], form: str) -> str:
-    return f"{median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+    return f"{median(values):{form}}\n{min(values):{form}}-{max(values):{form}}"
 
 
-def components_table(result: "Bench") -> Table:
-    """Share of each component in the time of a forward pass, and its milliseconds, as medians."""
-    names = list(dict.fromkeys(name for parts in result.components.values() for name in parts))
-    table = Table("component", *(f"{name}" for name in result.components), title="where a forward pass spends its time")
-    for name in names:
-        cells = []
-        for parts in result.components.values():
-            whole = sum(median(v) for v in parts.values())
-            own = median(parts[name]) if name in parts else None
-            cells.append("" if own is None else f"{own / whole:.1%}  {1e3 * own:.1f} ms")
-        table.add_row(name, *cells)
+def components_table(result: "Bench", trunk: str) -> Table:
+    """Share of each component in the time of a forward pass on one trunk; medians."""
+    shown = {r.system: result.components[r.name] for r in result.rows if r.trunk == trunk}
+    table = Table("component", title=f"{trunk}: where a forward pass spends its time", title_justify="left")
+    for system in shown:
+        table.add_column(system, justify="right", no_wrap=True)
+    totals = [sum(median(times) for times in parts.values()) for parts in shown.values()]
+    for name in dict.fromkeys(name for parts in shown.values() for name in parts):
+        shares = [
+            median(parts[name]) / total if name in parts else None for parts, total in zip(shown.values(), totals)
+        ]
+        table.add_row(name, *("" if share is None else f"{share:.1%}" for share in shares))
+    table.add_row("all", *(f"{1e3 * total:.0f} ms" for total in totals))
     return table

@@ -256,7 +256,7 @@ class DCME(nn.Module):
         pairs = {"next": (slice(0, -1), earlier, later), "past": (slice(1, None), later, earlier)}
         gates = []
         for where, here, there in (pairs[direction] for direction in self.directions):
-            openness = torch.sigmoid(self.expand(self.motion(here, there)))
+            openness = torch.sigmoid_(self.expand(self.motion(here, there)))
             gates.append((where, openness.unflatten(0, (-1, timeline.num_segments - 1))))
         return gates
 

@@ -224,7 +224,7 @@ class CoarseDifference(nn.Module):
         size = difference.shape[-2:]
         pooled = self.pooled(F.avg_pool2d(difference, 2, ceil_mode=min(size) < 2))
         y = (difference + F.interpolate(pooled, size, mode="nearest") + self.full(difference)) / 3
-        return torch.sigmoid(self.expand(y))
+        return torch.sigmoid_(self.expand(y))
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         z = self.reduce(x)

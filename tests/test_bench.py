@@ -1,0 +1,125 @@
+"""The bench on networks of a blink: what it measures adds up, what it writes can be read, wrong options are named."""
+
+import json
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from mdtnet import bench as module
+from mdtnet.bench import BenchConfig, Row, bench, clocked
+from mdtnet.cli import main
+from mdtnet.errors import ConfigError
+
+TINY = {"trunks": ("resnet18",), "width": 0.125, "segments": 2, "size": 32, "repeats": 2, "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def small_product(monkeypatch):
+    """A matrix product that takes no time, and the number of threads as it was."""
+    real = module.gemm_gflops
+    monkeypatch.setattr(module, "gemm_gflops", lambda config: real(config, side=64))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_bench_measures_every_network(tmp_path):
+    result = bench(BenchConfig(models=("tsn", "mdtnet2"), **TINY), components=True, memory=False)
+    tsn, ours = result.rows
+    assert [len(r.seconds) for r in result.rows] == [2, 2]
+    assert len(result.peak) == 2
+    assert min(tsn.seconds + tsn.cpu_seconds) > 0
+    assert ours.gmacs > tsn.gmacs > 0
+    assert tsn.ratios(result.base(ours)) == [1, 1]
+    assert ours.ratios(result.base(ours)) == pytest.approx([a / b for a, b in zip(ours.seconds, tsn.seconds)])
+    assert {"trunk", "DCME", "STCE", "temporal convolution"} <= result.components["mdtnet2 resnet18"].keys()
+    assert "DCME" not in result.components["tsn resnet18"]
+    result.save(tmp_path / "made")
+    saved = json.loads((tmp_path / "made" / "bench.json").read_text())
+    assert saved["rows"][1]["seconds"] == ours.seconds
+    assert saved["config"]["threads"] == saved["about"]["threads"] == 1
+    assert {"torch", "cpu", "date", "commit", "load"} <= saved["about"].keys()
+    assert (tmp_path / "made" / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gflops_are_of_what_is_computed():
+    row = Row("tsn", "resnet18", gmacs=3.0, parameters=1, memory=None, seconds=[2.0, 1.0, 4.0])
+    for training, expected in ((False, 2 * 3 * 4 / 2), (True, 3 * 2 * 3 * 4 / 2)):
+        result = module.Bench({}, BenchConfig(batch=4, training=training), [row], [1.0], {})
+        assert result.gflops(row) == pytest.approx(expected)
+
+
+def test_training_steps_train():
+    subject = module.Subject(BenchConfig(training=True, batch=2, **TINY), "tsm", "resnet18")
+    before = subject.model.head.fc.bias.clone()
+    subject.step()
+    assert not torch.equal(before, subject.model.head.fc.bias)
+
+
+def test_memory_is_that_of_the_network():
+    small, large = (
+        module.peak_memory(BenchConfig(batch=b, **{**TINY, "size": 64}), "tsn", "resnet18") for b in (1, 96)
+    )
+    if small is None:
+        pytest.skip("this system does not tell")
+    pixels = 96 * 2 * 3 * 64 * 64
+    assert small < large
+    assert pixels * 4 < large < 100 * pixels * 4
+
+
+class Slow(nn.Module):
+    def forward(self, x):
+        time.sleep(0.05)
+        return x
+
+
+def test_clock_gives_each_component_its_own_time():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk = nn.Sequential(Slow(), Slow())
+            self.head = Slow()
+
+        def forward(self, x):
+            time.sleep(0.05)
+            return self.head(self.trunk(x))
+
+    network = Network()
+    with clocked(network, "cpu") as seconds:
+        network(torch.zeros(1))
+    assert seconds["salience and input"] == pytest.approx(0.05, abs=0.04)
+    assert seconds["trunk"] == pytest.approx(0.1, abs=0.04)
+    assert 0.05 <= seconds["classifier"] < 0.09
+    assert not network.head._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"models": ("tsn", "mdtnet")}, "did you mean 'mdtnet"),
+        ({"trunks": ("resnet5",)}, "did you mean 'resnet50'"),
+        ({"models": ()}, "--models"),
+        ({"repeats": 0}, "--repeats is 0"),
+        ({"device": "gpu"}, "expected cpu or cuda"),
+    ],
+)
+def test_mistakes_are_named(options, said):
+    with pytest.raises(ConfigError, match=said):
+        bench(BenchConfig(**options))
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        module, "peak_memory", lambda config, system, trunk: {"tsn": 100 << 20, "tdn": 150 << 20}[system]
+    )
+    monkeypatch.setenv("COLUMNS", "200")
+    out = str(tmp_path / "b")
+    options = "bench --models tsn,tdn --trunks resnet18 --width 0.125 --segments 2 --size 32 --repeats 1 --threads 1"
+    assert main([*options.split(), "--components", "--out", out]) == 0
+    text = capsys.readouterr().out
+    for expected in ("resnet18", "x tsn", "150", "1.50", "GFLOP/s", "fine differences", "bench.json"):
+        assert expected in text
+    assert main(["bench", "--models", "tsm,tsx"]) == 2
+    assert "did you mean" in capsys.readouterr().err
