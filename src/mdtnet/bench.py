@@ -373,25 +373,26 @@ def _commit() -> str:
 
 
 def plot(result: Bench, path: Path) -> None:
-    """Time of a batch over cost, one colour a trunk, bars from the fastest to the slowest repeat."""
+    """Time of a batch over cost, a panel for each trunk, bars from the fastest to the slowest repeat."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for trunk in result.config.trunks:
+    trunks = result.config.trunks
+    figure = Figure(figsize=(1 + 3.6 * len(trunks), 3.4), dpi=150, layout="constrained")
+    for axes, trunk in zip(figure.subplots(1, len(trunks), squeeze=False)[0], trunks):
         rows = [row for row in result.rows if row.trunk == trunk]
         x, y = [row.gmacs for row in rows], [1e3 * median(row.seconds) for row in rows]
         low = [m - 1e3 * min(row.seconds) for m, row in zip(y, rows)]
         high = [1e3 * max(row.seconds) - m for m, row in zip(y, rows)]
-        axes.errorbar(x, y, (low, high), fmt="o", markersize=5, elinewidth=0.8, label=trunk)
-        for row, place in zip(rows, zip(x, y)):
-            axes.annotate(row.system, place, (6, 4), textcoords="offset points", fontsize=8)
-    axes.set(
-        xlabel="GMACs of a clip", ylabel=f"ms of a {'training step' if result.config.training else 'forward pass'}"
-    )
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+        axes.errorbar(x, y, (low, high), fmt="o", markersize=4, elinewidth=0.8, color="#33608c")
+        for i, place in enumerate(zip(x, y)):  # names right and left in turns: neighbours cost about the same
+            side = "left" if i % 2 == 0 else "right"
+            axes.annotate(
+                rows[i].system, place, (5 if i % 2 == 0 else -5, 3), textcoords="offset points", ha=side, fontsize=8
+            )
+        axes.set_title(trunk, loc="left", fontsize=10)
+        axes.set(xlabel="GMACs of a clip")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel(f"ms of a {'training step' if result.config.training else 'forward pass'}")
     figure.savefig(path)

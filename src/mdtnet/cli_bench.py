@@ -139,8 +139,8 @@ def machine_line(result: "Bench") -> str:
 def speed_table(result: "Bench", trunk: str) -> Table:
     """A line a system on one trunk; ratios are to the first."""
     base = result.config.models[0]
-    table = Table(title=trunk, title_justify="left")
-    for heading in ("system", "GMACs", "ms", f"x {base}", f"CPU x {base}", "clips/s", "GFLOP/s", "MiB", f"x {base}"):
+    table = Table(title=trunk, title_justify="left", box=None, padding=(0, 2, 0, 0))  # fits 80 columns
+    for heading in ("system", "GMACs", "ms", f"x {base}", f"CPU\nx {base}", "clips/s", "GFLOP\n/s", "MiB", f"x {base}"):
         table.add_column(heading, justify="left" if heading == "system" else "right", no_wrap=True)
     for row in result.rows:
         if row.trunk == trunk:
