@@ -262,7 +262,7 @@ def model_of(checkpoint: Checkpoint, *, where: str) -> nn.Module:
     fill(model, checkpoint.model_state, where=where)
     model.classes, model.config = checkpoint.classes, checkpoint.config
     model.num_segments_trained = checkpoint.num_segments_trained  # TDN computes with it
-    return model.to(memory_format=torch.channels_last).eval()  # as it is trained; quicker on a CPU too
+    return model.eval()
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:

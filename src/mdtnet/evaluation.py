@@ -326,7 +326,7 @@ def evaluate_checkpoint(
     )
     with _bar(len(dataset), active=accelerator.is_main_process) as progress:
         table = evaluate(
-            model.to(accelerator.device),
+            model.to(accelerator.device, memory_format=torch.channels_last),
             dataset,
             accelerator=accelerator,
             batch_size=test.batch_size,

@@ -30,7 +30,7 @@ class Recogniser(HubMixin):
 
     def __init__(self, model: nn.Module, *, classes: Sequence[str], config: RunConfig, device: str = "auto") -> None:
         self.device = _device(device)
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # quicker
         self.classes = tuple(classes)
         self.config = config
 
