@@ -32,7 +32,8 @@ MAPS = ((8, 56), (8, 28), (16, 14), (32, 7))  # channels, side in pixels
 KERNELS = ((3,), (5,), (3, 5))
 
 
-def theirs(x: Tensor, offsets: list[Tensor], weights: list[Tensor]) -> Tensor:
+def theirs(x: Tensor, offset: Tensor, weights: list[Tensor]) -> Tensor:
+    offsets = offset.split([2 * w.shape[-1] ** 2 for w in weights], 1)
     return sum(torchvision.ops.deform_conv2d(x, o, w, padding=w.shape[-1] // 2) for o, w in zip(offsets, weights))
 
 
@@ -50,9 +51,9 @@ def measure(function: Callable, inputs: tuple, grad: Tensor) -> dict[str, float]
 def case(images: int, channels: int, side: int, kernels: tuple[int, ...], repeats: int) -> dict:
     """One row: times in milliseconds and ratios of one shape."""
     x = torch.randn(images, channels, side, side).requires_grad_()
-    offsets = [(2 * torch.randn(images, 2 * k * k, side, side)).requires_grad_() for k in kernels]
+    offset = (2 * torch.randn(images, 2 * sum(k * k for k in kernels), side, side)).requires_grad_()
     weights = [torch.randn(channels, channels, k, k).requires_grad_() for k in kernels]
-    inputs, grad = (x, offsets, weights), torch.randn(images, channels, side, side)
+    inputs, grad = (x, offset, weights), torch.randn(images, channels, side, side)
     for function in (theirs, deform_conv2d_sum):
         measure(function, inputs, grad)
     runs = [(measure(theirs, inputs, grad), measure(deform_conv2d_sum, inputs, grad)) for _ in range(repeats)]

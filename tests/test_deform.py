@@ -122,7 +122,7 @@ def test_several_kernels_are_the_sum():
         return truth(x, o3, w3) + truth(x, o5, w5, b)
 
     def one(x, o3, w3, o5, w5, b):
-        return deform_conv2d_sum(x, (o3, o5), (w3, w5), b)
+        return deform_conv2d_sum(x, torch.cat((o3, o5), 1), (w3, w5), b)
 
     expected, expected_gradients = gradients(two, inputs, grad, range(6))
     got, got_gradients = gradients(one, inputs, grad, range(6))
@@ -188,7 +188,7 @@ class Net(nn.Module):
         self.kernels = nn.ParameterList(torch.randn(4, 4, k, k) for k in (3, 5))
 
     def forward(self, x):
-        return deform_conv2d_sum(x, [offset(x) for offset in self.offsets], list(self.kernels))
+        return deform_conv2d_sum(x, torch.cat([offset(x) for offset in self.offsets], 1), list(self.kernels))
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -9,6 +9,7 @@ S = N * H * W * K samples. A sample lies between four table rows, its corners: `
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -33,57 +34,58 @@ def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None
     Cost per image, as this project counts it: k^2 C O H W multiply-adds for the convolution plus 4 k^2 C H W
     for the sampling. Raises `ValueError` when the shapes do not fit each other.
     """
-    return deform_conv2d_sum(x, (offset,), (weight,), bias)
+    return deform_conv2d_sum(x, offset, (weight,), bias)
 
 
-def deform_conv2d_sum(
-    x: Tensor, offsets: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None = None
-) -> Tensor:
+def deform_conv2d_sum(x: Tensor, offset: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
     """The sum of several deformable convolutions of one map, such as kernels of two scales, in one pass.
 
-    Arguments and result are those of `deform_conv2d`, with one offset and one weight per kernel; the cost is
-    the sum too. On a CPU it is faster than one kernel after the other, most of all on small maps.
+    As `deform_conv2d` with a weight per kernel; `offset` [N, 2 * the sum of k * k, H, W] holds the kernels' offsets
+    one after the other. The cost is the sum too. On a CPU it is faster than one kernel after the other, most of all
+    on small maps.
     """
-    for offset, weight in zip(offsets, weights, strict=True):
-        _check(x, offset, weight)
+    _check(x, offset, weights)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    out = _dispatch(x.to(dtype), [o.to(dtype) for o in offsets], [w.to(dtype) for w in weights])
+    out = _dispatch(x.to(dtype), offset.to(dtype), [w.to(dtype) for w in weights])
     if bias is not None:
         out = out + bias.to(dtype).view(1, -1, 1, 1)
     return out.to(x.dtype)
 
 
-def _check(x: Tensor, offset: Tensor, weight: Tensor) -> None:
-    kernel = weight.shape[-1]
-    if weight.ndim != 4 or weight.shape[-2] != kernel or kernel % 2 == 0 or weight.shape[1] != x.shape[1]:
-        raise ValueError(f"weight {tuple(weight.shape)}: expected [O, {x.shape[1]}, k, k] with odd k")
-    expected = (x.shape[0], 2 * kernel * kernel, *x.shape[2:])
+def _check(x: Tensor, offset: Tensor, weights: Sequence[Tensor]) -> None:
+    for weight in weights:
+        kernel = weight.shape[-1]
+        if weight.ndim != 4 or weight.shape[-2] != kernel or kernel % 2 == 0 or weight.shape[1] != x.shape[1]:
+            raise ValueError(f"weight {tuple(weight.shape)}: expected [O, {x.shape[1]}, k, k] with odd k")
+    expected = (x.shape[0], 2 * sum(w.shape[-1] ** 2 for w in weights), *x.shape[2:])
     if offset.shape != expected:
         raise ValueError(f"offset {tuple(offset.shape)}: expected {tuple(expected)}")
 
 
-def _dispatch(x: Tensor, offsets: list[Tensor], weights: list[Tensor]) -> Tensor:
-    if x.device.type in ("cuda", "meta") or torch.compiler.is_exporting():
-        parts = [
-            torchvision_deform_conv2d(x, o, w, padding=w.shape[-1] // 2) for o, w in zip(offsets, weights, strict=True)
-        ]
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-    offset = torch.cat(offsets, dim=1) if len(offsets) > 1 else offsets[0]  # [N, 2 K, H, W]
-    kernel = torch.cat([w.flatten(2) for w in weights], dim=2) if len(weights) > 1 else weights[0].flatten(2)
+def _dispatch(x: Tensor, offset: Tensor, weights: list[Tensor]) -> Tensor:
     sizes = tuple(w.shape[-1] for w in weights)
+    if x.device.type in ("cuda", "meta") or torch.compiler.is_exporting():
+        pairs = zip(offset.split([2 * k * k for k in sizes], 1), weights)
+        parts = [torchvision_deform_conv2d(x, o, w, padding=w.shape[-1] // 2) for o, w in pairs]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    kernel = torch.cat([w.flatten(2) for w in weights], dim=2) if len(weights) > 1 else weights[0].flatten(2)
     convolve = _DeformConv.apply if x.device.type == "cpu" else _gathered
     return convolve(x, offset, kernel.transpose(1, 2), sizes)
 
 
-def _grid(sizes: Sequence[int], height: int, width: int, like: Tensor) -> Tensor:
-    """Where the taps of kernels of these sizes lie before they are moved: [2, H, W, K], y and x in pixels."""
-    taps = [(i // s - s // 2, i % s - s // 2) for s in sizes for i in range(s * s)]
-    tap_y, tap_x = like.new_tensor(taps).t()
-    pixels = torch.arange(max(height, width), dtype=like.dtype, device=like.device)
-    grid = like.new_empty(2, height, width, len(taps))
-    grid[0] = pixels[:height].view(height, 1, 1) + tap_y
-    grid[1] = pixels[:width].view(width, 1) + tap_x
-    return grid
+@lru_cache(maxsize=64)
+def _grid(sizes: tuple[int, ...], height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Where the taps of kernels of these sizes lie before they are moved, in the zero-framed table: y and x in pixels
+    from two above and two left of the image, [2, 1, H, W, K]. Kept, as making it takes as long as sampling a small map.
+    """
+    with torch.inference_mode(False):  # for whoever asks next
+        taps = [(i // s - s // 2, i % s - s // 2) for s in sizes for i in range(s * s)]
+        tap_y, tap_x = torch.tensor(taps, dtype=dtype, device=device).t()
+        pixels = torch.arange(2, max(height, width) + 2, dtype=dtype, device=device)
+        grid = torch.empty(2, 1, height, width, len(taps), dtype=dtype, device=device)
+        grid[0] = pixels[:height].view(height, 1, 1) + tap_y
+        grid[1] = pixels[:width].view(width, 1) + tap_x
+        return grid
 
 
 def _table(x: Tensor) -> Tensor:
@@ -98,22 +100,30 @@ def _table(x: Tensor) -> Tensor:
     return table
 
 
-def _locate(offset: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+def _moved(offset: Tensor, grid: Tensor) -> Tensor:
+    """Sample positions [2, N, H, W, K], in one pass; autograd does not see it."""
+    moved = offset.new_empty(2, offset.shape[0], *grid.shape[2:])
+    return torch.add(offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1), grid, out=moved)
+
+
+def _locate(moved: Tensor) -> tuple[Tensor, Tensor]:
     """The upper left corner of each sample as a table row, [S], and the (y, x) distance from it, [2, S].
 
-    Samples are in the order [N, H, W, K]. Positions a pixel or more outside are moved to where all is zero.
+    Samples are in the order [N, H, W, K]. `moved` is overwritten. Positions a pixel or more outside are moved to
+    where all is zero.
     """
-    n, _, h, w = offset.shape
-    moved = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1).contiguous()  # [2, N, H, W, K]
-    moved = moved + grid[:, None]
-    moved[0].clamp_(-2, h)
-    moved[1].clamp_(-2, w)
-    low = moved.detach().floor()
-    row, column = low.to(torch.int32)
-    image = torch.arange(n, dtype=torch.int32, device=offset.device).view(n, 1, 1, 1)
-    base = column.add_(row, alpha=w + 2).add_(image * (h + 2) + 2, alpha=w + 2)
+    _, n, h, w, _ = moved.shape
+    if h == w:
+        moved.clamp_(0, h + 2)
+    else:
+        moved[0].clamp_(0, h + 2)
+        moved[1].clamp_(0, w + 2)
+    low = moved.detach().to(torch.int32)  # rounds down, as nothing is negative
+    moved.sub_(low)
+    image = torch.arange(-2, n * (h + 2) * (w + 2) - 2, (h + 2) * (w + 2), dtype=torch.int32, device=low.device)
+    base = low[1].add_(low[0], alpha=w + 2).add_(image.view(n, 1, 1, 1))
     # the clamp keeps NaN offsets (a diverged training) inside the table, where they give NaN results
-    return base.clamp_(0, (n * (h + 2) + 1) * (w + 2) - 2).flatten(), (moved - low).flatten(1)
+    return base.clamp_(0, (n * (h + 2) + 1) * (w + 2) - 2).flatten(), moved.flatten(1)
 
 
 def _corners(base: Tensor, distance: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -145,11 +155,11 @@ class _DeformConv(torch.autograd.Function):
         ctx.save_for_backward(x, offset, kernel)
         ctx.sizes = sizes
         n, _, h, w = x.shape
-        grid = _grid(sizes, h, w, x)
+        grid = _grid(sizes, h, w, x.dtype, x.device)
         out = x.new_empty(n, h, w, kernel.shape[0])
         matrix = kernel.flatten(1).t()
         for part in _chunks(x, kernel):
-            index, weight = _corners(*_locate(offset[part], grid), w)
+            index, weight = _corners(*_locate(_moved(offset[part], grid)), w)
             columns = _bags(_table(x[part]), index, weight).view(-1, matrix.shape[0])  # [N H W, K C]
             torch.mm(columns, matrix, out=out[part].view(-1, matrix.shape[1]))
         return out.permute(0, 3, 1, 2)
@@ -158,7 +168,7 @@ class _DeformConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, offset, kernel = ctx.saved_tensors
-        grid = _grid(ctx.sizes, x.shape[2], x.shape[3], x)
+        grid = _grid(ctx.sizes, x.shape[2], x.shape[3], x.dtype, x.device)
         need_x, need_offset, need_kernel, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if need_x else None
         grad_offset = torch.empty_like(offset) if need_offset else None
@@ -167,7 +177,7 @@ class _DeformConv(torch.autograd.Function):
             for part in _chunks(x, kernel):
                 g = grad[part].permute(0, 2, 3, 1).reshape(-1, kernel.shape[0])  # [N H W, O]
                 table = _table(x[part])
-                base, distance = _locate(offset[part], grid)
+                base, distance = _locate(_moved(offset[part], grid))
                 if grad_kernel is not None:
                     columns = _bags(table, *_corners(base, distance, x.shape[3]))
                     grad_kernel.addmm_(g.t(), columns.view(g.shape[0], -1))
@@ -224,7 +234,8 @@ def _gathered(x: Tensor, offset: Tensor, kernel: Tensor, sizes: tuple[int, ...])
     """The same by plain indexing and autograd, for devices other than CPU and CUDA."""
     n, _, h, w = x.shape
     table = _table(x)
-    base, (dy, dx) = _locate(offset, _grid(sizes, h, w, x))
+    moved = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1) + _grid(sizes, h, w, x.dtype, x.device)
+    base, (dy, dx) = _locate(moved)
     top = table[base] * (1 - dx)[:, None] + table[base + 1] * dx[:, None]
     bottom = table[base + w + 2] * (1 - dx)[:, None] + table[base + w + 3] * dx[:, None]
     columns = top * (1 - dy)[:, None] + bottom * dy[:, None]  # [S, C]

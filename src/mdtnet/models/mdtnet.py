@@ -241,7 +241,7 @@ class DCME(nn.Module):
             moved = torch.stack([F.conv2d(there, k, padding=k.shape[-1] // 2) for k in self.kernels]).sum(0)
         else:
             pair = torch.cat((here, there), 1)
-            moved = deform_conv2d_sum(there, [conv(pair) for conv in self.offsets], list(self.kernels))
+            moved = deform_conv2d_sum(there, torch.cat([conv(pair) for conv in self.offsets], 1), list(self.kernels))
         return moved - len(self.kernels) * here
 
     def forward(self, x: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
