@@ -1,4 +1,4 @@
-"""The presets for UCF101 and HMDB51, and the warning when they start from other than Kinetics weights."""
+"""UCF101 and HMDB51: groups of their lists, and the warning when they start from other than Kinetics weights."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from mdtnet.config import TrainConfig, load_yaml
+from mdtnet.config import load_yaml
 from mdtnet.data.annotations import load_videos, split_by_group
 from mdtnet.models import pretrained
 from mdtnet.models.pretrained import cost_of_start
@@ -15,14 +15,6 @@ from mdtnet.training import train
 CONFIGS = Path(__file__).parents[1] / "configs"
 UCF101 = [f"Class{i}" for i in range(100)] + ["ApplyEyeMakeup"]
 HMDB51 = [f"class{i}" for i in range(50)] + ["brush_hair"]
-
-
-@pytest.mark.parametrize("name", ["ucf101_mdtnet2", "hmdb51_mdtnet2"])
-def test_preset_is_the_papers_recipe(name):
-    config = load_yaml(CONFIGS / f"{name}.yaml")
-    assert config.train == TrainConfig()  # whose defaults are the paper's
-    assert (config.data.num_segments, config.data.short_side, config.data.size) == (16, 256, 224)
-    assert (config.model.name, config.model.trunk, config.model.weights) == ("mdtnet2", "resnet50", "")
 
 
 def official_names(splits: Path, name: str) -> tuple[list[str], list[str]]:
@@ -48,7 +40,7 @@ def test_groups_of_the_official_lists(name, classes, shared, tmp_path):
     videos = load_videos(str(tmp_path / "list.csv"))
     assert len(videos.classes) == classes
     assert cost_of_start("ImageNet", videos.classes)
-    config = load_yaml(CONFIGS / f"{name}_mdtnet2.yaml").data
+    config = load_yaml(CONFIGS / f"{name}/mdtnet2.yaml").data
     groups = [{re.search(config.group, path)[1] for path in part} for part in (train, test)]
     assert not groups[0] & groups[1]  # as the official splits are made
     learned, held_out = split_by_group(videos, fraction=config.val_fraction, seed=0, group=config.group)

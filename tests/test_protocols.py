@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from mdtnet.config import PROTOCOLS, DataConfig, TestConfig, protocol_name, protocol_named
 from mdtnet.config import test_crop_size as crop_size_of
@@ -13,7 +14,7 @@ from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.segments import clip_indices
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.evaluation import ScoreTable, fuse_tables, protocol
+from mdtnet.evaluation import ScoreTable, evaluate, fuse_tables, protocol
 
 SMALL = DataConfig(num_segments=4, size=24, short_side=32)
 
@@ -113,11 +114,69 @@ def test_random_clips_belong_to_the_video_and_the_seed_and_not_to_the_list(video
         ({"rule": "tsm_twice", "clips": 2, "k": 5}, "draws 1 frame a segment, this network wants 5"),
         ({"rule": "dense", "data": dataclasses.replace(SMALL, frame_stride=2)}, "frame_stride 1"),
         ({"clips": 0}, "at least 1"),
+        ({"flip": True, "data": dataclasses.replace(SMALL, flip=False)}, "trained with data.flip false"),
     ],
 )
 def test_rules_that_do_not_fit(videos, options, words):
     with pytest.raises(ConfigError, match=words):
         dataset(videos, **options)
+
+
+# Mirrored views
+
+
+class Halves(torch.nn.Module):
+    """Scores are the brightness of the left and of the right half, so that a mirror image has them exchanged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        half = x.shape[-1] // 2
+        return torch.stack([part.flatten(1).float().mean(1) for part in (x[..., :half], x[..., half:])], 1)
+
+
+def mirrored_and_not(videos, *, flip) -> ScoreTable:
+    """Two clips of three crops of each video, each also mirrored; classes are left and right."""
+    data = dataclasses.replace(SMALL, flip=flip, short_side=36)
+    options = TestConfig(clips=2, crops=3, flip=True)
+    return evaluate(Halves(), ClipDataset(videos, data, frames_per_segment=1, train=False, test=options), batch_size=5)
+
+
+def test_each_view_is_followed_by_its_mirror_image(videos):
+    table = mirrored_and_not(videos, flip=True)
+    assert table.scores.shape == (4, 12, 2)
+    assert table.view_clip.tolist() == [0] * 6 + [1] * 6
+    assert table.view_crop.tolist() == [0, 0, 1, 1, 2, 2] * 2
+    assert table.view_flip.tolist() == [False, True] * 6
+    assert table.scores[:, 1::2] == pytest.approx(table.scores[:, ::2, ::-1])
+    plain = evaluate(Halves(), dataset(videos, data=dataclasses.replace(SMALL, short_side=36), clips=2, crops=3))
+    assert table.scores[:, ::2] == pytest.approx(plain.scores)
+    assert (np.abs(plain.scores[..., 0] - plain.scores[..., 1]) > 1).any()  # or else nothing was tested
+
+
+def test_scores_of_mirrored_views_go_to_the_mirror_labels(videos):
+    assert videos.classes == ("left", "right")
+    table = mirrored_and_not(videos, flip="swap")
+    assert table.scores[:, 1::2] == pytest.approx(table.scores[:, ::2])
+
+
+def test_mirrored_views_are_kept_and_stored(videos, tmp_path):
+    table = mirrored_and_not(videos, flip=True)
+    table.save(tmp_path / "scores.npz")
+    assert ScoreTable.load(tmp_path / "scores.npz").view_flip.tolist() == table.view_flip.tolist()
+    stored = protocol(dataclasses.replace(SMALL, flip="swap"), TestConfig(clips=10, crops=3, flip=True))
+    assert {"flip": True, "flip_labels": "swapped", "preset": ""}.items() <= stored.items()
+    assert protocol(SMALL, TestConfig(flip=True))["flip_labels"] == "same"
+
+
+def test_tables_from_before_there_were_mirrored_views(tmp_path):
+    ONE.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as file:
+        np.savez(tmp_path / "old.npz", **{name: file[name] for name in file.files if name != "view_flip"})
+    assert ScoreTable.load(tmp_path / "new.npz").view_flip.tolist() == [False]
+    assert ScoreTable.load(tmp_path / "old.npz").scores.tolist() == ONE.scores.tolist()
 
 
 # Fused scores
