@@ -2,12 +2,23 @@
 
 Letters: N videos, C classes. A video that could not be read has a row of NaN: it is never right, and it is in
 no column of the confusion matrix.
+
+Labels are int64 `[N]`, or bool `[N, C]` where a video can have several: then mean average precision takes the place
+of accuracies.
 """
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+
+TITLES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy", "map": "mAP"}
+"""Names of the figures that sum up a test."""
+
+
+def headline(figures: dict[str, Any]) -> str:
+    """The figure that stands for a whole test: `top1`, or `map` where videos can have several labels."""
+    return "map" if "map" in figures else "top1"
 
 
 def label_rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -50,6 +61,49 @@ def mean_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each class: precision among the videos with at least a score, averaged over the class's videos.
+
+    Unreadable videos are never found. Scores `[N, C]`, labels bool `[N, C]`; float64 `[C]`, 0 to 1, NaN for a class
+    without videos. The same as torchmetrics' `multilabel_average_precision` without thresholds.
+    """
+    ok = readable(scores)
+    return np.array([_precision(s, y, n) for s, y, n in zip(scores[ok].T, labels[ok].T, labels.sum(axis=0))])
+
+
+def _precision(scores: np.ndarray, shows: np.ndarray, support: int) -> float:
+    if not support:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    last = np.diff(scores[order], append=-np.inf) != 0  # of those with equal scores, which are found together
+    found, seen = shows[order].cumsum()[last], np.flatnonzero(last) + 1
+    return float((np.diff(found, prepend=0) * found / seen).sum() / support)
+
+
+def precision_per_class(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a class: `name`, `support` (videos), `average_precision` (0 to 1, None without videos)."""
+    values = average_precision(scores, labels).tolist()
+    return [
+        {"name": name, "support": int(n), "average_precision": value if n else None}
+        for name, n, value in zip(classes, labels.sum(axis=0), values)
+    ]
+
+
+def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of `average_precision` over the classes that have videos; NaN without videos."""
+    values = average_precision(scores, labels)
+    found = values[~np.isnan(values)]
+    return float(found.mean()) if len(found) else float("nan")
+
+
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
+    """Mean cross-entropy of the readable videos (binary ones: over videos and classes); None without any."""
+    ok = readable(probabilities)
+    p, own = probabilities[ok], labels[ok]
+    right = np.where(own, p, 1 - p) if own.ndim == 2 else np.take_along_axis(p, own[:, None], axis=1)
+    return float(-np.log(np.clip(right.ravel(), 1e-12, None)).mean()) if len(p) else None
+
+
 def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Counts int64 `[C, C]`, row true class, column predicted class; readable videos only."""
     ok, count = readable(scores), scores.shape[1]
@@ -61,8 +115,11 @@ def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, *, count: 
     """The wrong predictions with the highest probability, most confident first.
 
     Each is `index` (of the video), `label` and `predicted` (class indices), and the probabilities of these
-    two, `label_confidence` and `confidence`.
+    two, `label_confidence` and `confidence`. Where videos can have several labels, a mistake is the most probable
+    class that a video does not show, at 1/2 or more, without the figures of a label.
     """
+    if labels.ndim == 2:
+        return _false_alarms(probabilities, labels, count)
     rank = label_rank(probabilities, labels)
     wrong = np.flatnonzero((rank > 0) & readable(probabilities))
     confidence = probabilities[wrong].max(axis=1)
@@ -76,6 +133,17 @@ def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, *, count: 
             "label_confidence": float(probabilities[i, labels[i]]),
         }
         for i in chosen
+    ]
+
+
+def _false_alarms(probabilities: np.ndarray, labels: np.ndarray, count: int) -> list[dict[str, Any]]:
+    others = np.where(labels, -1.0, probabilities)  # [N, C]
+    confidence = np.where(readable(probabilities), others.max(axis=1), -1.0)
+    chosen = np.argsort(-confidence, kind="stable")[:count]
+    return [
+        {"index": int(i), "predicted": int(others[i].argmax()), "confidence": float(confidence[i])}
+        for i in chosen
+        if confidence[i] >= 0.5
     ]
 
 
@@ -117,7 +185,10 @@ def summary(
 
     `top1`, `top5` and `mean_class` treat unreadable videos as `unreadable` says; `unreadable_wrong` and
     `unreadable_excluded` hold the same figures both ways whatever was chosen, and over how many `videos`.
+    Where videos can have several labels, there is `map` in place of these three, and no `confusion`.
     """
+    several = labels.ndim == 2
+    table = precision_per_class if several else per_class
     ok = readable(scores)
     both = {"wrong": _figures(scores, labels), "exclude": _figures(scores[ok], labels[ok])}
     keep = ok if unreadable == "exclude" else np.ones_like(ok)
@@ -128,15 +199,18 @@ def summary(
         "unreadable_count_as": unreadable,
         "unreadable_wrong": both["wrong"],
         "unreadable_excluded": both["exclude"],
-        "per_class": per_class(scores[keep], labels[keep], classes),
-        "confusion": confusion_matrix(scores, labels).tolist(),
+        "per_class": table(scores[keep], labels[keep], classes),
+        **({} if several else {"confusion": confusion_matrix(scores, labels).tolist()}),
     }
 
 
 def _figures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float | int | None]:
-    values = {
-        "top1": top_k(scores, labels, k=1),
-        "top5": top_k(scores, labels, k=5),
-        "mean_class": mean_class_accuracy(scores, labels),
-    }
+    if labels.ndim == 2:
+        values = {"map": mean_average_precision(scores, labels)}
+    else:
+        values = {
+            "top1": top_k(scores, labels, k=1),
+            "top5": top_k(scores, labels, k=5),
+            "mean_class": mean_class_accuracy(scores, labels),
+        }
     return {"videos": len(labels), **{name: None if np.isnan(value) else value for name, value in values.items()}}

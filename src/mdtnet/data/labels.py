@@ -1,0 +1,96 @@
+"""Labels as lists write them, `3`, `jump` or `jump|wave` -> names of classes, and numbers in their order.
+
+Letters: N videos, C classes.
+"""
+
+import bisect
+import difflib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from mdtnet.errors import DataError
+
+MAX_CLASSES = 100_000  # a larger label is a mistake, not a class
+BETWEEN = "|"  # of several labels in a row
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Videos of each class, int64 `[C]`, of `VideoList.labels`."""
+    return labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
+
+
+def label_text(own: np.ndarray, classes: Sequence[str]) -> str:
+    """A video's label, an integer, as its class's name; its labels, bool `[C]`, as in a list: `jump|wave`."""
+    return BETWEEN.join(classes[label] for label in (np.flatnonzero(own).tolist() if own.ndim else [int(own)]))
+
+
+def label_table(
+    path: str, texts: list[str], rows: list[int], names: tuple[str, ...]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names (`names`, where there are any), and the label of each of the different `texts`, int64 `[texts]`.
+
+    `rows` are where in the list `path` they first stand.
+
+    Raises:
+        DataError: a text that is no class or no number in range, names mixed with numbers, or several labels in one.
+    """
+    for text, row in zip(texts, rows):
+        if BETWEEN in text and text not in names:
+            raise DataError(f"{path}: row {row}: '{text}': several labels in a row are read with multi_label true")
+    numbers = [re.fullmatch(r"-?\d+", text) is not None for text in texts]
+    if names:
+        known = {name: i for i, name in enumerate(names)}
+        table = [known[t] if t in known else int(t) if n else -1 for t, n in zip(texts, numbers)]
+        for text, row, number, label in zip(texts, rows, numbers, table):
+            if not number and text not in known:
+                hint = nearest_class(text, names)
+                raise DataError(f"{path}: row {row}: label '{text}' is not one of the {len(names)} classes{hint}")
+            _check_range(path, row, label, len(names))
+        return names, np.array(table)
+    if not any(numbers):
+        names = tuple(sorted(texts))
+        return names, np.array([bisect.bisect_left(names, text) for text in texts])
+    if not all(numbers):
+        odd = numbers.index(False)
+        raise DataError(f"{path}: row {rows[odd]}: label '{texts[odd]}' is a name, others are numbers")
+    table = [int(text) for text in texts]
+    for row, label in zip(rows, table):
+        _check_range(path, row, label, MAX_CLASSES)
+    return tuple(map(str, range(max(table) + 1))), np.array(table)
+
+
+def label_sets(
+    path: str, texts: list[str], rows: list[int], names: tuple[str, ...]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """As `label_table`, for texts such as `jump|wave`: class names, and which of them each has, bool `[texts, C]`."""
+    if odd := [name for name in names if BETWEEN in name]:
+        raise DataError(f"class '{odd[0]}' has a '{BETWEEN}' in its name, which separates labels")
+    parts = [[part for part in map(str.strip, text.split(BETWEEN)) if part] for text in texts]
+    first_row: dict[str, int] = {}
+    for row, own in zip(rows, parts):
+        for part in own:
+            first_row.setdefault(part, row)
+    if not (names or first_row):
+        raise DataError(f"{path}: no row has a label")
+    names, labels = label_table(path, list(first_row), list(first_row.values()), names)
+    label_of = dict(zip(first_row, labels.tolist()))
+    sets = np.zeros((len(texts), len(names)), dtype=bool)
+    for shown, own in zip(sets, parts):
+        shown[[label_of[part] for part in own]] = True
+    return names, sets
+
+
+def _check_range(path: str, row: int, label: int, num_classes: int) -> None:
+    if not 0 <= label < num_classes:
+        raise DataError(
+            f"{path}: row {row}: label {label} is out of range, there are {num_classes} classes "
+            f"(0 to {num_classes - 1})"
+        )
+
+
+def nearest_class(word: str, names: Sequence[str]) -> str:
+    """A phrase `; did you mean 'x'?`, or nothing if none is like it."""
+    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
