@@ -1,0 +1,104 @@
+"""The verb for studies: grids of runs, their results and tables; `cli` lists it."""
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mdtnet.errors import MdtnetError
+
+if TYPE_CHECKING:
+    from mdtnet.study import Spec, Study
+    from mdtnet.study_results import Standing
+
+console = Console()
+STALE_SHOWN = 5
+
+
+def study_arguments(parser: Any) -> None:
+    parser.add_argument("study", help="YAML file of a study, such as studies/quick.yaml")
+    parser.add_argument("--root", default="", help="folder that relative paths of data are in")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        help="a part of the grid: system=tsn,tdn data=... seed=... variant=... fold=...",
+    )
+    parser.add_argument("--list", action="store_true", help="show what is done and what is missing, and run nothing")
+    parser.add_argument("--report", action="store_true", help="make tables and pages of results.csv, and run nothing")
+    parser.add_argument("--no_latency", action="store_true", help="do not measure the networks' latency at the end")
+
+
+def study(options: Any) -> None:
+    from mdtnet.study import load_study, only
+    from mdtnet.study_run import run_study
+
+    found = load_study(options.study)
+    wanted = only(found.specs, options.only)
+    now = _standing(found)
+    _tell_stale(now)
+    if options.list:
+        console.print(_grid(found, wanted, now))
+        console.print(_estimate(found, wanted, now, options.jobs), highlight=False)
+        return
+    if not options.report:
+        missing = [spec for spec in wanted if spec.key not in now.done]
+        console.print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are done", highlight=False)
+        try:
+            run_study(found, missing, root=options.root, jobs=options.jobs)
+        except MdtnetError:  # what is done is shown all the same
+            _report(found, latency=False)
+            raise
+    _report(found, latency=not options.report and not options.no_latency)
+
+
+def _standing(found: "Study") -> "Standing":
+    from mdtnet.study_results import RESULTS, read_configs, read_rows, standing
+
+    return standing(found, read_rows(found.results / RESULTS), read_configs(found.results))
+
+
+def _tell_stale(now: "Standing") -> None:
+    """Rows that are in no table, by reason."""
+    reasons = Counter(reason for _, reason in now.stale)
+    for reason, count in reasons.most_common(STALE_SHOWN):
+        console.print(escape(f"stale, in no table: {count} rows: {reason}"), highlight=False, soft_wrap=True)
+    if len(reasons) > STALE_SHOWN:
+        console.print(f"and {len(reasons) - STALE_SHOWN} other reasons", highlight=False)
+
+
+def _grid(found: "Study", wanted: list["Spec"], now: "Standing") -> Table:
+    """Done runs of each system and variant on each data set."""
+    sets = list(dict.fromkeys(spec.data.name for spec in wanted))
+    table = Table("system", "variant", *sets, title=escape(str(found.path)), title_justify="left")
+    for system, variant in dict.fromkeys((spec.system, spec.variant) for spec in wanted):
+        own = [spec for spec in wanted if (spec.system, spec.variant) == (system, variant)]
+        cells = []
+        for name in sets:
+            specs = [spec for spec in own if spec.data.name == name]
+            cells.append(f"{sum(spec.key in now.done for spec in specs)} of {len(specs)}" if specs else "")
+        table.add_row(system, variant, *cells)
+    return table
+
+
+def _estimate(found: "Study", wanted: list["Spec"], now: "Standing", jobs: int) -> str:
+    from mdtnet.study_run import duration, time_left
+
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for row in now.done.values():
+        seconds[row.system].append(row.seconds)
+    missing = [spec for spec in wanted if spec.key not in now.done]
+    text = f"{len(wanted) - len(missing)} of {len(wanted)} runs are done"
+    if missing and seconds:
+        text += f"; the others take about {duration(time_left(missing, seconds) / max(1, jobs))} with --jobs {jobs}"
+    return text
+
+
+def _report(found: "Study", *, latency: bool) -> None:
+    from mdtnet.study_report import build_study
+
+    for path in build_study(found, latency=latency):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)

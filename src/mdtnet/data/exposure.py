@@ -1,0 +1,39 @@
+"""Exposure of a clip: brightness that its own frames bring to a middle value, the same change for every frame.
+
+One factor or exponent a clip: a change from frame to frame would be motion. Pixels are uint8 RGB, numpy only.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+
+Exposure = Literal["none", "gain", "gamma"]
+
+MIDDLE = 0.45  # mean luma that a clip is brought to, of 1
+LARGEST_GAIN = 16.0  # beyond it there is only noise
+SMALLEST_GAMMA, LARGEST_GAMMA = 0.2, 2.5
+LUMA = np.array((0.299, 0.587, 0.114))
+"""Weights of red, green and blue (ITU-R BT.601)."""
+
+
+def expose(frames: np.ndarray, exposure: Exposure) -> np.ndarray:
+    """Frames `[..., H, W, 3]` of one clip at medium brightness; `none` gives back what it is given."""
+    if exposure == "none":
+        return frames
+    return exposure_table(frames, exposure)[frames]
+
+
+def exposure_table(frames: np.ndarray, exposure: Literal["gain", "gamma"]) -> np.ndarray:
+    """What each of the 256 pixel values becomes, uint8 `[256]`.
+
+    `gain` multiplies by 0.45 / mean luma, 1/16 to 16. `gamma` takes pixels in [0, 1] to the power that brings the mean
+    luma itself to 0.45, 0.2 to 2.5, which keeps black black and white white.
+    """
+    mean = min(max(float(frames.reshape(-1, 3).mean(axis=0) @ LUMA) / 255, 1e-6), 1 - 1e-6)
+    values = np.arange(256) / 255
+    if exposure == "gain":
+        changed = values * min(max(MIDDLE / mean, 1 / LARGEST_GAIN), LARGEST_GAIN)
+    else:
+        changed = values ** min(max(math.log(MIDDLE) / math.log(mean), SMALLEST_GAMMA), LARGEST_GAMMA)
+    return np.rint(255 * changed.clip(0, 1)).astype(np.uint8)

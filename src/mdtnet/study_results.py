@@ -1,0 +1,196 @@
+"""Results of a study: `results.csv`, a `Row` for each finished run, and which of them still count.
+
+A row counts as long as the config that its run had is the one that the study asks for now; otherwise it is stale and
+in no table. `configs.json` has the configs, so that a difference can be named.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import typing
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mdtnet.checkpoint import atomic_write
+from mdtnet.config import RunConfig
+from mdtnet.data.synthetic import RenderConfig
+from mdtnet.errors import DataError
+from mdtnet.study import Spec, Study
+
+RESULTS = "results.csv"
+CONFIGS = "configs.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished run, a line of `results.csv`. Accuracies are the last epoch's, 0 to 1."""
+
+    study: str
+    data: str
+    system: str
+    variant: str
+    seed: int
+    fold: int | None
+    trunk: str
+    top1: float
+    top5: float | None
+    mean_class: float
+    pairs: float | None
+    """Accuracy inside pairs of classes that are time reversals, chance 1/2; None where there are none."""
+    videos: int
+    unreadable: int
+    clips: int
+    """Clips a video in the test."""
+    crops: int
+    """Crops a clip."""
+    views: int
+    """Forward passes a video: clips x crops, twice that where each is tested mirrored too."""
+    gmacs: float
+    """Of one view, 10^9 multiply-adds."""
+    parameters: int
+    epochs: int
+    seconds: float
+    """Training."""
+    commit: str
+    date: str
+    config: str
+    """Hash of the config."""
+
+    @property
+    def key(self) -> tuple[str, str, str, int | None, int]:
+        """As that of `Spec`."""
+        return self.system, self.variant, self.data, self.fold, self.seed
+
+
+COLUMNS = tuple(f.name for f in dataclasses.fields(Row))
+_KINDS = typing.get_type_hints(Row)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a `results.csv`; none where there is no file. A line that was cut off by a crash is left out.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if not text.strip():
+        return []
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    if missing := set(COLUMNS) - set(table.fieldnames or ()):
+        raise DataError(f"{path}: not the results of a study, no column '{min(missing)}'")
+    whole = [cells for cells in table if all(cells[column] is not None for column in COLUMNS) and cells["config"]]
+    try:
+        return [Row(**{column: _value(column, cells[column]) for column in COLUMNS}) for cells in whole]
+    except ValueError as error:
+        raise DataError(f"{path}: not the results of a study: {error}") from error
+
+
+def _value(column: str, text: str) -> Any:
+    kind = _KINDS[column]
+    options = typing.get_args(kind)
+    if options:
+        return None if text == "" else options[0](text)
+    return kind(text)
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Add a line in one write, so that several studies at once, or a crash, leave whole lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    if not path.exists():
+        atomic_write(path, lambda file: file.write((",".join(COLUMNS) + "\n").encode()))
+    values = asdict(row)
+    writer.writerow("" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values.values())
+    with open(path, "rb+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            whole = file.read(1) == b"\n"
+    with open(path, "ab", buffering=0) as end:
+        end.write((("" if whole else "\n") + text.getvalue()).encode())
+        os.fsync(end.fileno())
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Which runs are done, and which rows no longer belong to one."""
+
+    done: dict[tuple, Row]
+    """Key of a run -> its row."""
+    missing: tuple[Spec, ...]
+    stale: tuple[tuple[Row, str], ...]
+    """Rows and the reason why they do not count."""
+
+
+def standing(study: Study, rows: Iterable[Row], configs: dict[str, dict[str, Any]]) -> Standing:
+    """Sort the rows of a study. `configs` is hash -> config of the rows, as `read_configs` gives it."""
+    specs = {spec.key: spec for spec in study.specs}
+    hashes = {id(spec): spec.hash for spec in study.specs}
+    done: dict[tuple, Row] = {}
+    stale = []
+    for row in rows:
+        spec = specs.get(row.key)
+        reason = "not in the study" if spec is None else _difference(row, spec, hashes[id(spec)], configs)
+        if reason:
+            stale.append((row, reason))
+        else:
+            done[row.key] = row
+    return Standing(done, tuple(s for s in study.specs if s.key not in done), tuple(stale))
+
+
+def _difference(row: Row, spec: Spec, hash_now: str, configs: dict[str, dict[str, Any]]) -> str:
+    """Why a row is not of the run that is asked for now; "" if it is.
+
+    An option that did not exist when the run was made, and has its default value now, is no difference.
+    """
+    if row.config == hash_now:
+        return ""
+    then = configs.get(row.config)
+    if then is None:
+        return f"another config, which is not in {CONFIGS}"
+    now, usual = spec.about, _defaults(spec)
+    for key in [*now, *(k for k in then if k not in now)]:
+        old, new = then.get(key, usual.get(key)), now.get(key)
+        if old != new:
+            return f"{key} was {old!r}, is {new!r}"
+    return ""
+
+
+def _defaults(spec: Spec) -> dict[str, Any]:
+    render = RenderConfig() if spec.data.render else None
+    return replace(spec, config=RunConfig(), data=replace(spec.data, render=render)).about
+
+
+def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Hash -> config of the runs in `results.csv`, from `configs.json`; empty where it is not there.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / CONFIGS
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged: {error}") from error
+
+
+def write_configs(study: Study) -> None:
+    """Add the configs of the study's runs to `configs.json`, one a line."""
+    known = read_configs(study.results)
+    wanted = known | {spec.hash: spec.about for spec in study.specs}
+    if wanted != known:
+        study.results.mkdir(parents=True, exist_ok=True)
+        lines = [f"{json.dumps(key)}: {json.dumps(about, sort_keys=True)}" for key, about in sorted(wanted.items())]
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
+        atomic_write(study.results / CONFIGS, lambda file: file.write(text.encode()))

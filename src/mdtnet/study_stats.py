@@ -1,0 +1,112 @@
+"""Rows of a study -> what its tables hold: means over seeds with 95 % intervals, and paired differences.
+
+A seed's figure is that of all its folds together, weighted by their videos; a seed that lacks a fold does not count.
+Intervals are Student's t over seeds: of one seed there is none.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from mdtnet.study import Spec, Study
+from mdtnet.study_results import Row
+
+T_95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+"""97.5 % quantile of Student's t with 1, 2, ... degrees of freedom; 1.96 from 31 on errs by 4 % at most."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `n` values and its 95 % interval, `mean` +- `half`; None where there is but one value."""
+
+    n: int
+    mean: float
+    half: float | None
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.half is not None and abs(self.mean) > self.half
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and interval of one value or more."""
+    n = len(values)
+    if n == 1:
+        return Interval(1, values[0], None)
+    t = T_95[n - 2] if n - 2 < len(T_95) else 1.96
+    return Interval(n, fmean(values), t * stdev(values) / math.sqrt(n))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A system in a variant on a data set."""
+
+    data: str
+    system: str
+    variant: str
+    spec: Spec
+    """One of its runs."""
+    rows: tuple[Row, ...]
+    """Its finished runs."""
+    top1: dict[int, float]
+    """Seed -> accuracy over all folds, 0 to 1, in the order of the study's seeds."""
+    mean_class: dict[int, float]
+    pairs: dict[int, float]
+    """Empty where there are no pairs."""
+    incomplete: tuple[int, ...]
+    """Seeds of which folds are missing."""
+
+    @property
+    def gmacs(self) -> float:
+        """Of all views of a video, 10^9 multiply-adds."""
+        return self.rows[0].gmacs * self.rows[0].views
+
+
+def cells(study: Study, done: dict[tuple, Row]) -> list[Cell]:
+    """The cells of the study's grid that have a finished run, in the file's order."""
+    grid: dict[tuple[str, str, str], list[Spec]] = defaultdict(list)
+    for spec in study.specs:
+        grid[spec.data.name, spec.system, spec.variant].append(spec)
+    return [cell for key, specs in grid.items() if (cell := _cell(key, specs, done)).rows]
+
+
+def _cell(key: tuple[str, str, str], specs: list[Spec], done: dict[tuple, Row]) -> Cell:
+    seeds: dict[int, list[Row | None]] = defaultdict(list)
+    for spec in specs:
+        seeds[spec.seed].append(done.get(spec.key))
+    whole = {seed: [row for row in rows if row] for seed, rows in seeds.items() if all(rows)}
+    found = tuple(row for rows in seeds.values() for row in rows if row)
+    return Cell(
+        *key,
+        spec=specs[0],
+        rows=found,
+        top1={seed: pooled(rows, lambda row: row.top1) for seed, rows in whole.items()},
+        mean_class={seed: pooled(rows, lambda row: row.mean_class) for seed, rows in whole.items()},
+        pairs=_pairs(whole),
+        incomplete=tuple(seed for seed, rows in seeds.items() if any(rows) and not all(rows)),
+    )
+
+
+def _pairs(whole: dict[int, list[Row]]) -> dict[int, float]:
+    if any(row.pairs is None for rows in whole.values() for row in rows):
+        return {}
+    return {seed: pooled(rows, lambda row: row.pairs or 0.0) for seed, rows in whole.items()}
+
+
+def pooled(rows: Iterable[Row], figure: Callable[[Row], float]) -> float:
+    """Mean of a figure over folds, weighted by their videos."""
+    rows = list(rows)
+    return sum(figure(row) * row.videos for row in rows) / sum(row.videos for row in rows)
+
+
+def difference(cell: Cell, base: Cell) -> Interval | None:
+    """Top-1 of a cell less that of another, seed by seed; None where they share no seed."""
+    shared = [seed for seed in cell.top1 if seed in base.top1]
+    return interval([cell.top1[seed] - base.top1[seed] for seed in shared]) if shared else None
