@@ -9,7 +9,7 @@ from PIL import Image
 
 from mdtnet.data.video import probe, read_clip
 from mdtnet.errors import ConfigError, VideoError
-from mdtnet.pictures import PANEL_HEIGHT, draw_saliency, enhanced, heat, key_index, read_key_frames
+from mdtnet.pictures import PANEL_HEIGHT, VARIANTS, draw_saliency, enhanced, heat, key_index, read_key_frames
 from mdtnet.saliency import SaliencyConfig
 
 FPS = 12
@@ -148,3 +148,15 @@ def test_enhanced_frames_keep_salient_pixels_and_fade_the_others():
 
 def test_key_index_is_the_fourth_frame_or_the_last():
     assert [key_index(k) for k in (2, 3, 4, 5, 8)] == [1, 2, 3, 3, 3]
+
+
+def test_all_variants_on_one_sheet(clip, tmp_path):
+    assert set(VARIANTS) == {"amplitude", "phase", "spectral_residual", "difference"}
+    one = Image.open(draw_saliency(clip, tmp_path / "one.png", num_segments=2))
+    every = Image.open(draw_saliency(clip, tmp_path / "all.png", num_segments=2, all_variants=True))
+    row = PANEL_HEIGHT + 4
+    assert every.height - one.height == 6 * row  # two rows more for each of three variants more
+    first, second = (np.asarray(every)[60 + k * row :][:PANEL_HEIGHT, -500:] for k in (1, 3))
+    assert (first != second).mean() > 0.05  # amplitude is not phase
+    with pytest.raises(ConfigError, match="contact sheet only"):
+        draw_saliency(clip, tmp_path / "all.mp4", all_variants=True)

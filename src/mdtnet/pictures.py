@@ -1,8 +1,11 @@
-"""Motion salience to look at: a contact sheet or an overlay video of one source, and key frames for pages.
+"""Motion salience to look at: a contact sheet or an overlay video of one source, key frames for pages, and the
+layout of all sheets.
 
 Letters: T segments, K frames a segment, n frames, H, W pixels.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -20,7 +23,7 @@ from mdtnet.data.segments import test_indices
 from mdtnet.data.video import VideoInfo, probe, read_clip
 from mdtnet.errors import ConfigError
 from mdtnet.models.trunk import Trunk
-from mdtnet.saliency import LUMA, SaliencyConfig, floored, frames_saliency
+from mdtnet.saliency import ENERGIES, LUMA, SaliencyConfig, floored, frames_saliency
 
 SHEETS = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4",)
@@ -28,9 +31,10 @@ SHORT_SIDE = 256  # pixels; salience depends on it a little, and networks see fr
 MAX_ASPECT = 8  # a longer strip is squeezed, as networks see it
 PANEL_HEIGHT = 160  # pixels, of one picture on a contact sheet
 COLOURS = matplotlib.colormaps["inferno"]
-ROWS = ("key frame", "salience", "enhanced")
+VARIANTS: tuple[Any, ...] = ("amplitude", *ENERGIES)
 NOTE = "salience 0 to 1; bright everywhere: hardly any motion, the segment passes unchanged"
 DEFAULT_FPS = 25  # of sources that do not say
+KINDS = f"{', '.join(SHEETS)} (contact sheet) or {VIDEOS[0]} (overlay video)"
 CHUNK = 16  # frames of an overlay video computed together
 INK, PAPER = (32, 36, 42), (255, 255, 255)
 
@@ -56,47 +60,52 @@ def draw_saliency(
     saliency: SaliencyConfig | None = None,
     num_segments: int = 8,
     frames_per_segment: int = 5,
+    all_variants: bool = False,
 ) -> Path:
     """Show where a video moves: `.png` or `.jpg` gives a contact sheet, `.mp4` an overlay video.
 
+    `all_variants` puts what every variant sees on one sheet, in the place of the one in `saliency`.
+
     Raises:
-        ConfigError: `out` has another extension, is a folder or the source; fewer than 2 frames a segment.
+        ConfigError: `out` has another extension, is a folder or the source; fewer than 2 frames a segment; a video
+            of all variants.
         VideoError: the source cannot be read.
     """
     saliency, out = saliency or SaliencyConfig(), Path(out)
-    if out.suffix.lower() in VIDEOS:
-        return overlay_video(source, out, saliency=saliency, frames_per_segment=frames_per_segment)
-    return contact_sheet(
-        source, out, saliency=saliency, num_segments=num_segments, frames_per_segment=frames_per_segment
-    )
+    if out.suffix.lower() not in VIDEOS:
+        variants = VARIANTS if all_variants else (saliency.variant,)
+        configs = [replace(saliency, variant=variant) for variant in variants]
+        return contact_sheet(source, out, configs, num_segments=num_segments, frames_per_segment=frames_per_segment)
+    if all_variants:
+        raise ConfigError(f"{out}: all variants fit on a contact sheet only, expected {', '.join(SHEETS)}")
+    return overlay_video(source, out, saliency=saliency, frames_per_segment=frames_per_segment)
 
 
 def contact_sheet(
     source: str | Path,
     out: str | Path,
+    configs: Sequence[SaliencyConfig],
     *,
-    saliency: SaliencyConfig,
     num_segments: int = 8,
     frames_per_segment: int = 5,
 ) -> Path:
-    """Write one picture: a column a segment; rows key frame, salience, and the enhanced frame a network sees.
+    """Write one picture: a column a segment; key frames, then for each config salience and what a network sees.
 
     Raises:
         ConfigError, VideoError: see `draw_saliency`.
     """
-    out = _checked_output(source, out, SHEETS)
-    found = read_key_frames(source, saliency=saliency, num_segments=num_segments, frames_per_segment=frames_per_segment)
-    rows = [
-        found.frames,
-        heat(found.frames, found.salience),
-        enhanced(found.frames, found.salience, floor=saliency.floor),
-    ]
+    out = checked_output(source, out, SHEETS)
+    read = _Segments(source, num_segments=num_segments, frames_per_segment=frames_per_segment)
+    rows = [("key frame", panels(read.key_frames(configs[0]).frames))]
+    for config in configs:
+        found = read.key_frames(config)
+        name = "salience" if len(configs) == 1 else f"salience:\n{config.variant.replace('_', ' ')}"
+        rows.append((name, panels(heat(found.frames, found.salience))))
+        rows.append(("enhanced", panels(enhanced(found.frames, found.salience, floor=config.floor))))
+    kind = configs[0].variant if len(configs) == 1 else "every variant of"
     counted = f"{num_segments} segments of {frames_per_segment} of {found.num_frames} frames"
-    title = f"{Path(source).name}   {saliency.variant} salience per {saliency.window}, {counted}"
-    sheet = _sheet([[_panel(frame) for frame in row] for row in rows], found.indices, title)
-    kind = "PNG" if out.suffix.lower() == ".png" else "JPEG"
-    atomic_write(out, lambda file: sheet.save(file, kind, quality=92))
-    return out
+    title = f"{Path(source).name}   {kind} salience per {configs[0].window}, {counted}"
+    return save_sheet(sheet(title, [f"frame {i}" for i in found.indices], rows, colour_scale(NOTE)), out)
 
 
 def overlay_video(
@@ -110,7 +119,7 @@ def overlay_video(
     Raises:
         ConfigError, VideoError: see `draw_saliency`.
     """
-    out = _checked_output(source, out, VIDEOS)
+    out = checked_output(source, out, VIDEOS)
     _check_frames(frames_per_segment)
     saliency = replace(saliency, window="segment", normalise="segment")
     info = probe(source)  # the whole video decodes: from here on nothing is left half written
@@ -144,26 +153,52 @@ def read_key_frames(
         ConfigError: a segment has fewer than 2 frames.
         VideoError: the source cannot be read.
     """
-    _check_frames(frames_per_segment)
-    chosen: list[np.ndarray] = []
+    read = _Segments(
+        source,
+        num_segments=num_segments,
+        frames_per_segment=frames_per_segment,
+        frame_stride=frame_stride,
+        short_side=short_side,
+        start=start,
+        end=end,
+    )
+    return read.key_frames(saliency)
 
-    def choose(num_frames: int) -> np.ndarray:
-        chosen.append(
-            test_indices(
+
+class _Segments:
+    """The frames of a video's segments, read once; `read_key_frames` has the arguments."""
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        num_segments: int,
+        frames_per_segment: int,
+        frame_stride: int = 1,
+        short_side: int = SHORT_SIDE,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> None:
+        _check_frames(frames_per_segment)
+        self.indices = np.empty(0)
+
+        def choose(num_frames: int) -> np.ndarray:
+            self.indices = test_indices(
                 num_frames,
                 num_segments=num_segments,
                 frames_per_segment=frames_per_segment,
                 frame_stride=frame_stride,
             )
-        )
-        return chosen[-1]
+            return self.indices
 
-    frames, num_frames = read_clip(
-        source, choose, start=start, end=end, transform=lambda frame: _resized(frame, short_side)
-    )  # [T, K, H, W, 3]
-    salience = frames_saliency(torch.from_numpy(frames).permute(0, 1, 4, 2, 3)[None], saliency)[0]
-    key = key_index(frames_per_segment)
-    return KeyFrames(frames[:, key], salience.numpy(), chosen[-1][:, key], num_frames)
+        self.frames, self.num_frames = read_clip(
+            source, choose, start=start, end=end, transform=lambda frame: _resized(frame, short_side)
+        )  # [T, K, H, W, 3]
+
+    def key_frames(self, saliency: SaliencyConfig) -> KeyFrames:
+        salience = frames_saliency(torch.from_numpy(self.frames).permute(0, 1, 4, 2, 3)[None], saliency)[0]
+        key = key_index(self.frames.shape[1])
+        return KeyFrames(self.frames[:, key], salience.numpy(), self.indices[:, key], self.num_frames)
 
 
 def key_index(frames_per_segment: int) -> int:
@@ -230,10 +265,14 @@ def _check_frames(frames_per_segment: int) -> None:
         raise ConfigError(f"frames_per_segment is {frames_per_segment}: motion takes at least 2 frames")
 
 
-def _checked_output(source: str | Path, out: str | Path, suffixes: tuple[str, ...]) -> Path:
+def checked_output(source: str | Path, out: str | Path, suffixes: tuple[str, ...], kinds: str = KINDS) -> Path:
+    """`out` as a file that can be written, in a folder that is there.
+
+    Raises:
+        ConfigError: its extension is none of `suffixes` (`kinds` says what is expected), it is a folder or `source`.
+    """
     out = Path(out)
     if out.suffix.lower() not in suffixes:
-        kinds = f"{', '.join(SHEETS)} (contact sheet) or {VIDEOS[0]} (overlay video)"
         raise ConfigError(f"{out}: unknown kind of picture '{out.suffix}', expected {kinds}")
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder, expected the name of a file")
@@ -258,34 +297,59 @@ def _resized(frame: np.ndarray, short_side: int, *, multiple: int = 1) -> np.nda
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _panel(frame: np.ndarray) -> Image.Image:
-    height, width = frame.shape[:2]
-    size = (max(1, round(width * PANEL_HEIGHT / height)), PANEL_HEIGHT)
-    return Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
+# ---- sheets ---------------------------------------------------------------------------------------------
 
 
-def _sheet(rows: list[list[Image.Image]], indices: np.ndarray, title: str) -> Image.Image:
-    """Panels in rows, named at the left, with the frames' numbers above and a colour scale at the foot."""
-    left, top, foot, gap = 88, 60, 28, 4
-    width, height = rows[0][0].size
-    columns = len(rows[0])
-    wide = max(left + columns * (width + gap) + 8, left + round(_font(16).getlength(title)) + 8)
-    sheet = Image.new("RGB", (wide, top + len(rows) * (height + gap) + foot), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    pen.text((left, 8), title, fill=INK, font=_font(16))
-    for row, (name, panels) in enumerate(zip(ROWS, rows)):
+def panels(frames: np.ndarray, height: int = PANEL_HEIGHT) -> list[Image.Image]:
+    """Frames uint8 RGB [n, H, W, 3] as pictures of one height in pixels."""
+    size = (max(1, round(frames.shape[2] * height / frames.shape[1])), height)
+    return [Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR) for frame in frames]
+
+
+def sheet(
+    title: str, headings: Sequence[str], rows: Sequence[tuple[str, list[Image.Image]]], foot: Image.Image
+) -> Image.Image:
+    """Panels of one size in named rows, with a title, a heading above each column, and a legend at the foot."""
+    top, gap = 60, 4
+    left = 24 + max(_text_size(name, 13)[0] for name, _ in rows)
+    width, height = rows[0][1][0].size
+    wide = left + 8 + max(len(headings) * (width + gap), _text_size(title, 16)[0], foot.width)
+    picture = Image.new("RGB", (wide, top + len(rows) * (height + gap) + foot.height + 14), PAPER)
+    pen = ImageDraw.Draw(picture)
+    pen.text((left, 8), title, fill=INK, font=font(16))
+    for column, heading in enumerate(headings):
+        pen.text((left + column * (width + gap), top - 20), heading, fill=INK, font=font(13))
+    for row, (name, pictures) in enumerate(rows):
         y = top + row * (height + gap)
-        pen.text((8, y + height // 2), name, fill=INK, font=_font(13), anchor="lm")
-        for column, panel in enumerate(panels):
-            sheet.paste(panel, (left + column * (width + gap), y))
-    for column, index in enumerate(indices):
-        pen.text((left + column * (width + gap), top - 20), f"frame {index}", fill=INK, font=_font(13))
+        pen.text((12, y + height // 2), name, fill=INK, font=font(13), anchor="lm")
+        for column, panel in enumerate(pictures):
+            picture.paste(panel, (left + column * (width + gap), y))
+    picture.paste(foot, (left, picture.height - foot.height - 6))
+    return picture
+
+
+def colour_scale(note: str) -> Image.Image:
+    """The legend of `heat`: its colours from 0 to 1, and a note."""
+    foot = Image.new("RGB", (168 + _text_size(note, 12)[0], 18), PAPER)
     ramp = COLOURS(np.linspace(0, 1, 160)[None].repeat(10, 0), bytes=True)[..., :3]
-    sheet.paste(Image.fromarray(ramp), (left, sheet.height - foot + 10))
-    pen.text((left + 168, sheet.height - foot + 15), NOTE, fill=INK, font=_font(12), anchor="lm")
-    return sheet
+    foot.paste(Image.fromarray(ramp), (0, 4))
+    ImageDraw.Draw(foot).text((168, 9), note, fill=INK, font=font(12), anchor="lm")
+    return foot
+
+
+def save_sheet(picture: Image.Image, out: Path) -> Path:
+    """Write a sheet as PNG or JPEG, by its extension; a crash leaves the old file or the new one."""
+    kind = "PNG" if out.suffix.lower() == ".png" else "JPEG"
+    atomic_write(out, lambda file: picture.save(file, kind, quality=92))
+    return out
+
+
+def _text_size(text: str, size: int) -> tuple[int, int]:
+    box = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font=font(size))
+    return math.ceil(box[2]), math.ceil(box[3])
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all sheets, of a size in pixels."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
