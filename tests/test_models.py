@@ -244,6 +244,31 @@ def test_mdtnet_with_shift_starts_as_a_trunk_that_shifts():
         assert not torch.allclose(model(x), trunk_alone(model, x), atol=1e-6)
 
 
+@pytest.mark.parametrize("trunk", [*SMALL, "resnet50", "efficientnet_lite0"])
+def test_deformable_kernels_start_on_the_grid_and_as_a_difference(trunk):
+    model = build("mdtnet2", trunk)
+    modules = [m for m in model.modules() if isinstance(m, DCME)]
+    assert modules
+    for module in modules:
+        for conv in module.offsets:
+            assert not conv.weight.any() and not conv.bias.any()
+        for kernel in module.kernels:
+            centre = kernel[:, :, kernel.shape[-2] // 2, kernel.shape[-1] // 2]
+            assert (centre.diagonal() - 1).abs().max() < 0.2
+            assert (kernel.sum() - centre.diagonal().sum()).abs() < 0.05 * kernel.numel()
+
+
+def test_dropped_salience_is_an_augmentation_of_training():
+    model = build("mdtnet2", saliency=SaliencyConfig(floor=0.0, drop=1.0))
+    salient = build("mdtnet2", saliency=SaliencyConfig(floor=0.0))
+    x = clips(model)
+    dropped, kept = model.train().enhanced(x), salient.train().enhanced(x)
+    plain = build("mdtnet2", saliency=SaliencyConfig(floor=1.0)).enhanced(x)
+    assert all(torch.equal(a, b) for a, b in zip(dropped, plain))
+    assert all(torch.equal(a, b) for a, b in zip(model.eval().enhanced(x), kept))
+    assert not torch.equal(kept[0], plain[0])
+
+
 def test_floor_one_is_mdtnet1_exactly():
     with_salience = build("mdtnet2", saliency=SaliencyConfig(floor=1.0)).eval()
     without = build("mdtnet1").eval()

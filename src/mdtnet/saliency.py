@@ -31,6 +31,9 @@ class SaliencyConfig:
     """Which path sees the enhanced frames: the difference path, the key frames, or both."""
     floor: float = 0.5
     """g: what a motionless place is weakened to, 0 to 1; 1 leaves the frames as they are."""
+    drop: float = 0.0
+    """Share of the clips that training shows without salience, 0 to 1, drawn anew each time: salience as an augmentation.
+    Tests always have it."""
     quantile: float = 0.98
     """High quantile of the map that counts as full salience, 0 to 1."""
     noise: float = 2 / 255

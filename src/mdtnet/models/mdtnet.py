@@ -113,6 +113,9 @@ class MDTNet(nn.Module):
         if self.saliency is not None:
             luminance = pool(luma(half, std=std), self.saliency.pool // 2)
             mask = floored(pooled_saliency(luminance, self.saliency), self.saliency.floor)  # [B, T, h, w]
+            if self.training and self.saliency.drop:
+                dropped = torch.rand(len(mask), 1, 1, 1, device=mask.device) < self.saliency.drop
+                mask = mask.masked_fill(dropped, 1.0)
             if self.saliency.to in ("appearance", "both"):
                 key = key * resized(mask, x.shape[-2:])[:, :, None]
             if self.saliency.to in ("action", "both"):

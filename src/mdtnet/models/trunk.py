@@ -240,6 +240,7 @@ class ResNet(Trunk):
         super().__init__()
         base = max(8, round(64 * width / 8) * 8)
         self.conv1 = nn.Conv2d(3, base, 7, 2, 3, bias=False)
+        start_convolutions_(self.conv1)
         self.bn1 = nn.BatchNorm2d(base)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -248,15 +249,13 @@ class ResNet(Trunk):
             planes, blocks = base * 2 ** (stage - 1), []
             for i in range(count):
                 b = block(inplanes, planes, 2 if i == 0 and stage > 1 else 1)
+                start_convolutions_(b)  # before there are temporal modules in it, which start in their own way
                 b.at_input = at_input(Place(stage, i, count, inplanes, base))
                 b.temporal = after_conv1(Place(stage, i, count, b.bn1.num_features, base))
                 inplanes = planes * block.expansion
                 blocks.append(b)
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
         self.num_features = inplanes
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d) and m.groups == 1:
-                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     def stem_layers(self) -> list[nn.Module]:
         return [self.conv1, self.bn1, self.relu, self.maxpool]
@@ -356,6 +355,13 @@ def normalise(frames: Tensor, trunk: Trunk) -> Tensor:
     mean = torch.tensor(trunk.mean, device=frames.device).view(3, 1, 1)
     std = torch.tensor(trunk.std, device=frames.device).view(3, 1, 1)
     return torch.addcmul(-mean / std, frames.float(), 1 / (255 * std))
+
+
+def start_convolutions_(module: nn.Module) -> None:
+    """As torchvision starts a ResNet: normal with variance 2 / fan-out; depthwise convolutions stay as they are."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d) and m.groups == 1:
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
 
 def half_size(frames: Tensor) -> Tensor:
