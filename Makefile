@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check bench clean
+.PHONY: setup demo test test-slow check bench study-quick clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -29,11 +29,15 @@ check: setup       ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup       ## speed, as ratios from one interleaved run
+bench: setup       ## speed, as ratios from one interleaved run; decoding too where VIDEOS=folder is given
 	$(BIN)/mdtnet bench --trunks resnet50,mobilenet_v2 --out runs/bench
 	$(BIN)/mdtnet bench --trunks resnet50 --training --repeats 5 --out runs/bench_training
 	$(BIN)/mdtnet bench --models mdtnet2 --trunks resnet50,mobilenet_v2 --components
 	$(BIN)/python benchmarks/deform.py
+	$(if $(VIDEOS),$(BIN)/python benchmarks/decode.py --videos $(VIDEOS))
+
+study-quick: setup  ## a small study: three systems, two seeds, tables with intervals
+	$(BIN)/mdtnet study studies/quick.yaml --jobs 2
 
 clean:
 	rm -rf $(VENV) build *.egg-info

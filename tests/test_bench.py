@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from mdtnet import bench as module
 from mdtnet.bench import BenchConfig, Row, bench, clocked
 from mdtnet.cli import main
+from mdtnet.cli_bench import speed_table
 from mdtnet.errors import ConfigError
 
 TINY = {"trunks": ("resnet18",), "width": 0.125, "segments": 2, "size": 32, "repeats": 2, "threads": 1}
@@ -44,6 +46,29 @@ def test_bench_measures_every_network(tmp_path):
     assert (tmp_path / "made" / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_exported_forms_run_beside_eager():
+    config = BenchConfig(models=("tsn", "tsm"), formats=("eager", "torch"), **TINY)
+    result = bench(config, components=True)
+    assert [(r.system, r.format) for r in result.rows] == [(s, f) for s in config.models for f in config.formats]
+    exported = result.rows[3]
+    assert result.base(exported).name == "tsn resnet18 torch"
+    assert result.eager(exported).name == "tsm resnet18"
+    assert exported.gmacs == result.rows[2].gmacs
+    assert exported.memory is None or exported.memory > 0
+    assert set(result.components) == {"tsn resnet18", "tsm resnet18"}
+    columns = speed_table(result, "resnet18").columns
+    assert [str(c.header).replace("\n", " ") for c in columns][-2:] == ["speed x eager", "CPU speed x eager"]
+    assert list(columns[1].cells) == ["eager", "torch"] * 2
+    assert next(iter(columns[-1].cells)) == "1.00\n1.00-1.00"
+
+
+def test_eager_is_timed_as_predictions_run_it():
+    folded = module.Subject(BenchConfig(**TINY), "tsn", "resnet18").model
+    trained = module.Subject(BenchConfig(training=True, **TINY), "tsn", "resnet18").model
+    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) for model in (folded, trained)]
+    assert norms == [0, 20]
+
+
 def test_gflops_are_of_what_is_computed():
     row = Row("tsn", "resnet18", gmacs=3.0, parameters=1, memory=None, seconds=[2.0, 1.0, 4.0])
     for training, expected in ((False, 2 * 3 * 4 / 2), (True, 3 * 2 * 3 * 4 / 2)):
@@ -59,9 +84,8 @@ def test_training_steps_train():
 
 
 def test_memory_is_that_of_the_network():
-    small, large = (
-        module.peak_memory(BenchConfig(batch=b, **{**TINY, "size": 64}), "tsn", "resnet18") for b in (1, 96)
-    )
+    configs = [BenchConfig(batch=b, **{**TINY, "size": 64}) for b in (1, 96)]
+    small, large = (module.peak_memory(c, partial(module.Subject, c, "tsn", "resnet18")) for c in configs)
     if small is None:
         pytest.skip("this system does not tell")
     pixels = 96 * 2 * 3 * 64 * 64
@@ -103,6 +127,8 @@ def test_clock_gives_each_component_its_own_time():
         ({"models": ()}, "--models"),
         ({"repeats": 0}, "--repeats is 0"),
         ({"device": "gpu"}, "expected cpu or cuda"),
+        ({"formats": ("eager", "onxx")}, "did you mean 'onnx"),
+        ({"formats": ("onnx",), "training": True}, "forward passes on a CPU"),
     ],
 )
 def test_mistakes_are_named(options, said):
@@ -111,9 +137,7 @@ def test_mistakes_are_named(options, said):
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        module, "peak_memory", lambda config, system, trunk: {"tsn": 100 << 20, "tdn": 150 << 20}[system]
-    )
+    monkeypatch.setattr(module, "peak_memory", lambda config, make: {"tsn": 100 << 20, "tdn": 150 << 20}[make.args[1]])
     monkeypatch.setenv("COLUMNS", "200")
     out = str(tmp_path / "b")
     options = "bench --models tsn,tdn --trunks resnet18 --width 0.125 --segments 2 --size 32 --repeats 1 --threads 1"

@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mdtnet import cli
+from mdtnet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from mdtnet.cli import VERBS, main
+from mdtnet.config import TestConfig
 from mdtnet.data.synthetic import RenderConfig, render_dataset
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -107,6 +111,42 @@ def test_command_line_goes_over_the_config(videos, tmp_path, capsys):
     assert saved["train"]["epochs"] == 1
     assert saved["train"]["lr"] == 1e-3
     assert saved["data"]["size"] == 32
+
+
+def test_what_is_typed_goes_over_the_config_also_where_it_is_the_default(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("train: {epochs: 50, partial_bn: true, steps: [1]}\nmodel: {weights: x.pt}\ntest: {clips: 10}\n")
+    words = [
+        "--config",
+        config,
+        "--train.epochs",
+        70,
+        "--train.partial_bn",
+        "false",
+        "--model.weights",
+        "",
+        "--out",
+        "r",
+    ]
+    found = cli._run_config(cli._parse("train", VERBS["train"], [str(word) for word in words]))
+    assert (found.out, found.train.epochs, found.train.partial_bn, found.model.weights) == ("r", 70, False, "")
+    assert (found.train.steps, found.test.clips) == ((1,), 10)
+
+
+def test_a_test_is_as_the_run_says_unless_told_otherwise(videos, trained, tmp_path, capsys):
+    found = load_checkpoint(trained / "checkpoints/best.pt")
+    config = replace(found.config, test=TestConfig(clips=2, crops=3, fusion="logits"))
+    path = tmp_path / "run/checkpoints/best.pt"
+    path.parent.mkdir(parents=True)
+    save_checkpoint(path, model=load_model(trained / "checkpoints/best.pt"), config=config, classes=found.classes)
+    for words, name, clips, fusion in (
+        ([], "test_val_2x3", 2, "logits"),
+        (["--clips", 1, "--flip", "true"], "test_val_1x3_flip", 1, "logits"),
+        (["--protocol", "efficient"], "test_val_efficient", 1, "softmax"),
+    ):
+        assert run(capsys, "test", path, "--data", videos / "val", *words)[0] == 0
+        said = json.loads((tmp_path / "run" / name / "metrics.json").read_text())["protocol"]
+        assert (said["clips"], said["fusion"], said["flip"]) == (clips, fusion, "--flip" in words)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)

@@ -13,6 +13,7 @@ from mdtnet.config import DataConfig, TestConfig
 from mdtnet.data import dataset as module
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipBatches, ClipDataset, cached_frames, collate, make_loader
+from mdtnet.data.transforms import resize_short, views
 from mdtnet.data.video import read_clip
 from mdtnet.errors import ConfigError, VideoError
 
@@ -144,6 +145,31 @@ def test_views(folder):
     assert torch.equal(dataset[0]["frames"], frames)
     one = ClipDataset(videos, config, frames_per_segment=1, train=False)
     assert one[0]["frames"].shape == (1, 3, 1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("crop", ["random", "multiscale"])
+@pytest.mark.parametrize("size", [16, 24])  # smaller and larger than the short side
+def test_only_the_crop_is_kept_with_the_same_result(folder, crop, size):
+    videos = load_videos(str(folder))
+    dataset = training(videos, crop=crop, size=size, color_jitter=0.2)
+    frames, table = read_clip(videos[2].path, np.arange)[0], dataset._indices(2, 30)[0]
+    clip = resize_short(torch.from_numpy(frames[table]).movedim(-1, 2), 20)
+    assert torch.equal(dataset[2]["frames"][0], dataset.augment(clip, dataset._rng(2, 1)))
+
+
+@pytest.mark.parametrize(("crops", "crop_size"), [(1, 0), (3, 0), (3, 17), (1, 40)])
+def test_only_the_views_are_kept_with_the_same_result(folder, crops, crop_size):
+    videos = load_videos(str(folder))
+    test = TestConfig(clips=2, crops=crops, crop_size=crop_size)
+    dataset = ClipDataset(videos, DataConfig(**SMALL), frames_per_segment=5, train=False, test=test)
+    frames = resize_short(torch.from_numpy(read_clip(videos[2].path, np.arange)[0]).movedim(-1, 1), 20)
+    expected = [views(frames[t], crops=crops, crop_size=dataset.crop_size) for t in dataset._indices(2, 30)]
+    assert torch.equal(dataset[2]["frames"], torch.cat(expected))
+
+
+def test_batches_keep_channels_last_in_memory(folder):
+    batch = next(iter(loader_of(training(load_videos(str(folder))))))["frames"]
+    assert batch.movedim(-3, -1).is_contiguous()
 
 
 def test_unreadable_videos_are_listed_and_not_replaced(broken):

@@ -77,6 +77,13 @@ def test_a_run_leaves_everything_a_user_needs(tmp_path, videos):
     assert best.training_state is None
 
 
+def test_a_run_that_fails_before_it_starts_leaves_nothing(tmp_path, videos):
+    wrong = tiny.config(tmp_path / "run", videos, model={"weights": str(tmp_path / "none.pt")})
+    with pytest.raises(CheckpointError, match=r"none\.pt"):
+        train(wrong)
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_learns_which_way_the_square_moves(tmp_path, videos):
     model = {"name": "tsm", "dropout": 0.0}
     data = {"num_segments": 4, "flip": False}

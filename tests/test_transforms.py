@@ -7,8 +7,7 @@ import torch
 from mdtnet.data.transforms import (
     ClipAugment,
     jitter_color,
-    multiscale_crop,
-    random_crop,
+    multiscale_box,
     resize_short,
     views,
 )
@@ -61,20 +60,23 @@ def test_resize_keeps_the_aspect():
 def test_random_crop_reaches_every_place():
     frames = gradient(12, 14)
     rng = np.random.default_rng(0)
-    corners = {tuple(random_crop(frames, 10, rng)[0, 0, :2, 0, 0].tolist()) for _ in range(500)}
+    augment = ClipAugment(short_side=12, size=10, flip=False)
+    corners = {tuple(augment(frames, rng)[0, 0, :2, 0, 0].tolist()) for _ in range(500)}
     assert corners == {(y, x) for y in range(3) for x in range(5)}
 
 
 def test_multiscale_crops_are_those_of_tsn():
-    frames = gradient(100, 200)
     rng = np.random.default_rng(0)
-    seen = set()
-    for _ in range(200):
-        out = multiscale_crop(frames[:1, :1], 50, rng)[0, 0, :2].float()
-        extent = [(out[i].max() - out[i].min()).item() * 50 / 49 for i in (0, 1)]
-        seen.add(tuple(min((100, 87, 75, 66), key=lambda side: abs(side - pixels)) for pixels in extent))
+    boxes = {multiscale_box(100, 200, rng) for _ in range(1000)}
+    assert all(top >= 0 and left >= 0 and top + h <= 100 and left + w <= 200 for top, left, h, w in boxes)
+    places = {(top, left) for top, left, h, w in boxes if (h, w) == (75, 75)}
+    corners_and_middles = {(25 * down // 4, 125 * right // 4) for down in (0, 2, 4) for right in (0, 2, 4)}
+    between = {(25 * down // 4, 125 * right // 4) for down in (1, 3) for right in (1, 3)}
+    assert places == corners_and_middles | between
     steps = [100, 87, 75, 66]
-    assert seen == {(h, w) for h in steps for w in steps if abs(steps.index(h) - steps.index(w)) <= 1}
+    assert {(h, w) for _, _, h, w in boxes} == {
+        (h, w) for h in steps for w in steps if abs(steps.index(h) - steps.index(w)) <= 1
+    }
 
 
 def test_flip_mirrors_half_of_the_clips():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mdtnet.data import video
-from mdtnet.data.video import probe, read_clip
+from mdtnet.data.video import check_backend, probe, read_clip, scaled_size
 from mdtnet.errors import ConfigError, VideoError
 
 CODECS = {"ffv1": ("bgr0", ".mkv"), "libx264rgb": ("rgb24", ".mp4"), "png": ("rgb24", ".mov")}
@@ -79,13 +79,22 @@ def test_lossy_frames_are_those_of_the_default_conversion(tmp_path):
     assert np.abs(pixels.astype(int) - expected).mean() < 2
 
 
-def test_long_videos_are_read_in_two_passes_with_the_same_result(tmp_path, monkeypatch):
+@pytest.mark.parametrize("guess", [0, 1, 29, 31, 100])
+def test_a_wrong_guess_of_the_count_changes_nothing(tmp_path, monkeypatch, guess):
     frames = known_frames(30)
     path = write_video(tmp_path / "v.mkv", frames)
-    monkeypatch.setattr(video, "KEEP_BYTES", 5 * 24 * 32 * 4)
-    pixels, count = read_clip(path, lambda n: np.array([n - 1, 2]))
-    np.testing.assert_array_equal(pixels, frames[[29, 2]])
+    monkeypatch.setattr(video, "_guess_frames", lambda *a: guess)
+    pixels, count = read_clip(path, lambda n: np.array([n - 1, n // 2]))
+    np.testing.assert_array_equal(pixels, frames[[29, 15]])
     assert count == 30
+
+
+def test_the_count_is_guessed_right_so_that_one_pass_does(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mp4", known_frames(30), "mpeg4")
+    counts = []
+    for start, end in [(None, None), (0.5, 1.2), (0.5, None), (None, 1.2)]:
+        read_clip(path, lambda n: counts.append(n) or np.array([0]), start=start, end=end)
+    assert counts == [30, 7, 25, 12]
 
 
 def test_known_count_stops_decoding_early_and_survives_a_shorter_file(tmp_path, monkeypatch):
@@ -134,6 +143,28 @@ def test_transform_sees_each_chosen_frame(tmp_path):
     np.testing.assert_array_equal(pixels, frames[[8, 1], :5, :4])
 
 
+@pytest.mark.parametrize("short_side", [48, 144])
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_frames_are_scaled_before_they_are_rgb(tmp_path, short_side, rotation):
+    """swscale's filter on YUV against Pillow's on RGB: chroma has half the size, so it may differ at edges."""
+    wave = np.sin(np.linspace(0, 3, 128)) * np.cos(np.linspace(0, 2, 96))[:, None]  # [96, 128]
+    frames = np.stack([128 + 100 * np.stack([wave, -wave, wave * i / 3], -1) for i in range(3)]).astype(np.uint8)
+    path = write_video(tmp_path / "v.mp4", frames, "libx264", rotation=rotation)
+    whole, _ = read_clip(path, all_frames)
+    small, _ = read_clip(path, all_frames, short_side=short_side)
+    size = scaled_size(whole.shape[1:3], short_side)
+    assert small.shape[1:3] == size
+    expected = [np.asarray(Image.fromarray(f).resize(size[::-1], Image.Resampling.BILINEAR)) for f in whole]
+    assert np.abs(small - np.stack(expected).astype(int)).mean() < 2
+    assert np.abs(small[:, ::-1, ::-1] - np.stack(expected).astype(int)).mean() > 8  # the bound can fail
+
+
+def test_rgb_videos_keep_their_size_for_the_transform(tmp_path):
+    frames = known_frames(3)
+    path = write_video(tmp_path / "v.mkv", frames)
+    np.testing.assert_array_equal(read_clip(path, all_frames, short_side=8)[0], frames)
+
+
 def test_folder_of_frames_in_numeric_order(tmp_path):
     frames = known_frames(12)
     for i, frame in enumerate(frames):
@@ -179,7 +210,10 @@ def test_torchcodec_is_never_a_silent_choice(tmp_path, monkeypatch):
 
 
 def test_torchcodec_gives_the_same_frames(tmp_path):
-    pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
+    try:
+        check_backend("torchcodec")
+    except ConfigError as error:
+        pytest.skip(str(error))
     frames = known_frames(20)
     path = write_video(tmp_path / "v.mkv", frames)
     pixels, count = read_clip(path, lambda n: np.array([[19, 3]]), backend="torchcodec")
@@ -225,3 +259,17 @@ def test_no_open_files_are_left_behind(shared, tmp_path):
         with pytest.raises(VideoError):
             read_clip(broken, lambda n: np.array([0]))
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_memory_does_not_grow_with_the_number_of_reads(tmp_path):
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("needs /proc")
+    path = write_video(tmp_path / "v.mp4", known_frames(12, 96, 128), "mpeg4")
+
+    def read(times: int) -> int:
+        for _ in range(times):
+            read_clip(path, lambda n: np.array([0, n - 1]))
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = read(100)
+    assert read(400) - before < 4 * 2**20  # one lost frame a read would be 7 MiB or more, a lost decoder far more

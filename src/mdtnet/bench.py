@@ -1,8 +1,10 @@
 """Networks side by side on this machine: latency, memory, cost, and where the time goes.
 
 Systems take turns inside each repeat, so that whatever else the machine does disturbs all of them alike; ratios to
-the first system are taken within a repeat. Every system gets the same optimisations (channels-last). The machine's
-peak is a matrix product timed in the same turns.
+the first system and to eager PyTorch are taken within a repeat. Every system gets the same optimisations: eager forward
+passes are channels-last with batch norms folded into convolutions, as predictions and tests run them; exported forms
+are what `mdtnet export` writes, from pixels to probabilities. The machine's peak is a matrix product timed in the same
+turns.
 
 Peak memory is of a process of its own for each system: how far its resident memory (on CUDA: the memory allocated)
 rises above what it was before the network was built. It holds weights, activations and workspace, in training also
@@ -15,6 +17,7 @@ import os
 import platform
 import re
 import subprocess
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,22 +26,28 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 from mdtnet import __version__
-from mdtnet.config import ModelConfig
+from mdtnet.checkpoint import save_checkpoint
+from mdtnet.config import DataConfig, ModelConfig, RunConfig, nearest
 from mdtnet.cost import component, count
 from mdtnet.errors import ConfigError
+from mdtnet.export import SUFFIXES, export, load_network
 from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
+from mdtnet.models.folding import folded
 
 CLASSES = 400
+FORMATS = ("eager", "onnx", "openvino", "torch", "onnx_int8", "openvino_int8")
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """Makes glibc give freed memory back at once, so that what is resident is what is in use; otherwise it is a third more
 or less from run to run."""
@@ -53,6 +62,8 @@ class BenchConfig:
     """Systems; ratios are to the first of them on the same trunk."""
     trunks: tuple[str, ...] = ("resnet50",)
     """2D networks."""
+    formats: tuple[str, ...] = ("eager",)
+    """Forms of each network: eager PyTorch, and what `mdtnet export` writes."""
     width: float = 1.0
     """Channel multiplier of the trunks."""
     segments: int = 8
@@ -88,6 +99,7 @@ class Row:
     parameters: int
     memory: int | None
     """Peak bytes; None where it cannot be measured."""
+    format: str = "eager"
     seconds: list[float] = field(default_factory=list)
     """By the clock on the wall."""
     cpu_seconds: list[float] = field(default_factory=list)
@@ -95,8 +107,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """System and trunk."""
-        return f"{self.system} {self.trunk}"
+        """System and trunk, and the form if it is exported."""
+        return f"{self.system} {self.trunk}" + (f" {self.format}" if self.format != "eager" else "")
 
     def ratios(self, base: "Row", *, cpu: bool = False) -> list[float]:
         """Times over those of `base`, repeat by repeat."""
@@ -118,8 +130,13 @@ class Bench:
     """Network -> component -> seconds of forward passes; empty unless asked for."""
 
     def base(self, row: Row) -> Row:
-        """The row that `row` is compared with."""
-        return next(r for r in self.rows if r.trunk == row.trunk)
+        """The first system's row, of the same trunk and form."""
+        return next(r for r in self.rows if (r.trunk, r.format) == (row.trunk, row.format))
+
+    def eager(self, row: Row) -> Row | None:
+        """The same network in eager PyTorch."""
+        same = (row.system, row.trunk, "eager")
+        return next((r for r in self.rows if (r.system, r.trunk, r.format) == same), None)
 
     def gflops(self, row: Row) -> float:
         """GFLOP/s that a network reaches in its median time: 2 x GMACs / s, three times as much in training."""
@@ -141,21 +158,36 @@ def bench(
     memory: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> Bench:
-    """Measure every system on every trunk; `note` hears what is being done.
+    """Measure every system on every trunk in every form; `note` hears what is being done.
 
     Raises:
-        ConfigError: an unknown system or trunk, a number that must be positive, or a device that is not there.
+        ConfigError: an unknown system, trunk or form, a number that must be positive, a device that is not there, or
+            a package that an exported form needs.
     """
     check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    about, rows, subjects = describe_machine(), [], []
-    for trunk in config.trunks:
-        for system in config.models:
-            note(f"{system} on {trunk}: cost and memory")
-            rows.append(_costs(config, system, trunk, memory=memory))
-    for row in rows:
-        subjects.append(Subject(config, row.system, row.trunk))
+    about, rows, makers = describe_machine(), [], []
+    with tempfile.TemporaryDirectory(prefix="mdtnet-bench-") as folder:
+        for trunk, system, form in product(config.trunks, config.models, config.formats):
+            note(f"{system} on {trunk}, {form}: cost and memory")
+            makers.append(_maker(config, system, trunk, form, Path(folder)))
+            rows.append(_costs(config, system, trunk, form, makers[-1] if memory else None))
+        subjects = [make() for make in makers]
+        peak = _take_turns(config, rows, subjects, note)
+        shares = {
+            row.name: component_seconds(subject, config.repeats)
+            for row, subject in zip(rows, subjects)
+            if components and isinstance(subject, Subject)
+        }
+        del subjects  # open files
+    return Bench(about, config, rows, peak, shares)
+
+
+def _take_turns(
+    config: BenchConfig, rows: list[Row], subjects: list["Subject | ExportedSubject"], note: Callable[[str], None]
+) -> list[float]:
+    """Time every subject once a repeat into its row; the GFLOP/s of a matrix product in each."""
     peak = []
     for repeat in range(config.repeats + 1):  # the first warms up
         note(f"repeat {repeat} of {config.repeats}")
@@ -166,15 +198,13 @@ def bench(
             if repeat:
                 row.seconds.append(time.perf_counter() - wall)
                 row.cpu_seconds.append(time.process_time() - cpu)
-    shares = {r.name: component_seconds(s, config.repeats) for r, s in zip(rows, subjects)} if components else {}
-    return Bench(about, config, rows, peak[1:], shares)
+    return peak[1:]
 
 
 def check(config: BenchConfig) -> None:
     """Raise `ConfigError` where `config` cannot be run."""
-    from mdtnet.config import nearest
-
-    for what, names, known in (("models", config.models, SYSTEMS), ("trunks", config.trunks, TRUNKS)):
+    lists = ("models", config.models, SYSTEMS), ("trunks", config.trunks, TRUNKS), ("formats", config.formats, FORMATS)
+    for what, names, known in lists:
         for name in names:
             if name not in known:
                 raise ConfigError(f"--{what}: '{name}', expected some of {', '.join(known)}{nearest(name, known)}")
@@ -187,6 +217,9 @@ def check(config: BenchConfig) -> None:
         raise ConfigError(f"--device is '{config.device}', expected cpu or cuda")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device is cuda, but PyTorch sees no CUDA device")
+    as_exported = not (config.training or config.compile) and (config.device, config.precision) == ("cpu", "float32")
+    if set(config.formats) != {"eager"} and not as_exported:
+        raise ConfigError("--formats other than eager are forward passes on a CPU in float32, without --compile")
 
 
 class Subject:
@@ -196,7 +229,8 @@ class Subject:
         self.config = config
         made: Any = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
         made.trunk.checkpoint_activations = config.checkpoint_activations
-        self.model: nn.Module = made.to(config.device, memory_format=torch.channels_last).train(config.training)
+        made = made.train() if config.training else folded(made)
+        self.model: nn.Module = made.to(config.device, memory_format=torch.channels_last)
         shape = (config.batch, config.segments, made.frames_per_segment, 3, config.size, config.size)
         self.clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=config.device)
         self.labels = torch.zeros(config.batch, dtype=torch.long, device=config.device)
@@ -221,6 +255,36 @@ class Subject:
         return torch.autocast(self.config.device, dtype, enabled=dtype != torch.float32)
 
 
+class ExportedSubject:
+    """An exported network and a batch for it."""
+
+    def __init__(self, config: BenchConfig, file: Path, frames_per_segment: int) -> None:
+        self.network = load_network(file, threads=torch.get_num_threads())
+        shape = (config.batch, config.segments, frames_per_segment, config.size, config.size, 3)
+        self.clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    def step(self) -> None:
+        """One forward pass."""
+        self.network(self.clips)
+
+
+def _maker(
+    config: BenchConfig, system: str, trunk: str, form: str, folder: Path
+) -> Callable[[], Subject | ExportedSubject]:
+    """What makes a subject, here or in another process; an exported one is written into `folder` first."""
+    if form == "eager":
+        return partial(Subject, config, system, trunk)
+    data = DataConfig(num_segments=config.segments, size=config.size, short_side=max(256, config.size))
+    run = RunConfig(data=data, model=_model_config(config, system, trunk))
+    model: Any = build_model(run.model, num_classes=CLASSES)
+    checkpoint = folder / f"{system}_{trunk}.pt"
+    save_checkpoint(checkpoint, model=model, config=run, classes=[str(i) for i in range(CLASSES)])
+    format, _, precision = form.partition("_")
+    file = folder / f"{system}_{trunk}_{form}{SUFFIXES[format]}"  # type: ignore[index]
+    export(checkpoint, format=format, out=file, precision=precision or "float32")  # type: ignore[arg-type]
+    return partial(ExportedSubject, config, file, int(model.frames_per_segment))
+
+
 def _model_config(config: BenchConfig, system: str, trunk: str) -> ModelConfig:
     return ModelConfig(name=system, trunk=trunk, width=config.width)  # type: ignore[arg-type]
 
@@ -231,12 +295,14 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _costs(config: BenchConfig, system: str, trunk: str, *, memory: bool) -> Row:
+def _costs(
+    config: BenchConfig, system: str, trunk: str, form: str, make: Callable[[], Subject | ExportedSubject] | None
+) -> Row:
     with torch.device("meta"):
         model = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
     cost = count(model, num_segments=config.segments, size=config.size)
-    peak = peak_memory(config, system, trunk) if memory else None
-    return Row(system, trunk, cost.gmacs, cost.parameters, peak)
+    peak = peak_memory(config, make) if make else None
+    return Row(system, trunk, cost.gmacs, cost.parameters, peak, form)
 
 
 def gemm_gflops(config: BenchConfig, *, side: int = 2048) -> float:
@@ -252,25 +318,25 @@ def gemm_gflops(config: BenchConfig, *, side: int = 2048) -> float:
 # Memory
 
 
-def peak_memory(config: BenchConfig, system: str, trunk: str) -> int | None:
+def peak_memory(config: BenchConfig, make: Callable[[], Subject | ExportedSubject]) -> int | None:
     """Peak bytes of two steps in a process of its own; None where there is no /proc and no CUDA device."""
     before = {name: os.environ.get(name) for name in MALLOC}
     os.environ.update(MALLOC)
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(_measure_memory, config, system, trunk).result()
+            return pool.submit(_measure_memory, config, make).result()
     finally:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({} if value is None else {name: value})
 
 
-def _measure_memory(config: BenchConfig, system: str, trunk: str) -> int | None:
+def _measure_memory(config: BenchConfig, make: Callable[[], Subject | ExportedSubject]) -> int | None:
     if config.threads:
         torch.set_num_threads(config.threads)
     gemm_gflops(config, side=64)  # the libraries load themselves
     before = _resident("VmRSS")
-    subject = Subject(config, system, trunk)
+    subject = make()
     for _ in range(2):
         subject.step()
     if config.device == "cuda":
@@ -386,9 +452,8 @@ def plot(result: Bench, path: Path) -> None:
         axes.errorbar(x, y, (low, high), fmt="o", markersize=4, elinewidth=0.8, color="#33608c")
         for i, place in enumerate(zip(x, y)):  # names right and left in turns: neighbours cost about the same
             side = "left" if i % 2 == 0 else "right"
-            axes.annotate(
-                rows[i].system, place, (5 if i % 2 == 0 else -5, 3), textcoords="offset points", ha=side, fontsize=8
-            )
+            label = rows[i].name.replace(f" {trunk}", "")
+            axes.annotate(label, place, (5 if i % 2 == 0 else -5, 3), textcoords="offset points", ha=side, fontsize=8)
         axes.set_title(trunk, loc="left", fontsize=10)
         axes.set(xlabel="GMACs of a clip")
         axes.set_ylim(bottom=0)

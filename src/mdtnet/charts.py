@@ -82,6 +82,102 @@ def _spread(wanted: list[float], gap: float, top: float, bottom: float) -> list[
     return [placed[i] for i in range(len(wanted))]
 
 
+@dataclass(frozen=True)
+class Dots:
+    """Repeated measurements of one thing: its label, colour name, their values, and where it lies along x."""
+
+    label: str
+    colour: str
+    values: list[float]
+    x: float = 0.0
+    half: float | None = None
+    """Of the interval about their mean."""
+
+    @property
+    def mean(self) -> float:
+        """Of the values."""
+        return sum(self.values) / len(self.values)
+
+
+def scatter(title: str, series: list[Dots], *, x_name: str, width: int = 480, height: int = 280) -> dict[str, Any]:
+    """Geometry of values over x: a dot each, a bar at each mean. Things at the same x stand side by side."""
+    longest = max(len(dots.label) for dots in series)
+    left, right, top, bottom = 44.0, width - 16 - 6.2 * longest, 12.0, height - 38.0
+    low, high = min(d.x for d in series), max(d.x for d in series)
+    margin = 0.08 * ((high - low) or high or 1.0)
+    y_values = [y for dots in series for y in dots.values]
+    y_ticks = _ticks(min(y_values), max(y_values), whole=False)
+    y = _scale(y_ticks[0], y_ticks[-1], bottom, top)
+    x = _scale(low - margin, high + margin, left, right)
+    places = _apart([x(dots.x) for dots in series], 16)
+    labels = _spread([y(dots.mean) for dots in series], 13, top, bottom)
+    return {
+        "title": title,
+        "summary": f"{title}. " + " ".join(f"{d.label}: {d.mean:.3g} at {d.x:.3g}." for d in series),
+        "box": (width, height),
+        "frame": (left, right, top, bottom),
+        "x_name": x_name,
+        "x_ticks": [(x(t), f"{t:g}") for t in _ticks(low, high, whole=False) if low - margin <= t <= high + margin],
+        "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
+        "series": [
+            {
+                "label": d.label,
+                "colour": d.colour,
+                "x": at,
+                "mean": y(d.mean),
+                "dots": [y(v) for v in d.values],
+                "label_y": label,
+            }
+            for d, at, label in zip(series, places, labels)
+        ],
+    }
+
+
+def strips(title: str, series: list[Dots], *, x_name: str, width: int = 720) -> dict[str, Any]:
+    """Geometry of a row for each thing: a dot for each value, a bar at the mean, a line for the interval."""
+    left, right, row = 16 + 6.6 * max(len(dots.label) for dots in series), width - 16.0, 22
+    ends = [v for d in series for v in (*d.values, d.mean - (d.half or 0), d.mean + (d.half or 0))]
+    ticks = _ticks(max(0.0, min(ends)), min(100.0, max(ends)), whole=False)
+    scale = _scale(ticks[0], ticks[-1], left, right)
+    bottom = 6.0 + row * len(series)
+    return {
+        "title": title,
+        "summary": f"{title}. " + " ".join(f"{d.label}: {d.mean:.3g}." for d in series),
+        "box": (width, bottom + 36),
+        "frame": (left, right, 6.0, bottom),
+        "x_name": x_name,
+        "x_ticks": [(scale(tick), f"{tick:g}") for tick in ticks],
+        "rows": [
+            {
+                "label": d.label,
+                "colour": d.colour,
+                "y": 6.0 + row * (i + 0.5),
+                "mean": scale(d.mean),
+                "dots": [scale(v) for v in d.values],
+                "line": [min(max(scale(d.mean + s * (d.half or 0)), left), right) for s in (-1, 1)],
+            }
+            for i, d in enumerate(series)
+        ],
+    }
+
+
+def _apart(wanted: list[float], gap: float) -> list[float]:
+    """Positions near the wanted ones; things that lie closer than `gap` are moved to the sides of their middle."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and wanted[i] - wanted[groups[-1][-1]] < gap:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    placed = list(wanted)
+    for group in groups:
+        middle = sum(wanted[i] for i in group) / len(group)
+        for place, i in enumerate(group):
+            placed[i] = round(middle + gap * (place - (len(group) - 1) / 2), 1)
+    return placed
+
+
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """A confusion matrix, counts [C, C] (row true, column predicted), as cells of count and share of the row.
 

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mdtnet.config import ModelConfig, RunConfig, from_dict, to_dict
+from mdtnet.config import DataConfig, ModelConfig, RunConfig, from_dict, to_dict
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models.build import build_model
 from mdtnet.models.pretrained import read_file, recognise
@@ -145,6 +145,7 @@ def preprocessing(model: nn.Module, config: RunConfig) -> dict[str, Any]:
         "frames_per_segment": int(model.frames_per_segment),  # type: ignore[arg-type]
         "frame_stride": data.frame_stride,
         "sampling": data.sampling,
+        "exposure": data.exposure,
     }
 
 
@@ -219,7 +220,7 @@ def _foreign(content: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     model: Any = {"name": weights.system, "trunk": weights.trunk}
     return {
         "format_version": FORMAT_VERSION,
-        "config": to_dict(RunConfig(model=ModelConfig(**model))),
+        "config": to_dict(RunConfig(data=DataConfig(flip="swap"), model=ModelConfig(**model))),
         "classes": [str(label) for label in range(weights.num_classes)],
         "model": weights.state,
         "preprocessing": {},

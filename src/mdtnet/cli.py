@@ -1,6 +1,7 @@
 """The command line: one verb a job; parse, call one function, exit code.
 
-Exit codes: 0 success, 1 a bug, 2 usage or configuration, 3 data, 4 checkpoint, 130 interrupted.
+Exit codes: 0 success, 1 a bug, 2 usage or configuration, 3 data, 4 checkpoint, 5 runs of a study failed,
+130 interrupted.
 """
 
 import logging
@@ -18,8 +19,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from mdtnet import __version__, cli_bench, cli_data
+from mdtnet import __version__, cli_bench, cli_data, cli_pictures, cli_study
 from mdtnet.errors import ConfigError, MdtnetError
+from mdtnet.memory import keep_freed_memory
 
 console = Console()
 errors = Console(stderr=True)
@@ -38,6 +40,7 @@ class Verb:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `mdtnet ARGV`; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    keep_freed_memory()
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return _main(arguments)
@@ -107,8 +110,11 @@ def _parse(name: str, verb: Verb, arguments: list[str]) -> Any:
         exit_on_error=False,
     )
     verb.arguments(parser)
+    words = _long_names(name, arguments)
     try:
-        return parser.parse_args(_long_names(name, arguments))
+        options = parser.parse_args(words)
+        options.given = parser.parse_args(words, defaults=False).as_dict()  # what was typed, be it a default or not
+        return options
     except argparse.ArgumentError as error:
         raise ConfigError(_one_line(str(error), parser)) from None
 
@@ -159,7 +165,8 @@ def _train(options: Any) -> None:
     config = _run_config(options)
     result = train(config, resume=options.resume)
     page = build_report(result.out)
-    console.print(f"\nbest epoch {result.best_epoch}: validation top-1 [bold]{result.val_top1:.1%}[/]")
+    name, best = ("top-1", result.val_top1) if result.val_map is None else ("mAP", result.val_map)
+    console.print(f"\nbest epoch {result.best_epoch}: validation {name} [bold]{best:.1%}[/]")
     if result.unreadable:
         console.print(f"{len(result.unreadable)} unreadable videos were left out: {result.out}/unreadable.csv")
     console.print(f"checkpoint {result.out}/checkpoints/best.pt\nreport     {page}", highlight=False)
@@ -171,27 +178,19 @@ def _run_config(options: Any) -> Any:
 
     from mdtnet.config import RunConfig, from_dict, load_yaml, to_dict
 
-    values = options.as_dict()
-    given = _given(values, to_dict(RunConfig()))
     base = to_dict(load_yaml(options.config)) if options.config else {}
-    config = from_dict(RunConfig, _merged(base, given), where="command line")
+    config = from_dict(RunConfig, _merged(base, _given(options, RunConfig)), where="command line")
     if not config.out:
         name = f"{time.strftime('%Y-%m-%d_%H%M%S')}_{config.model.name}_{config.model.trunk}"
         config = replace(config, out=f"runs/{name}")
     return config
 
 
-def _given(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """What of `values` differs from the defaults, nested like them."""
-    given: dict[str, Any] = {}
-    for key, default in defaults.items():
-        value = values.get(key, default)
-        if isinstance(default, dict):
-            if inner := _given(dict(value or {}), default):
-                given[key] = inner
-        elif (list(value) if isinstance(value, tuple) else value) != default:
-            given[key] = value
-    return given
+def _given(options: Any, kind: type) -> dict[str, Any]:
+    """What of a config's options was typed."""
+    from dataclasses import fields
+
+    return {field.name: options.given[field.name] for field in fields(kind) if field.name in options.given}
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -211,18 +210,21 @@ def _test_arguments(parser: Any) -> None:
     parser.add_argument("--out", default="", help="folder for scores and metrics; default: beside the checkpoint")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     parser.add_argument("--device", default="auto", help="auto, or cpu to keep off an accelerator")
-    parser.add_argument("--protocol", default="", help="a named protocol; options on the command line go over it")
+    parser.add_argument("--protocol", default="", help="a named protocol; default: `test` of the run's config")
     parser.add_class_arguments(TestConfig)
 
 
 def _test(options: Any) -> None:
+    from mdtnet.checkpoint import load_checkpoint
     from mdtnet.config import TestConfig, from_dict, protocol_named, to_dict
     from mdtnet.evaluation import evaluate_checkpoint
 
-    preset = protocol_named(options.protocol) if options.protocol else {}
-    test = from_dict(TestConfig, preset | _given(options.as_dict(), to_dict(TestConfig())), where="command line")
-    how = options.protocol or f"{test.clips}x{test.crops}"
+    named = options.protocol
+    base = protocol_named(named) if named else to_dict(load_checkpoint(options.checkpoint).config.test)
+    test = from_dict(TestConfig, base | _given(options, TestConfig), where="command line")
+    how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
     out = options.out or _beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
+    title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
     figures = evaluate_checkpoint(
         options.checkpoint,
         data=options.data,
@@ -233,7 +235,7 @@ def _test(options: Any) -> None:
         device=options.device,
         workers=options.workers,
     )
-    console.print(cli_data.figures_table(figures, title=f"{test.clips} clip(s) x {test.crops} crop(s)"))
+    console.print(cli_data.figures_table(figures, title=title))
     console.print(f"scores {out}/scores.npz, metrics {out}/metrics.json", highlight=False)
 
 
@@ -246,6 +248,7 @@ def _predict_arguments(parser: Any) -> None:
     parser.add_argument("checkpoint", help="a checkpoint file, or an exported .onnx or .xml (runs without torch)")
     parser.add_argument("sources", nargs="+", help="video files, folders of videos, frame folders, or glob patterns")
     parser.add_argument("--topk", type=int, default=5, help="how many classes to tell")
+    parser.add_argument("--threshold", type=float, help="tell every class with at least this probability, 0 to 1")
     parser.add_argument("--clips", type=int, default=1, help="clips per video that are averaged")
     parser.add_argument("--crops", type=int, default=1, help="crops per clip that are averaged: 1 or 3")
     parser.add_argument("--json", default="", help="also write the predictions to this JSON file")
@@ -253,12 +256,13 @@ def _predict_arguments(parser: Any) -> None:
 
 
 def _predict(options: Any) -> int:
-    from mdtnet.prediction import expand_sources, write_json
+    from mdtnet.prediction import NOTHING, expand_sources, write_json
 
     sources = expand_sources(options.sources)
     model = _recogniser(options.checkpoint, options.device)
     found = []
-    for p in model.predict_many(sources, topk=options.topk, clips=options.clips, crops=options.crops):
+    which = {key: getattr(options, key) for key in ("topk", "threshold", "clips", "crops")}
+    for p in model.predict_many(sources, **which):
         found.append(p)
         if p.error:
             errors.print(f"[red]{_escaped(p.path)}: {_escaped(p.error)}[/]", highlight=False, soft_wrap=True)
@@ -267,6 +271,8 @@ def _predict(options: Any) -> int:
         for name, probability in zip(p.classes, p.probabilities):
             bar = "█" * round(20 * probability)
             console.print(f"  {probability:6.1%}  {bar:<20}  {_escaped(name)}", highlight=False)
+        if not p.classes:
+            console.print(f"  {NOTHING}", highlight=False)
     if options.json:
         write_json(found, options.json)
     unread = sum(bool(p.error) for p in found)
@@ -342,29 +348,6 @@ def _convert(options: Any) -> None:
     console.print(str(done), highlight=False, markup=False, soft_wrap=True)
 
 
-# saliency
-
-
-def _saliency_arguments(parser: Any) -> None:
-    from mdtnet.saliency import SaliencyConfig
-
-    parser.add_argument("source", help="a video file or a folder of frames")
-    parser.add_argument("-o", "--out", required=True, help=".png or .jpg: contact sheet; .mp4: overlay video")
-    parser.add_argument("--segments", type=int, default=8, help="segments of the contact sheet")
-    parser.add_class_arguments(SaliencyConfig)
-
-
-def _saliency(options: Any) -> None:
-    from mdtnet.config import from_dict, to_dict
-    from mdtnet.pictures import draw_saliency
-    from mdtnet.saliency import SaliencyConfig
-
-    values = {key: options.as_dict()[key] for key in to_dict(SaliencyConfig())}
-    config = from_dict(SaliencyConfig, values, where="command line")
-    out = draw_saliency(options.source, options.out, saliency=config, num_segments=options.segments)
-    console.print(f"wrote {out}", highlight=False)
-
-
 # data, demo
 
 
@@ -429,9 +412,18 @@ VERBS: dict[str, Verb] = {
     ),
     "saliency": Verb(
         "show where a video moves",
-        _saliency_arguments,
-        _saliency,
-        "  mdtnet saliency clip.mp4 -o sheet.png --variant phase\n  mdtnet saliency clip.mp4 -o overlay.mp4",
+        cli_pictures.saliency_arguments,
+        cli_pictures.saliency,
+        "  mdtnet saliency clip.mp4 -o overlay.mp4\n"
+        "  mdtnet saliency clip.mp4 -o sheet.png --variant phase\n"
+        "  mdtnet saliency clip.mp4 -o sheet.png --all_variants --segments 5",
+    ),
+    "explain": Verb(
+        "show where networks look: Grad-CAM side by side, or what the offsets of DCME do",
+        cli_pictures.explain_arguments,
+        cli_pictures.explain,
+        "  mdtnet explain runs/tsn/checkpoints/best.pt runs/mine/checkpoints/best.pt --video clip.mp4 -o cam.png\n"
+        "  mdtnet explain runs/mine/checkpoints/best.pt --video clip.mp4 --what offsets -o offsets.png",
     ),
     "models": Verb(
         "what can be built: systems x trunks, parameters, GMACs", cli_bench.models_arguments, cli_bench.models
@@ -449,6 +441,14 @@ VERBS: dict[str, Verb] = {
         "  mdtnet bench --models tsn,tdn,mdtnet2 --trunks resnet50,mobilenet_v2 --out runs/bench\n"
         "  mdtnet bench --models tsn,mdtnet2 --training --batch 4 --threads 1\n"
         "  mdtnet bench --models mdtnet2 --components",
+    ),
+    "study": Verb(
+        "many runs side by side: systems x data x seeds x variants; tables with intervals, plots, a page",
+        cli_study.study_arguments,
+        cli_study.study,
+        "  mdtnet study studies/quick.yaml\n"
+        "  mdtnet study studies/ut_sets.yaml --root videos/ --jobs 2\n"
+        "  mdtnet study studies/ut_sets.yaml --only system=tsn,mdtnet2 seed=0 --list",
     ),
     "convert": Verb("any known checkpoint -> one file that explains itself", _convert_arguments, _convert),
     "export": Verb(

@@ -86,6 +86,9 @@ def bench_arguments(parser: Any) -> None:
 
     parser.add_argument("--models", default="tsn,tsm,tea,tdn,mdtnet1,mdtnet2", help="systems; the first is the measure")
     parser.add_argument("--trunks", default="resnet50", help="2D networks, such as resnet50,mobilenet_v2")
+    parser.add_argument(
+        "--formats", default="eager", help="of eager,onnx,openvino,torch,onnx_int8,openvino_int8: exported ones, too"
+    )
     parser.add_argument("--width", type=float, default=1.0, help="channel multiplier of the trunks")
     parser.add_argument("--segments", type=int, default=8, help="T")
     parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
@@ -108,7 +111,7 @@ def bench(options: Any) -> None:
     from mdtnet.bench import bench as run_bench
 
     values = {key: value for key, value in options.as_dict().items() if key in BenchConfig.__dataclass_fields__}
-    lists = {key: tuple(filter(None, values[key].split(","))) for key in ("models", "trunks")}
+    lists = {key: tuple(filter(None, values[key].split(","))) for key in ("models", "trunks", "formats")}
     config = BenchConfig(**{**values, **lists})
     with console.status("") as status:
         result = run_bench(config, components=options.components, note=status.update)
@@ -137,31 +140,48 @@ def machine_line(result: "Bench") -> str:
 
 
 def speed_table(result: "Bench", trunk: str) -> Table:
-    """A line a system on one trunk; ratios are to the first."""
-    base = result.config.models[0]
+    """A line for each form of a system on one trunk; ratios are to the first system in the same form."""
+    rows = [_cells(result, row) for row in result.rows if row.trunk == trunk]
     table = Table(title=trunk, title_justify="left", box=None, padding=(0, 2, 0, 0))  # fits 80 columns
-    for heading in ("system", "GMACs", "ms", f"x {base}", f"CPU\nx {base}", "clips/s", "GFLOP\n/s", "MiB", f"x {base}"):
-        table.add_column(heading, justify="left" if heading == "system" else "right", no_wrap=True)
-    for row in result.rows:
-        if row.trunk == trunk:
-            table.add_row(*_cells(result, row))
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if heading in ("system", "form") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
     return table
 
 
-def _cells(result: "Bench", row: "Row") -> list[str]:
+def _cells(result: "Bench", row: "Row") -> dict[str, str]:
+    """Heading -> cell."""
     base, gflops = result.base(row), result.gflops(row)
     memory, measured = row.memory or 0, bool(row.memory and base.memory)
-    return [
-        row.system,
-        f"{row.gmacs:.2f}",
-        _spread([1e3 * s for s in row.seconds], ".0f" if min(row.seconds) > 0.1 else ".1f"),
-        _spread(row.ratios(base), ".2f"),
-        _spread(row.ratios(base, cpu=True), ".2f"),
-        f"{result.config.batch / median(row.seconds):.2f}",
-        f"{gflops:.0f}\n{gflops / max(result.peak):.0%}",
-        f"{memory / 2**20:.0f}" if measured else "-",
-        f"{memory / (base.memory or 1):.2f}" if measured else "-",
-    ]
+    cells = {
+        "system": row.system,
+        "GMACs": f"{row.gmacs:.2f}",
+        "ms": _spread([1e3 * s for s in row.seconds], ".0f" if min(row.seconds) > 0.1 else ".1f"),
+        f"x {base.system}": _spread(row.ratios(base), ".2f"),
+        f"CPU\nx {base.system}": _spread(row.ratios(base, cpu=True), ".2f"),
+        "clips/s": f"{result.config.batch / median(row.seconds):.2f}",
+        "GFLOP\n/s": f"{gflops:.0f}\n{gflops / max(result.peak):.0%}",
+        "MiB": f"{memory / 2**20:.0f}" if measured else "-",
+        f"MiB\nx {base.system}": f"{memory / (base.memory or 1):.2f}" if measured else "-",
+    }
+    return cells if result.config.formats == ("eager",) else _beside_eager(result, row, cells)
+
+
+def _beside_eager(result: "Bench", row: "Row", cells: dict[str, str]) -> dict[str, str]:
+    """With the form and how many times faster it is than eager, in the place of what eager alone has room for."""
+    eager = result.eager(row)
+    speed = (
+        {"": "-", "CPU ": "-"}
+        if eager is None
+        else {
+            "": _spread(eager.ratios(row), ".2f"),
+            "CPU ": _spread(eager.ratios(row, cpu=True), ".2f"),
+        }
+    )
+    first = {"system": cells.pop("system"), "form": row.format.replace("_", "\n")}
+    kept = {name: cell for name, cell in cells.items() if name in ("ms", "clips/s", "MiB") or name.startswith("x ")}
+    return {**first, **kept, **{f"{what}speed\nx eager": cell for what, cell in speed.items()}}
 
 
 def _spread(values: list[float], form: str) -> str:
@@ -170,7 +190,7 @@ def _spread(values: list[float], form: str) -> str:
 
 def components_table(result: "Bench", trunk: str) -> Table:
     """Share of each component in the time of a forward pass on one trunk; medians."""
-    shown = {r.system: result.components[r.name] for r in result.rows if r.trunk == trunk}
+    shown = {r.system: result.components[r.name] for r in result.rows if r.trunk == trunk and r.format == "eager"}
     table = Table("component", title=f"{trunk}: where a forward pass spends its time", title_justify="left")
     for system in shown:
         table.add_column(system, justify="right", no_wrap=True)

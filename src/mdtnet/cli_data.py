@@ -26,11 +26,14 @@ def render_arguments(parser: Any) -> None:
 
 def render(options: Any) -> None:
     from mdtnet.config import from_dict
-    from mdtnet.data.synthetic import RenderConfig, render_dataset
+    from mdtnet.data.synthetic import RenderConfig, conditions, render_dataset
 
     keys = [f for f in RenderConfig.__dataclass_fields__]
     config = from_dict(RenderConfig, {k: options.as_dict()[k] for k in keys}, where="command line")
     summary = render_dataset(options.out, config, workers=options.workers)  # logs what it made
+    for line in conditions(config):
+        _say(line.replace("\n", " "))
+    _say(f"all settings: {summary.out}/README.md")
     console.print(
         f"train on it: mdtnet train --data {summary.out}/train.csv --data.val {summary.out}/val.csv",
         highlight=False,
@@ -49,6 +52,7 @@ def prepare_arguments(parser: Any) -> None:
     parser.add_argument("--split", type=Split, default="1", help="of UCF101 and HMDB51: 1, 2, 3 or all")
     parser.add_argument("--val_fraction", type=float, default=0.2, help="of own videos without a validation part")
     parser.add_argument("--group", default="", help="regular expression whose (...) names a video's group")
+    _multi_label_argument(parser)
     parser.add_argument("--download", action="store_true", help="fetch the official archives (ucf101, hmdb51) first")
 
 
@@ -68,6 +72,7 @@ def prepare(options: Any) -> None:
         split=options.split,
         val_fraction=options.val_fraction,
         group=options.group,
+        multi_label=options.multi_label,
     )
     table = Table(title=f"{options.name}, {len(done[0].classes)} classes", title_justify="left")
     for column in ("split", "part", "listed", "found", "missing"):
@@ -93,10 +98,9 @@ def check_arguments(parser: Any) -> None:
 def check(options: Any) -> None:
     from collections import Counter
 
-    from mdtnet.data.annotations import load_videos
     from mdtnet.data.check import USABLE, check_videos
 
-    videos = load_videos(options.data, root=options.root, classes=options.classes)
+    videos = _listed(options)
     with _bar("decoding", len(videos)) as progress:
         found = check_videos(
             videos,
@@ -111,8 +115,9 @@ def check(options: Any) -> None:
     _say(f"{len(found.clean)} of {len(videos)} videos can be used: {options.out}/clean.csv")
     if found.problems:
         _say(f"what is wrong with which file: {options.out}/problems.csv")
+    several = " --data.multi_label true" if videos.multi_label else ""
     _say(f"train with: --data.train {options.out}/clean.csv --data.root {videos.root} "
-         f"--data.classes {options.out}/classes.txt")  # fmt: skip
+         f"--data.classes {options.out}/classes.txt{several}")  # fmt: skip
 
 
 def info_arguments(parser: Any) -> None:
@@ -123,14 +128,14 @@ def info_arguments(parser: Any) -> None:
 def info(options: Any) -> None:
     import numpy as np
 
-    from mdtnet.data.annotations import load_videos
     from mdtnet.data.info import MAX_OPENED, contact_sheet, data_info, histogram
 
-    videos = load_videos(options.data, root=options.root, classes=options.classes)
+    videos = _listed(options)
     with _bar("opening", min(len(videos), MAX_OPENED)) as progress:
         found = data_info(videos, progress=progress)
     counts = sorted(found.counts.items(), key=lambda item: -item[1])
-    _say(f"{len(videos)} videos, {len(counts)} classes")
+    several = f", {videos.labels.sum(1).mean():.2f} labels a video" if videos.multi_label else ""
+    _say(f"{len(videos)} videos, {len(counts)} classes{several}")
     most = max(1, counts[0][1])
     shown = counts if len(counts) <= SHOWN else [*counts[: SHOWN // 2], ("...", -1), *counts[-SHOWN // 2 :]]
     for name, count in shown:
@@ -150,6 +155,17 @@ def _list_arguments(parser: Any) -> None:
     parser.add_argument("data", help="folder of class folders, or list file")
     parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
     parser.add_argument("--classes", default="", help="file of class names, where labels are numbers")
+    _multi_label_argument(parser)
+
+
+def _multi_label_argument(parser: Any) -> None:
+    parser.add_argument("--multi_label", action="store_true", help="rows of the list have several labels: jump|wave")
+
+
+def _listed(options: Any) -> Any:
+    from mdtnet.data.annotations import load_videos
+
+    return load_videos(options.data, root=options.root, classes=options.classes, multi_label=options.multi_label)
 
 
 def fuse_arguments(parser: Any) -> None:
@@ -176,22 +192,29 @@ def mean_arguments(parser: Any) -> None:
 def mean(options: Any) -> None:
     from statistics import fmean
 
+    from mdtnet.errors import DataError
     from mdtnet.evaluation import load_figures
+    from mdtnet.metrics import TITLES, headline
 
     found = [load_figures(run) for run in options.runs]
-    table = Table("split", "videos", "top-1", "mean class accuracy")
+    if len({headline(figures) for figures in found}) > 1:
+        raise DataError(f"{', '.join(options.runs)}: one label a video in some of these tests, several in others")
+    keys = [key for key in ("top1", "mean_class", "map") if key in found[0]]
+    table = Table("split", "videos", *(TITLES[key] for key in keys))
     for run, figures in zip(options.runs, found):
-        table.add_row(escape(run), str(figures["videos"]), f"{figures['top1']:.2%}", f"{figures['mean_class']:.2%}")
+        table.add_row(escape(run), str(figures["videos"]), *(f"{figures[key]:.2%}" for key in keys))
     table.add_section()
-    means = [f"{fmean(f[key] for f in found):.2%}" for key in ("top1", "mean_class")]
+    means = [f"{fmean(f[key] for f in found):.2%}" for key in keys]
     table.add_row("mean", str(sum(f["videos"] for f in found)), *means)
     console.print(table)
 
 
 def figures_table(figures: dict[str, Any], *, title: str) -> Table:
     """The figures of `metrics.summary` as a table for the terminal."""
+    from mdtnet.metrics import TITLES, headline
+
     table = Table(title=title, title_justify="left", show_header=False)
-    for key, name in (("top1", "top-1"), ("top5", "top-5"), ("mean_class", "mean class accuracy")):
+    for key, name in TITLES.items():
         if figures.get(key) is not None:
             table.add_row(name, f"{figures[key]:.2%}")
     table.add_row("videos", str(figures["videos"]))
@@ -199,8 +222,9 @@ def figures_table(figures: dict[str, Any], *, title: str) -> Table:
         table.add_row("unreadable", str(figures["unreadable"]))
         videos, unreadable = figures["videos"], figures["unreadable"]
         for key, name, count in (("wrong", "counted wrong", videos), ("excluded", "excluded", videos - unreadable)):
-            top1 = figures[f"unreadable_{key}"]["top1"]
-            table.add_row(f"top-1, unreadable {name}", f"{top1 or 0:.2%} over {count} videos")
+            value = figures[f"unreadable_{key}"][headline(figures)]
+            title = f"{TITLES[headline(figures)]}, unreadable {name}"
+            table.add_row(title, f"{value or 0:.2%} over {count} videos")
     return table
 
 

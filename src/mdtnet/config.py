@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
+from mdtnet.data.exposure import Exposure
 from mdtnet.data.segments import TestRule
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import System, TrunkName
@@ -33,10 +34,16 @@ class DataConfig:
     """Folder that the paths in list files are relative to. Empty: the list file's own folder."""
     classes: str = ""
     """File with one class name a line, in label order. Empty: names come from folders or lists, sorted."""
+    multi_label: bool = False
+    """Rows of lists have several labels (`jump|wave`), one or none: learned by binary cross-entropy, judged by mAP."""
     group: str = ""
     """Regular expression on the path whose first (...) names a video's group; a group never crosses the split."""
     val_fraction: float = 0.2
     """Share of the groups that is split off when `val` is empty, 0 to 1."""
+    folds: int = 0
+    """Cross-validation when `val` is empty: groups are dealt out to this many folds, 2 or more; 0: `val_fraction`."""
+    fold: int = 0
+    """The fold, from 0, that is the validation part."""
     num_segments: int = 8
     """T, the number of segments a clip is divided into."""
     frame_stride: int = 1
@@ -56,6 +63,9 @@ class DataConfig:
     """Strength of brightness, contrast and saturation jitter in training, 0 to 1; one draw a clip."""
     randaugment: int = 0
     """Strength of RandAugment, 0 (off) to 30 (9 is usual): two random changes of place or colour, one draw a clip."""
+    exposure: Exposure = "none"
+    """For dark videos: each clip is brought to medium brightness, in training and tests, by one factor (`gain`) or one
+    exponent (`gamma`) that its own frames give."""
     cache: str = ""
     """Folder to keep decoded, resized frames in (uint8), so that a video is decoded once. Empty: no cache."""
     on_unreadable: Literal["error", "skip"] = "error"
@@ -135,7 +145,7 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, which is then what is tested; 0: none."""
     early_stopping: int = 0
-    """Stop after this many epochs without a better validation top-1; 0 never stops early."""
+    """Stop after this many epochs without a better validation top-1 (`multi_label`: mAP); 0 never stops early."""
     amp: Literal["no", "fp16", "bf16"] = "no"
     """Automatic mixed precision."""
     channels_last: bool = True
@@ -169,10 +179,13 @@ class TestConfig:
     """1: the centre crop. 3: left, centre and right (or top, centre and bottom) of the short side."""
     crop_size: int = 0
     """Side of the test crop in pixels; 0: `data.size` for 1 crop, `data.short_side` for 3."""
+    flip: bool = False
+    """Also test each view mirrored: twice the views. With `data.flip` swap a mirrored view's scores go to the mirror
+    labels; a network trained with `data.flip` false is refused."""
     batch_size: int = 8
     """Views per forward pass."""
     fusion: Literal["logits", "softmax"] = "softmax"
-    """What is averaged over the views of a video."""
+    """What is averaged over the views of a video: scores or probabilities (with `data.multi_label`, sigmoids)."""
     on_unreadable: Literal["wrong", "exclude"] = "wrong"
     """Unreadable test videos count as wrong, or are left out; both figures are always shown."""
 
@@ -205,7 +218,7 @@ def protocol_named(name: str) -> dict[str, Any]:
 
 def protocol_name(test: TestConfig) -> str:
     """The name of a protocol, or "" where it is none of the named ones."""
-    keys = ("clips", "crops", "rule", "fusion")
+    keys = ("clips", "crops", "rule", "fusion", "flip")
     values = [getattr(test, key) for key in keys]
     for name, preset in PROTOCOLS.items():
         named = TestConfig(**preset)

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mdtnet.data.exposure import Exposure, expose
 from mdtnet.data.segments import Sampling, clip_indices
-from mdtnet.data.video import read_clip
+from mdtnet.data.video import read_clip, scaled_size
 from mdtnet.errors import CheckpointError, ConfigError, VideoError
-from mdtnet.prediction import Prediction
+from mdtnet.prediction import Prediction, check_choice, chosen
 
 SUFFIXES = (".onnx", ".xml")
 KEY = "mdtnet"
 """Name of the description among a file's metadata."""
 FORMAT_VERSION = 1
-MAX_ASPECT = 8  # a longer strip is squeezed, as in `data.transforms`
 VIEWS_AT_ONCE = 4  # memory; a runtime is hardly faster with more
 
 Network = Callable[[np.ndarray], np.ndarray]
@@ -58,6 +58,10 @@ class Description:
     """S, side of the square crop in pixels, fixed in the file."""
     fusion: str
     """Mean of several views: `softmax` (of probabilities) or `logits`."""
+    exposure: Exposure = "none"
+    """How a clip's brightness is brought to a middle value."""
+    multi_label: bool = False
+    """Whether a video can have several labels: probabilities are sigmoids, and do not sum to 1."""
     format_version: int = FORMAT_VERSION
     """Layout of this description."""
 
@@ -103,34 +107,50 @@ class Deployed:
         network, text = (_openvino if path.suffix == ".xml" else _onnx)(path, threads)
         return cls(network, Description.from_json(text, where=str(path)))
 
-    def predict(self, source: str | Path, *, topk: int = 5, clips: int = 1, crops: int = 1) -> Prediction:
+    def predict(
+        self,
+        source: str | Path,
+        *,
+        topk: int = 5,
+        threshold: float | None = None,
+        clips: int = 1,
+        crops: int = 1,
+    ) -> Prediction:
         """What one video shows; `clips` * `crops` views of it are averaged.
+
+        Of the classes it has the `topk` best, or all with at least the probability `threshold`.
 
         Raises:
             VideoError: the video cannot be read.
-            ConfigError: `topk`, `clips` or `crops` is out of range.
+            ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
         """
-        (prediction,) = self.predict_many([source], topk=topk, clips=clips, crops=crops)
+        (prediction,) = self.predict_many([source], topk=topk, threshold=threshold, clips=clips, crops=crops)
         if prediction.error:
             raise VideoError(prediction.path, prediction.error)
         return prediction
 
     def predict_many(
-        self, sources: Iterable[str | Path], *, topk: int = 5, clips: int = 1, crops: int = 1
+        self,
+        sources: Iterable[str | Path],
+        *,
+        topk: int = 5,
+        threshold: float | None = None,
+        clips: int = 1,
+        crops: int = 1,
     ) -> Iterator[Prediction]:
         """Predictions in the order of the sources; a video that cannot be read gives one with `error`.
 
         Raises:
-            ConfigError: `topk`, `clips` or `crops` is out of range.
+            ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
         """
-        for name, value in (("topk", topk), ("clips", clips)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}, expected at least 1")
+        check_choice(topk, threshold)
+        if clips < 1:
+            raise ConfigError(f"clips is {clips}, expected at least 1")
         if crops not in (1, 3):
             raise ConfigError(f"crops is {crops}, expected 1 or 3")
-        return (self._prediction(os.fspath(source), topk, clips, crops) for source in sources)
+        return (self._prediction(os.fspath(source), topk, threshold, clips, crops) for source in sources)
 
-    def _prediction(self, path: str, topk: int, clips: int, crops: int) -> Prediction:
+    def _prediction(self, path: str, topk: int, threshold: float | None, clips: int, crops: int) -> Prediction:
         before, error = time.perf_counter(), ""
         order, probabilities = np.empty(0, dtype=np.int64), np.empty(0)
         try:
@@ -139,7 +159,7 @@ class Deployed:
             error = failure.reason
         else:
             probabilities = self.probabilities(views)
-            order = np.argsort(-probabilities, kind="stable")[:topk]
+            order = chosen(probabilities, topk=topk, threshold=threshold)
         return Prediction(
             path=path,
             classes=tuple(self.description.classes[i] for i in order),
@@ -149,13 +169,17 @@ class Deployed:
         )
 
     def probabilities(self, views: np.ndarray) -> np.ndarray:
-        """uint8 views [V, T, K, S, S, 3] of one video -> float64 [classes] that sum to 1."""
+        """uint8 views [V, T, K, S, S, 3] of one video -> float64 [classes]; without `multi_label` they sum to 1."""
         starts = range(0, len(views), VIEWS_AT_ONCE)
         each = np.concatenate([self.network(views[i : i + VIEWS_AT_ONCE]) for i in starts]).astype(np.float64)
         if self.description.fusion == "logits":  # a mean of logits is one of logarithms, up to a constant
-            product = np.exp(np.log(each.clip(1e-30)).mean(0))
-            return product / product.sum()
+            product = _geometric_mean(each)
+            return product / (product + _geometric_mean(1 - each) if self.description.multi_label else product.sum())
         return each.mean(0)
+
+
+def _geometric_mean(probabilities: np.ndarray) -> np.ndarray:
+    return np.exp(np.log(probabilities.clip(1e-30)).mean(0))
 
 
 def read_views(path: str | Path, description: Description, *, clips: int = 1, crops: int = 1) -> np.ndarray:
@@ -173,7 +197,8 @@ def read_views(path: str | Path, description: Description, *, clips: int = 1, cr
     def choose(num_frames: int) -> np.ndarray:
         return clip_table(num_frames, description, clips=clips)
 
-    frames, _ = read_clip(path, choose, transform=resize)  # [clips, T, K, H, W, 3]
+    frames, _ = read_clip(path, choose, short_side=description.short_side, transform=resize)  # [clips, T, K, H, W, 3]
+    frames = np.stack([expose(clip, description.exposure) for clip in frames])
     return crop(frames, crops=crops, size=description.size)
 
 
@@ -193,12 +218,10 @@ def clip_table(num_frames: int, description: Description, *, clips: int = 1) -> 
 
 def resize_short(frame: np.ndarray, short_side: int, *, only_enlarge: bool = False) -> np.ndarray:
     """Scale uint8 [H, W, 3] so that the shorter of H and W is `short_side` pixels (at least that)."""
-    height, width = frame.shape[:2]
-    scale, longest = short_side / min(height, width), short_side * MAX_ASPECT
-    size = (min(round(width * scale), longest), min(round(height * scale), longest))
-    if size == (width, height) or (only_enlarge and scale <= 1):
+    size = scaled_size(frame.shape[:2], short_side)
+    if size == frame.shape[:2] or (only_enlarge and short_side <= min(frame.shape[:2])):
         return frame
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def crop(frames: np.ndarray, *, crops: int, size: int) -> np.ndarray:

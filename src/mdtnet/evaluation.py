@@ -26,7 +26,10 @@ from mdtnet.checkpoint import atomic_write, hardware, load_checkpoint, model_of,
 from mdtnet.config import DataConfig, TestConfig, nearest, protocol_name, test_crop_size, to_dict
 from mdtnet.data.annotations import VideoList, load_videos, split_by_group
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
+from mdtnet.data.folds import split_folds
+from mdtnet.data.transforms import mirror_labels, stack_clips
 from mdtnet.errors import ConfigError, DataError
+from mdtnet.models.folding import folded
 from mdtnet.runlog import CONSOLE, ignore_signals
 
 Fusion = Literal["logits", "softmax"]
@@ -40,7 +43,7 @@ class ScoreTable:
     names: list[str]
     """N paths relative to the data's root: the videos' keys."""
     labels: np.ndarray
-    """int64 [N]."""
+    """int64 [N], or bool [N, C] where a video can have several."""
     view_clip: np.ndarray
     """int64 [V], which of the clips a view is."""
     view_crop: np.ndarray
@@ -53,16 +56,26 @@ class ScoreTable:
     """C names in label order."""
     protocol: dict[str, Any] = field(default_factory=dict)
     """How it was tested, plain values fit for JSON."""
+    view_flip: np.ndarray | None = None
+    """bool [V], whether a view is mirrored; None: no view is."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video can have several labels."""
+        return self.labels.ndim == 2
 
     def fuse(self, how: Fusion) -> np.ndarray:
-        """One row a video, float64 [N, C]: the mean over its views of logits or of softmax."""
+        """One row a video, float64 [N, C]: the mean over its views of logits, or else of probabilities."""
         scores = self.scores.astype(np.float64)
-        return (scores if how == "logits" else _softmax(scores)).mean(axis=1)
+        return (scores if how == "logits" else self._activated(scores)).mean(axis=1)
 
     def probabilities(self, how: Fusion) -> np.ndarray:
-        """As `fuse`, each row summing to 1, float64 [N, C]."""
+        """As `fuse`, each row summing to 1 (unless a video can have several labels), float64 [N, C]."""
         fused = self.fuse(how)
-        return _softmax(fused) if how == "logits" else fused
+        return self._activated(fused) if how == "logits" else fused
+
+    def _activated(self, logits: np.ndarray) -> np.ndarray:
+        return _sigmoid(logits) if self.multi_label else _softmax(logits)
 
     def unreadable(self) -> dict[str, str]:
         """Name and reason of every video that could not be read."""
@@ -75,6 +88,14 @@ class ScoreTable:
         about = {"protocol": self.protocol, "versions": versions(), "hardware": hardware()}
         return {**figures, "classes": list(self.classes), **about}
 
+    def validation(self, config: TestConfig) -> dict[str, float | None]:
+        """The figures of `log.csv`: `val_loss`, and `val_top1`, `val_top5` and `val_mean_class`, or `val_map`."""
+        figures = self.metrics(config)
+        best = metrics.headline(figures)
+        found = {f"val_{key}": figures[key] for key in metrics.TITLES if key in figures}
+        loss = metrics.log_loss(self.probabilities(config.fusion), self.labels)
+        return {"val_loss": loss, **found, f"val_{best}": figures[best] or 0.0}
+
     def save(self, path: str | Path) -> None:
         """Write the table; a crash leaves the old file or the new one."""
         arrays = {
@@ -82,6 +103,7 @@ class ScoreTable:
             "labels": self.labels,
             "view_clip": self.view_clip,
             "view_crop": self.view_crop,
+            "view_flip": np.zeros(len(self.view_clip), dtype=bool) if self.view_flip is None else self.view_flip,
             "scores": self.scores,
             "errors": np.array(self.errors, dtype=str),
             "classes": np.array(self.classes, dtype=str),
@@ -108,6 +130,7 @@ class ScoreTable:
                 errors=found["errors"].tolist(),
                 classes=tuple(found["classes"].tolist()),
                 protocol=json.loads(str(found["protocol"])),
+                view_flip=found.get("view_flip"),  # older tables have none
             )
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such score table") from error
@@ -134,22 +157,38 @@ def fuse_tables(tables: Sequence[ScoreTable], how: Fusion, *, names: Sequence[st
         if len(place) != len(table.names) or place.keys() != set(first.names):
             raise DataError(f"{name}: other videos than in {names[0]}")
         order = np.array([place[video] for video in first.names], dtype=np.int64)
-        if (table.labels[order] != first.labels).any():
+        if not np.array_equal(table.labels[order], first.labels):
             raise DataError(f"{name}: other labels than in {names[0]}")
         fused = table.fuse(how)[order]
-        views.append(np.log(np.maximum(fused, 1e-30)) if how == "softmax" else fused)
+        views.append(_logits(fused, first.multi_label) if how == "softmax" else fused)
         errors = [error or table.errors[i] for error, i in zip(errors, order.tolist())]
     scores = np.stack(views, axis=1).astype(np.float32)  # [N, tests, C]
     scores[[i for i, error in enumerate(errors) if error]] = np.nan
     count = np.arange(len(tables))
     parts = [{"scores": name, **table.protocol} for table, name in zip(tables, names)]
-    protocol = {"fusion": how, "fused": parts}
+    protocol = {"fusion": _fusion_name(how, first.multi_label), "fused": parts}
     return ScoreTable(first.names, first.labels, count, count * 0, scores, errors, first.classes, protocol)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
     raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(scores: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of unreadable videos
+        return np.exp(-np.logaddexp(0, -scores))
+
+
+def _logits(probabilities: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Scores that give these probabilities."""
+    logs = np.log(np.maximum(probabilities, 1e-30))
+    return logs - np.log(np.maximum(1 - probabilities, 1e-30)) if multi_label else logs
+
+
+def _fusion_name(how: str, multi_label: bool) -> str:
+    """What a result says was averaged."""
+    return "sigmoid" if multi_label and how == "softmax" else how
 
 
 def evaluate(
@@ -164,9 +203,9 @@ def evaluate(
 ) -> ScoreTable:
     """Scores of every view of every video of a test `ClipDataset`; the model is left in eval mode.
 
-    Views are computed `batch_size` at a time whatever video they belong to. With an accelerator of several
-    processes each takes every n-th video, and all get the whole table. `progress` is called with the number
-    of videos that this process has read.
+    Views are computed `batch_size` at a time whatever video they belong to; in the table a mirrored view follows
+    the view itself. With an accelerator of several processes each takes every n-th video, and all get the whole
+    table. `progress` is called with the number of videos that this process has read.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     loader = make_loader(dataset, batch_size=1, shuffle=False, seed=0, workers=workers, rank=rank, world=processes)
@@ -174,7 +213,8 @@ def evaluate(
     errors: dict[int, str] = {}
     model.eval()
     with torch.inference_mode(), accelerator.autocast() if accelerator else nullcontext():
-        scores = _view_scores(model, _readable(loader, errors, progress), batch_size=batch_size)
+        videos = _readable(loader, errors, progress)
+        scores = _view_scores(model, videos, batch_size=batch_size, mirror=_mirror(dataset))
     for more_scores, more_errors in gather_object([(scores, errors)]) if processes > 1 else []:
         scores |= more_scores
         errors |= more_errors
@@ -188,19 +228,40 @@ def _readable(
     for done, batch in enumerate(loader, start=1):
         errors.update(batch["errors"])
         yield from zip(batch["index"].tolist(), batch["frames"])
+        del batch  # before the next is read
         if progress:
             progress(done)
 
 
-def _view_scores(model: nn.Module, videos: Iterator[tuple[int, Tensor]], *, batch_size: int) -> dict[int, np.ndarray]:
-    """Logits [V, C] of every video by its index."""
+def _views(videos: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    """Index and frames [T, K, 3, H, W] of each view: copies, since all views of a video can be hundreds of MB."""
+    for index, video in videos:
+        yield from ((index, view.clone()) for view in video)
+        del video  # before the next is read
+
+
+def _mirror(dataset: ClipDataset) -> np.ndarray | None:
+    """Of a test of mirrored views: which of a mirrored view's scores is that of each class, int64 [C]."""
+    if not dataset.test.flip:
+        return None
+    classes = dataset.videos.classes
+    return mirror_labels(classes) if dataset.data.flip == "swap" else np.arange(len(classes))
+
+
+def _view_scores(
+    model: nn.Module, videos: Iterator[tuple[int, Tensor]], *, batch_size: int, mirror: np.ndarray | None
+) -> dict[int, np.ndarray]:
+    """Logits [V, C] of every video by its index; with `mirror` each view's row is followed by its mirror image's."""
     device = next(model.parameters()).device
     rows: dict[int, list[np.ndarray]] = {}
-    views = ((index, view) for index, video in videos for view in video)  # view [T, K, 3, H, W]
+    views = _views(videos)
     while chunk := list(islice(views, batch_size)):
-        frames = torch.stack([view for _, view in chunk]).to(device)
-        for (index, _), row in zip(chunk, model(frames).float().cpu().numpy()):
-            rows.setdefault(index, []).append(row)
+        frames = stack_clips([view for _, view in chunk]).to(device)
+        passes = [model(frames).float().cpu().numpy()]
+        if mirror is not None:
+            passes.append(model(frames.flip(-1)).float().cpu().numpy()[:, mirror])
+        for i, (index, _) in enumerate(chunk):
+            rows.setdefault(index, []).extend(scores[i] for scores in passes)
     return {index: np.stack(found) for index, found in rows.items()}
 
 
@@ -208,7 +269,8 @@ def _table(
     dataset: ClipDataset, scores: dict[int, np.ndarray], errors: dict[int, str], protocol: dict[str, Any]
 ) -> ScoreTable:
     videos, crops = dataset.videos, dataset.test.crops
-    views = np.arange(dataset.num_views)
+    flips = 2 if dataset.test.flip else 1
+    views = np.arange(dataset.num_views * flips)
     count = len(videos)
     table = np.full((count, len(views), len(videos.classes)), np.nan, dtype=np.float32)
     for index, rows in scores.items():
@@ -216,12 +278,13 @@ def _table(
     return ScoreTable(
         names=[videos.name(i) for i in range(count)],
         labels=np.asarray(videos.labels),
-        view_clip=views // crops,
-        view_crop=views % crops,
+        view_clip=views // flips // crops,
+        view_crop=views // flips % crops,
         scores=table,
         errors=[errors.get(i, "") for i in range(count)],
         classes=tuple(videos.classes),
         protocol=protocol,
+        view_flip=views % flips == 1,
     )
 
 
@@ -249,9 +312,17 @@ def load_split(data: DataConfig) -> tuple[VideoList, VideoList]:
     """
     if not data.train:
         raise ConfigError("data.train is empty, expected a folder of class folders or a list file")
-    videos = load_videos(data.train, root=data.root, classes=data.classes)
+    videos = load_videos(data.train, root=data.root, classes=data.classes, multi_label=data.multi_label)
+    if data.folds and (data.val or not 0 <= data.fold < data.folds or data.folds < 2):
+        raise ConfigError(
+            f"data.folds is {data.folds}, data.fold {data.fold}, data.val {data.val!r}; expected at least 2 folds, "
+            "a fold from 0 to one less, and no val"
+        )
     if data.val:
-        return videos, load_videos(data.val, root=data.root, classes=videos.classes)
+        val = load_videos(data.val, root=data.root, classes=videos.classes, multi_label=data.multi_label)
+        return videos, val
+    if data.folds:
+        return split_folds(videos, folds=data.folds, fold=data.fold, seed=SPLIT_SEED, group=data.group)
     return split_by_group(videos, fraction=data.val_fraction, seed=SPLIT_SEED, group=data.group)
 
 
@@ -265,7 +336,11 @@ def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:
         if name not in classes:
             raise DataError(f"class '{name}' is not among the {len(classes)} learned ones{nearest(name, classes)}")
     order = np.array([classes.index(name) for name in videos.classes], dtype=np.int64)
-    return dataclasses.replace(videos, classes=classes, labels=order[videos.labels])
+    if not videos.multi_label:
+        return dataclasses.replace(videos, classes=classes, labels=order[videos.labels])
+    labels = np.zeros((len(videos), len(classes)), dtype=bool)
+    labels[:, order] = videos.labels
+    return dataclasses.replace(videos, classes=classes, labels=labels)
 
 
 def save_results(out: Path, table: ScoreTable, config: TestConfig) -> dict[str, Any]:
@@ -287,7 +362,8 @@ def load_figures(folder: str | Path) -> dict[str, Any]:
     path = Path(folder, "metrics.json")
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
-        return {**figures, "top1": float(figures["top1"])}
+        best = metrics.headline(figures)
+        return {**figures, best: float(figures[best])}
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected the folder of a run or of a test") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -307,7 +383,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Test a checkpoint on `data`, a folder of class folders or a list; `out` gets scores and metrics.
 
-    Class names must be among the checkpoint's; labels that are numbers are positions in the file `classes`,
+    Lists are read as those it was trained on, with one label a video or several. Class names must be among the
+    checkpoint's; labels that are numbers are positions in the file `classes`,
     or in the checkpoint's own list. Clips are drawn as the checkpoint's config says, views as `test` does.
 
     Returns:
@@ -317,8 +394,9 @@ def evaluate_checkpoint(
         CheckpointError: the checkpoint; DataError: the data, or classes that were not learned.
     """
     found = load_checkpoint(checkpoint)
-    model: Any = model_of(found, where=str(checkpoint))
-    videos = load_videos(data, root=root, classes=classes or found.classes)
+    model: Any = folded(model_of(found, where=str(checkpoint)))
+    names, several = classes or found.classes, found.config.data.multi_label
+    videos = load_videos(data, root=root, classes=names, multi_label=several)
     videos = relabel(videos, found.classes)
     accelerator = make_accelerator(device)
     dataset = ClipDataset(
@@ -342,9 +420,13 @@ def evaluate_checkpoint(
 def protocol(data: DataConfig, test: TestConfig, /, **more: Any) -> dict[str, Any]:
     """How videos are tested, as plain values: sampling, sizes in pixels, views, fusion and policy."""
     sampling = {key: getattr(data, key) for key in ("num_segments", "frame_stride", "sampling", "short_side", "size")}
+    if data.exposure != "none":
+        sampling["exposure"] = data.exposure
     size = {"preset": protocol_name(test), "crop_size": test_crop_size(data, test)}
     order = ["centre"] if test.crops == 1 else ["left", "centre", "right"]
-    return {**sampling, **to_dict(test), **size, "crop_order": order, **more}
+    mirrored = {"flip_labels": "swapped" if data.flip == "swap" else "same"} if test.flip else {}
+    fusion = {"fusion": _fusion_name(test.fusion, data.multi_label)}
+    return {**sampling, **to_dict(test), **fusion, **size, "crop_order": order, **mirrored, **more}
 
 
 @contextmanager

@@ -5,22 +5,19 @@ place, the runtime executes it on real clips: what does not compute the same as 
 Letters: B clips, T segments, K frames a segment, S the side of a crop in pixels; B is free, the others are fixed.
 """
 
-import copy
-import itertools
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.utils import fuse_conv_bn_eval
+from torch import nn
 
 from mdtnet.checkpoint import load_model
 from mdtnet.config import RunConfig, TestConfig, test_crop_size
@@ -37,9 +34,7 @@ from mdtnet.deployed import (
     resize_short,
 )
 from mdtnet.errors import ConfigError, DataError, ExportError, VideoError
-from mdtnet.models.mdtnet import Excitation
-from mdtnet.models.temporal import ConvBN, DepthwiseConv, Shift
-from mdtnet.models.trunk import Timeline
+from mdtnet.graph import PixelsToProbabilities, first_line, traced
 from mdtnet.prediction import expand_sources
 
 log = logging.getLogger(__name__)
@@ -115,7 +110,8 @@ def export(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         file = Path(folder, out.name)
         _write(format, model, description, views, file)
-        comparison = compare(eager(model), _load(format, file), views, labels, TOLERANCES.get(precision, 1.0))
+        network = eager(model, multi_label=description.multi_label)
+        comparison = compare(network, load_network(file), views, labels, TOLERANCES.get(precision, 1.0))
         _refuse(comparison, out, precision)
         Path(folder, f"{out.name}.json").write_text(description.to_json(), encoding="utf-8")
         for made in sorted(Path(folder).iterdir()):
@@ -149,6 +145,8 @@ def describe(model: Any, precision: Precision) -> Description:
         frames_per_segment=int(model.frames_per_segment),
         frame_stride=data.frame_stride,
         sampling=data.sampling,
+        exposure=data.exposure,
+        multi_label=data.multi_label,
         short_side=data.short_side,
         size=test_crop_size(data, one_crop),
         fusion=test.fusion,
@@ -188,9 +186,9 @@ def _rendered(action: str, description: Description) -> list[tuple[np.ndarray, i
     return [(views, description.classes.index(action) if action in description.classes else -1)]
 
 
-def eager(model: nn.Module) -> Network:
+def eager(model: nn.Module, *, multi_label: bool = False) -> Network:
     """The network itself as what the exported forms are."""
-    whole = PixelsToProbabilities(model).eval()
+    whole = PixelsToProbabilities(model, multi_label=multi_label).eval()
 
     @torch.inference_mode()
     def run(frames: np.ndarray) -> np.ndarray:
@@ -229,139 +227,29 @@ def _refuse(comparison: Comparison, out: Path, precision: Precision) -> None:
         )
 
 
-# what is exported
-
-
-class PixelsToProbabilities(nn.Module):
-    """The network, from uint8 frames [B, T, K, H, W, 3] to probabilities [B, classes]."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.model(frames.movedim(-1, 3)).softmax(1)
-
-
-class HalfStored(nn.Module):
-    """A network whose weight matrices are stored as float16; computation stays float32, on every device."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.data = parameter.data.half()
-
-    def forward(self, x: Tensor) -> Tensor:
-        whole = {name: parameter.float() for name, parameter in self.model.named_parameters()}
-        return functional_call(self.model, whole, (x,))
-
-
-class PureShift(Shift):
-    """`Shift` by concatenation; writing into slices becomes slow scatters in a graph."""
-
-    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
-        fold = x.shape[2] // 8
-        later = F.pad(x[:, 1:, :fold], (0, 0) * 3 + (0, 1))
-        earlier = F.pad(x[:, :-1, fold : 2 * fold], (0, 0) * 3 + (1, 0))
-        return torch.cat((later, earlier, x[:, :, 2 * fold :]), 2).flatten(0, 1)
-
-
-class PureDepthwiseConv(DepthwiseConv):
-    """`DepthwiseConv` as a sum of padded slices."""
-
-    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
-        padded = F.pad(x, (0, 0) * 3 + ((2, 0) if self.causal else (1, 1)))
-        first, second, third = self.weight.reshape(-1, 3, 1, 1).unbind(1)  # [C, 1, 1] each
-        before, here, after = (padded[:, i : i + timeline.num_segments] for i in range(3))
-        return (before * first + here * second + after * third).flatten(0, 1)
-
-
-class PureExcitation(Excitation):
-    """`Excitation` by one padded factor."""
-
-    def excited(self, x: Tensor, timeline: Timeline) -> Tensor:
-        steps = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
-        gates = [] if self.dcme is None else self.dcme(x, timeline)
-        found = [_padded(openness - 0.5, where) / len(gates) for where, openness in gates]
-        if self.stce is not None:
-            found.append(self.stce(steps))
-        share = 1 / ((self.dcme is not None) + (self.stce is not None))
-        return (steps + steps * (share * sum(found))).flatten(0, 1)
-
-
-def _padded(x: Tensor, where: slice) -> Tensor:
-    """Zeros for the one segment that `where` leaves out, [B, T-1, C, H, W] -> [B, T, C, H, W]."""
-    return F.pad(x, (0, 0) * 3 + ((1, 0) if where.start else (0, 1)))
-
-
-PURE: dict[type, type] = {
-    ConvBN: nn.Sequential,
-    Shift: PureShift,
-    DepthwiseConv: PureDepthwiseConv,
-    Excitation: PureExcitation,
-}
-"""Class -> the one of the same parts that is easier on a runtime."""
-
-
-def pure(model: nn.Module) -> nn.Module:
-    """A copy of the network that writes into no tensor, with batch norms taken into the convolutions before them."""
-    model = copy.deepcopy(model).eval()
-    for module in list(model.modules()):
-        _fold(module)
-        module.__class__ = PURE.get(type(module), type(module))
-    return model
-
-
-def _fold(module: nn.Module) -> None:
-    """In every trunk a batch norm is registered right after its convolution; the comparison would show if not."""
-    for (name, conv), (bn_name, bn) in itertools.pairwise(list(module.named_children())):
-        if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(conv, bn))
-            setattr(module, bn_name, getattr(bn, "act", nn.Identity()))  # timm's holds its activation
-
-
-def traced(model: nn.Module, description: Description) -> torch.export.ExportedProgram:
-    """torch.export's program of the whole network, with any number of clips.
-
-    Raises:
-        ExportError: torch.export cannot follow the network.
-    """
-    whole = PixelsToProbabilities(pure(model)).eval()
-    shape = (2, *_clip_shape(description))
-    example = torch.zeros(shape, dtype=torch.uint8)
-    try:
-        with torch.no_grad():
-            return torch.export.export(whole, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
-        raise ExportError(f"torch.export cannot follow the network: {_first_line(error)}") from error
+# writing and loading
 
 
 def _clip_shape(description: Description) -> tuple[int, ...]:
     return (description.num_segments, description.frames_per_segment, description.size, description.size, 3)
 
 
-# writing and loading
-
-
 def _write(format: Format, model: nn.Module, description: Description, views: np.ndarray, file: Path) -> None:
+    half = format == "torch" and description.precision == "half"  # the others store halves themselves
+    program = traced(model, _clip_shape(description), multi_label=description.multi_label, half=half)
     if format == "torch":
-        stored = HalfStored(copy.deepcopy(model)) if description.precision == "half" else model
-        torch.export.save(traced(stored, description), file, extra_files={f"{KEY}.json": description.to_json()})
+        torch.export.save(program, file, extra_files={f"{KEY}.json": description.to_json()})
         return
     write: dict[str, Callable] = {"onnx": write_onnx, "openvino": write_openvino}
-    write[format](traced(model, description), description, views, file)
+    write[format](program, description, views, file)
 
 
-def _load(format: Format, file: Path) -> Network:
-    return load_program(file) if format == "torch" else Deployed.load(file).network
+def load_network(file: Path, *, threads: int = 0) -> Network:
+    """The network of a file that `export` wrote; `threads` 0 leaves their number to the runtime."""
+    return _load_program(file) if file.suffix == ".pt2" else Deployed.load(file, threads=threads).network
 
 
-def load_program(file: str | Path) -> Network:
-    """The network of a `.pt2` file."""
+def _load_program(file: Path) -> Network:
     program: Any = torch.export.load(file).module()
 
     @torch.inference_mode()
@@ -387,7 +275,7 @@ def write_onnx(program: torch.export.ExportedProgram, description: Description, 
             output_names=["probabilities"],
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"ONNX cannot express the network: {_first_line(error)}") from error
+        raise ExportError(f"ONNX cannot express the network: {first_line(error)}") from error
     model = onnx_program.model_proto
     for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info, *model.graph.input):
         part.ClearField("metadata_props")  # source lines and folders of this machine
@@ -417,7 +305,11 @@ def _store_half(model: Any) -> None:
 
 
 def _quantised_onnx(model: Any, views: np.ndarray, file: Path) -> Any:
-    """The trunk's convolutions in 8 bits. Salience, differences and excitations are small numbers that decide much."""
+    """The trunk's convolutions in 8 bits, but the first, which sees the pixels.
+
+    Salience, differences and excitations are small numbers that decide much. Of the activations the outermost 0.01 %
+    are clipped. Weights get 7 of their bits, since processors without VNNI overflow with 8.
+    """
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -426,8 +318,11 @@ def _quantised_onnx(model: Any, views: np.ndarray, file: Path) -> Any:
     trunk = [node.name for node in model.graph.node if node.op_type == "Conv" and _in_trunk(node.input[1])]
 
     class Clips(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.clips = iter(views)
+        def __len__(self) -> int:
+            return len(views)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.clips = iter(views[start_index:end_index])
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             clip = next(self.clips, None)
@@ -437,7 +332,19 @@ def _quantised_onnx(model: Any, views: np.ndarray, file: Path) -> Any:
         plain, folded, small = (str(Path(folder, f"{n}.onnx")) for n in ("plain", "folded", "small"))
         onnx.save(model, plain)
         quant_pre_process(plain, folded, skip_symbolic_shape=True)
-        quantization.quantize_static(folded, small, Clips(), per_channel=True, nodes_to_quantize=trunk)
+        with redirect_stdout(StringIO()):
+            quantization.quantize_static(
+                folded,
+                small,
+                Clips(),
+                per_channel=True,
+                nodes_to_quantize=trunk[1:],
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                reduce_range=True,
+                calibrate_method=quantization.CalibrationMethod.Percentile,
+                extra_options={"CalibPercentile": 99.99, "CalibStridedMinMax": 1},  # one clip in memory at a time
+            )
         return onnx.load(small)
 
 
@@ -453,7 +360,7 @@ def write_openvino(
     try:
         model = openvino.convert_model(program)
     except Exception as error:  # the converter's own classes
-        raise ExportError(f"OpenVINO cannot express the network: {_first_line(error)}") from error
+        raise ExportError(f"OpenVINO cannot express the network: {first_line(error)}") from error
     model.reshape([-1, *_clip_shape(description)])
     if description.precision == "int8":
         trunk = {
@@ -465,7 +372,7 @@ def write_openvino(
 
 
 def _quantised_openvino(model: Any, trunk: set[bytes], views: np.ndarray, file: Path) -> Any:
-    """As `_quantised_onnx`. The converter forgets the names of weights, so `trunk` holds their values."""
+    """As `_quantised_onnx`, the first too. The converter forgets names, so `trunk` holds the values of weights."""
     nncf = required("nncf", file)
     logging.getLogger("nncf").setLevel(logging.WARNING)
     others = []
@@ -476,8 +383,3 @@ def _quantised_openvino(model: Any, trunk: set[bytes], views: np.ndarray, file: 
                 others.append(op.get_friendly_name())
     clips = nncf.Dataset([clip[None] for clip in views])
     return nncf.quantize(model, clips, subset_size=len(views), ignored_scope=nncf.IgnoredScope(names=others))
-
-
-def _first_line(error: Exception) -> str:
-    lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,22 @@ from mdtnet.data.annotations import Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.errors import ConfigError, VideoError
 from mdtnet.hub import HubMixin
-from mdtnet.prediction import Prediction
+from mdtnet.models.folding import folded
+from mdtnet.prediction import Prediction, check_choice, chosen
 
 
 class Recogniser(HubMixin):
     """A network with everything around it that a video needs: sampling, resizing, crops, names of classes.
 
     Video files and folders of frames are read as in the test the network was made for. `from_pretrained`,
-    `save_pretrained` and `push_to_hub` are the Hugging Face Hub's, for local folders too.
+    `save_pretrained` and `push_to_hub` are the Hugging Face Hub's, for local folders too. Predictions come from a
+    copy of `model` with batch norms folded.
     """
 
     def __init__(self, model: nn.Module, *, classes: Sequence[str], config: RunConfig, device: str = "auto") -> None:
         self.device = _device(device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # quicker
+        self._quick = folded(self.model)
         self.classes = tuple(classes)
         self.config = config
 
@@ -46,14 +50,24 @@ class Recogniser(HubMixin):
         model: Any = load_model(checkpoint)
         return cls(model, classes=model.classes, config=model.config, device=device)
 
-    def predict(self, source: str | Path, *, topk: int = 5, clips: int = 1, crops: int = 1) -> Prediction:
+    def predict(
+        self,
+        source: str | Path,
+        *,
+        topk: int = 5,
+        threshold: float | None = None,
+        clips: int = 1,
+        crops: int = 1,
+    ) -> Prediction:
         """What one video shows; `clips` * `crops` views of it are averaged.
+
+        Of the classes it has the `topk` best, or all with at least the probability `threshold`.
 
         Raises:
             VideoError: the video cannot be read.
-            ConfigError: `topk`, `clips` or `crops` is out of range.
+            ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
         """
-        (prediction,) = self.predict_many([source], topk=topk, clips=clips, crops=crops)
+        (prediction,) = self.predict_many([source], topk=topk, threshold=threshold, clips=clips, crops=crops)
         if prediction.error:
             raise VideoError(prediction.path, prediction.error)
         return prediction
@@ -63,6 +77,7 @@ class Recogniser(HubMixin):
         sources: Iterable[str | Path],
         *,
         topk: int = 5,
+        threshold: float | None = None,
         clips: int = 1,
         crops: int = 1,
         workers: int = 0,
@@ -73,13 +88,25 @@ class Recogniser(HubMixin):
         processes read ahead.
 
         Raises:
-            ConfigError: `topk`, `clips` or `crops` is out of range.
+            ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
         """
-        if topk < 1:
-            raise ConfigError(f"topk is {topk}, expected at least 1")
+        check_choice(topk, threshold)
         paths = [os.fspath(source) for source in sources]
         dataset = self._dataset(paths, clips, crops)
-        return self._predictions(paths, DataLoader(dataset, batch_size=None, num_workers=workers), topk)
+        return self._predictions(paths, DataLoader(dataset, batch_size=None, num_workers=workers), topk, threshold)
+
+    def read(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Tensor:
+        """What the network is given of a video: uint8 views [V, T, K, 3, S, S], V = `clips` * `crops`.
+
+        Raises:
+            VideoError: the video cannot be read.
+            ConfigError: `clips` or `crops` is out of range.
+        """
+        path = os.fspath(source)
+        item = self._dataset([path], clips, crops)[0]
+        if item["error"]:
+            raise VideoError(path, item["error"])
+        return item["frames"]
 
     def _dataset(self, paths: list[str], clips: int, crops: int) -> ClipDataset:
         if clips < 1:
@@ -99,13 +126,15 @@ class Recogniser(HubMixin):
             test=test,
         )
 
-    def _predictions(self, paths: list[str], items: Iterable[dict], topk: int) -> Iterator[Prediction]:
+    def _predictions(
+        self, paths: list[str], items: Iterable[dict], topk: int, threshold: float | None
+    ) -> Iterator[Prediction]:
         before = time.perf_counter()
         for path, item in zip(paths, items):
             best: list[tuple[float, int]] = []
             if not item["error"]:
-                values, order = self._probabilities(item["frames"]).topk(min(topk, len(self.classes)))
-                best = list(zip(values.tolist(), order.tolist()))
+                values = self._probabilities(item["frames"]).numpy()
+                best = [(float(values[i]), int(i)) for i in chosen(values, topk=topk, threshold=threshold)]
             now = time.perf_counter()
             yield Prediction(
                 path=path,
@@ -118,12 +147,13 @@ class Recogniser(HubMixin):
 
     @torch.inference_mode()
     def _probabilities(self, views: Tensor) -> Tensor:
-        """uint8 views [V, T, K, 3, S, S] of one video -> float64 [classes] that sum to 1."""
+        """uint8 views [V, T, K, 3, S, S] of one video -> float64 [classes]; without `multi_label` they sum to 1."""
         chunks = views.split(self.config.test.batch_size)
-        logits = torch.cat([self.model(chunk.to(self.device)).double().cpu() for chunk in chunks])
+        logits = torch.cat([self._quick(chunk.to(self.device)).double().cpu() for chunk in chunks])
+        activated = torch.sigmoid if self.config.data.multi_label else partial(torch.softmax, dim=-1)
         if self.config.test.fusion == "logits":
-            return logits.mean(0).softmax(0)
-        return logits.softmax(1).mean(0)
+            return activated(logits.mean(0))
+        return activated(logits).mean(0)
 
 
 def _device(name: str) -> torch.device:

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mdtnet.data.annotations import VIDEO_SUFFIXES
 from mdtnet.data.video import IMAGE_SUFFIXES
 from mdtnet.errors import ConfigError, DataError
+
+NOTHING = "no class is as probable as that"
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Prediction:
     path: str
     """The source."""
     classes: tuple[str, ...]
-    """Names of the best classes, the most probable first; empty where the video could not be read."""
+    """Names of the best classes, the most probable first; empty where the video could not be read, or where none of
+    them reaches a threshold that was asked for."""
     probabilities: tuple[float, ...]
     """Their probabilities, 0 to 1."""
     seconds: float
@@ -35,7 +40,25 @@ class Prediction:
 
     def __str__(self) -> str:
         best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in zip(self.classes, self.probabilities))
-        return f"{self.path}: {self.error or best}"
+        return f"{self.path}: {self.error or best or NOTHING}"
+
+
+def check_choice(topk: int, threshold: float | None) -> None:
+    """See that they are in range.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if topk < 1:
+        raise ConfigError(f"topk is {topk}, expected at least 1")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold is {threshold}, expected a probability, 0 to 1")
+
+
+def chosen(probabilities: np.ndarray, *, topk: int, threshold: float | None) -> np.ndarray:
+    """The classes to tell, the most probable first: the best `topk`, or all that reach `threshold`."""
+    order = np.argsort(-probabilities, kind="stable")
+    return order[:topk] if threshold is None else order[probabilities[order] >= threshold]
 
 
 def expand_sources(sources: Iterable[str | Path]) -> list[str]:

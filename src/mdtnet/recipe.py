@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -37,6 +38,10 @@ def check_config(config: RunConfig, *, processes: int) -> None:
         raise ConfigError(
             f"train.batch_size is {train.batch_size}, which does not divide by "
             f"{processes} process(es) x {train.accumulate} accumulation step(s)"
+        )
+    if config.data.multi_label and train.class_balance != "none":
+        raise ConfigError(
+            f"train.class_balance is '{train.class_balance}', which is for one label a video: not with data.multi_label"
         )
     if "wandb" in train.trackers and not importlib.util.find_spec("wandb"):
         raise ConfigError("train.trackers has wandb, which is not installed: pip install 'mdtnet[wandb]'")
@@ -85,10 +90,11 @@ def mix_clips(
 ) -> tuple[Tensor, Tensor]:
     """Mix each clip of a batch with its neighbour: uint8 frames `[B, ..., H, W]` and class shares `[B, C]`.
 
+    Labels are int64 `[B]`, or `[B, C]` of 0 and 1 where a video can have several.
     One share for the batch, from Beta(alpha, alpha); CutMix takes one box from all frames. Nothing is drawn where
     both alphas are 0. Sources: Zhang et al., mixup (2018); Yun et al., CutMix (2019).
     """
-    own = torch.nn.functional.one_hot(labels, num_classes).float()
+    own = (labels if labels.ndim == 2 else torch.nn.functional.one_hot(labels, num_classes)).float()
     if len(labels) < 2 or not (mixup or cutmix):
         return frames, own
     cut = bool(cutmix) and (not mixup or bool(torch.rand(()) < 0.5))
@@ -112,6 +118,18 @@ def _cut(frames: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
     frames = frames.clone()
     frames[..., top:bottom, left:right] = other[..., top:bottom, left:right]
     return frames, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def clip_loss(logits: Tensor, shares: Tensor, config: RunConfig, weights: Tensor | None) -> Tensor:
+    """Cross-entropy, summed over the clips, of logits and class shares `[B, C]`, with `weights` of the classes `[C]`.
+
+    With `data.multi_label` the binary one, averaged over the classes; smoothed labels lie as much closer to 1/2.
+    """
+    smoothing = config.train.label_smoothing
+    if not config.data.multi_label:
+        return F.cross_entropy(logits, shares, weights, label_smoothing=smoothing, reduction="sum")
+    smooth = shares * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1).sum()
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

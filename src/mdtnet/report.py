@@ -23,6 +23,7 @@ from mdtnet import metrics, pictures
 from mdtnet.charts import Line, chart, confusion, data_uri
 from mdtnet.checkpoint import atomic_write
 from mdtnet.config import DataConfig, RunConfig, TestConfig, load_yaml, to_dict
+from mdtnet.data.labels import label_text
 from mdtnet.errors import ConfigError, DataError, MdtnetError, VideoError
 from mdtnet.evaluation import ScoreTable
 
@@ -64,11 +65,14 @@ def build_report(run_dir: str | Path) -> Path:
     """
     run = read_run(run_dir)
     page = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             run=run,
             figures=run.figures,
+            several=metrics.headline(run.figures or {}) == "map",
+            best=metrics.headline(run.figures or {}),
+            title=metrics.TITLES[metrics.headline(run.figures or {})],
             protocol=protocol_in_words(run),
             charts=_charts([run]),
             confusion=_confusion(run),
@@ -79,7 +83,7 @@ def build_report(run_dir: str | Path) -> Path:
             facts=_facts(run),
         )
     )
-    return _write(run.folder / "report.html", page)
+    return write_page(run.folder / "report.html", page)
 
 
 def build_comparison(run_dirs: Sequence[str | Path], out: str | Path, *, pairs: Sequence[tuple[str, str]] = ()) -> Path:
@@ -98,7 +102,7 @@ def build_comparison(run_dirs: Sequence[str | Path], out: str | Path, *, pairs: 
     runs = [read_run(folder) for folder in run_dirs]
     _tell_apart(runs)
     page = (
-        _environment()
+        environment()
         .get_template("comparison.html")
         .render(
             runs=runs,
@@ -109,9 +113,10 @@ def build_comparison(run_dirs: Sequence[str | Path], out: str | Path, *, pairs: 
             confusions=[_confusion(run) for run in runs],
             same_videos=_same_videos(runs),
             facts=[_facts(run) for run in runs],
+            columns=_columns(runs),
         )
     )
-    return _write(Path(out), page)
+    return write_page(Path(out), page)
 
 
 # ---- reading ------------------------------------------------------------------------------------------
@@ -127,7 +132,7 @@ def read_run(run_dir: str | Path) -> Run:
     if not run.folder.is_dir():
         raise DataError(f"{run_dir}: no such run directory")
     run.config = _attempt(run, "config.yaml", load_yaml)
-    run.history = _attempt(run, "log.csv", _read_history) or []
+    run.history = _attempt(run, "log.csv", read_history) or []
     run.table = _attempt(run, "scores.npz", ScoreTable.load)
     run.figures = _figures(run)
     if run.config is None and run.figures is None and not run.history:
@@ -153,14 +158,16 @@ def _attempt(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
         return None
 
 
-def _read_history(path: Path) -> list[dict[str, float | None]]:
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a `log.csv`; what is no finite number is None."""
     with open(path, newline="", encoding="utf-8") as file:
         return [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
 
 
 def _read_figures(path: Path) -> dict[str, Any]:
     figures = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(figures, dict) or not {"top1", "per_class", "unreadable_wrong"} <= figures.keys():
+    needed = {"per_class", "unreadable_wrong"}
+    if not isinstance(figures, dict) or not needed | {metrics.headline(figures)} <= figures.keys():
         raise ValueError("not the figures of a test")
     return figures
 
@@ -247,16 +254,18 @@ def protocol_in_words(run: Run) -> str:
     text = f"{clips}, {crops} of {size} pixels from a short side of {short_side}, {segments} segments"
     if said.get("data"):
         text = f"videos of {Path(said['data']).name}, {text}"
-    if test.clips * test.crops > 1:
-        fused = "probabilities" if test.fusion == "softmax" else "scores"
-        text += f", {fused} averaged over {test.clips * test.crops} views"
+    views = test.clips * test.crops * (2 if test.flip else 1)
+    if views > 1:
+        fused = "scores" if test.fusion == "logits" else "probabilities"
+        text += f"{', each also mirrored' if test.flip else ''}, {fused} averaged over {views} views"
     return text
 
 
 def _per_class(run: Run) -> list[dict[str, Any]]:
-    """Classes that were tested, best first."""
-    rows = [row for row in (run.figures or {}).get("per_class", []) if row["accuracy"] is not None]
-    return sorted(rows, key=lambda row: (-row["accuracy"], row["name"]))
+    """Classes that were tested, best first, with what they are judged by as `value`."""
+    rows = (run.figures or {}).get("per_class", [])
+    valued = [{**row, "value": row.get("accuracy", row.get("average_precision"))} for row in rows]
+    return sorted((row for row in valued if row["value"] is not None), key=lambda row: (-row["value"], row["name"]))
 
 
 def _config_text(run: Run) -> str:
@@ -285,8 +294,16 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _columns(runs: list[Run]) -> dict[str, str]:
+    """Figures of a comparison: those of one label a video, of several, or both where runs differ in that."""
+    several = {run.table.multi_label for run in runs if run.table}
+    columns = {"top1": "Top-1", "mean_class": "Mean class accuracy"} if several != {True} else {}
+    return columns | ({"map": "mAP"} if True in several else {})
+
+
 def _inside_pairs(run: Run, pairs: Sequence[tuple[str, str]]) -> dict[str, Any] | None:
-    if run.table is None or not {name for pair in pairs for name in pair} <= set(run.table.classes):
+    names = {name for pair in pairs for name in pair}
+    if run.table is None or run.table.multi_label or not names <= set(run.table.classes):
         return None
     fused = run.table.fuse(_protocol(run).fusion)
     return metrics.pair_accuracy(fused, run.table.labels, run.table.classes, pairs)
@@ -310,11 +327,12 @@ def _tell_apart(runs: list[Run]) -> None:
 
 
 def _charts(runs: list[Run]) -> list[dict[str, Any]]:
-    """Loss, top-1 and, for a single run, the learning rate over epochs; without those that have no points."""
+    """Loss, top-1 (or mAP) and, for a single run, the learning rate over epochs; without those that have no points."""
     if len(runs) == 1:
         lines = {
             "Loss": [("train_loss", "training", "muted"), ("val_loss", "validation", runs[0].colour)],
             "Top-1, %": [("train_top1", "training", "muted"), ("val_top1", "validation", runs[0].colour)],
+            "mAP, %": [("val_map", "validation", runs[0].colour)],
             "Learning rate": [("lr", "", runs[0].colour)],
         }
         plans = {title: [(runs[0], *line) for line in group] for title, group in lines.items()}
@@ -322,6 +340,7 @@ def _charts(runs: list[Run]) -> list[dict[str, Any]]:
         plans = {
             "Training loss": [(run, "train_loss", run.title, run.colour) for run in runs],
             "Validation top-1, %": [(run, "val_top1", run.title, run.colour) for run in runs],
+            "Validation mAP, %": [(run, "val_map", run.title, run.colour) for run in runs],
         }
     charts = []
     for title, plan in plans.items():
@@ -359,12 +378,12 @@ def _mistakes(run: Run) -> list[dict[str, Any]]:
         return []
     probabilities = run.table.probabilities(_protocol(run).fusion)
     found = metrics.confident_mistakes(probabilities, run.table.labels, count=NUM_MISTAKES)
-    classes = run.table.classes
+    classes, labels = run.table.classes, run.table.labels
     return [
         {
             **mistake,
             "name": run.table.names[mistake["index"]],
-            "true": classes[mistake["label"]],
+            "true": label_text(labels[mistake["index"]], classes) or "none of the classes",
             "predicted": classes[mistake["predicted"]],
             **_strips(run, run.table.names[mistake["index"]]),
         }
@@ -422,7 +441,8 @@ def _strip(frames: np.ndarray) -> str:
 
 
 @lru_cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of pages."""
     environment = Environment(loader=PackageLoader("mdtnet"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = _percent
     return environment
@@ -432,7 +452,12 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _write(out: Path, page: str) -> Path:
+def write_page(out: Path, page: str) -> Path:
+    """Write a page and return its path.
+
+    Raises:
+        ConfigError: `out` is a folder.
+    """
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder, expected the name of an HTML file")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ COLUMNS = (
     "seconds",
     "clips_per_s",
 )
+COLUMNS_MULTI_LABEL = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s")
 FREE = (
     "out",
     "data.workers",
@@ -65,16 +66,17 @@ def check_folder(config: RunConfig, *, resume: bool) -> None:
         return
     if not (out / LAST).is_file():
         raise CheckpointError(f"{out}: nothing to resume, there is no {LAST}")
-    old, new = (_flat(to_dict(c)) for c in (load_checkpoint(out / LAST).config, config))
+    old, new = (flat(to_dict(c)) for c in (load_checkpoint(out / LAST).config, config))
     for key, value in new.items():
         if key not in FREE and not key.startswith("test.") and old.get(key) != value:
             raise ConfigError(f"{out}: cannot resume with {key} = {value!r}, the run has {old.get(key)!r}")
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, keys joined by dots."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 
@@ -87,14 +89,32 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) 
     atomic_write(path, lambda file: file.write(text.getvalue().encode()))
 
 
+class _PatientFile(logging.FileHandler):
+    """A log file whose folder may not be there yet: lines wait for it, so that a run that fails early leaves none."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+        self._waiting: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._waiting.append(record)
+        if Path(self.baseFilename).parent.is_dir():
+            for line in self._waiting:
+                super().emit(line)
+            self._waiting.clear()
+
+
 @contextmanager
 def log_file(path: Path, *, active: bool) -> Iterator[None]:
-    """Append what the package logs to `path`; nothing where `active` is false."""
+    """Append what the package logs to `path`, from the time its folder is there, and what came before that.
+
+    Nothing where `active` is false.
+    """
     if not active:
         yield
         return
     package = logging.getLogger("mdtnet")
-    handler, level = logging.FileHandler(path, encoding="utf-8"), package.level
+    handler, level = _PatientFile(path), package.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     package.addHandler(handler)
     package.setLevel(level or logging.INFO)

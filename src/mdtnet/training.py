@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from torch import Tensor, nn
 
 from mdtnet.checkpoint import fill, load_checkpoint, save_checkpoint
-from mdtnet.config import RunConfig, TestConfig, save_yaml, to_dict
+from mdtnet.config import RunConfig, save_yaml, to_dict
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.transforms import mirror_labels
 from mdtnet.errors import CheckpointError, ConfigError, MdtnetError, VideoError
@@ -36,6 +35,7 @@ from mdtnet.models.pretrained import cost_of_start
 from mdtnet.recipe import (
     REFERENCE_BATCH,
     check_config,
+    clip_loss,
     freeze_partial_bn,
     learning_rate,
     loss_weights,
@@ -51,6 +51,7 @@ from mdtnet.recipe import (
 from mdtnet.runlog import (
     BEST,
     COLUMNS,
+    COLUMNS_MULTI_LABEL,
     LAST,
     Display,
     Signals,
@@ -84,8 +85,10 @@ class TrainResult:
     """Epochs done."""
     best_epoch: int
     """The epoch, from 1, whose weights are in `checkpoints/best.pt`."""
-    val_top1: float
-    """Top-1 accuracy of these weights on the validation videos, 0 to 1."""
+    val_top1: float | None
+    """Top-1 accuracy of these weights on the validation videos, 0 to 1; None where a video can have several labels."""
+    val_map: float | None
+    """Then their mean average precision, 0 to 1; None otherwise."""
     unreadable: dict[str, str]
     """Path and reason of each video that could not be read."""
     history: list[dict[str, Any]]
@@ -101,9 +104,9 @@ class State:
     step: int = 0
     """Steps done in this epoch."""
     best_epoch: int = 0
-    """Epoch, from 1, of the best validation top-1; 0: none yet."""
+    """Epoch, from 1, of the best validation; 0: none yet."""
     best_top1: float = -1.0
-    """The best validation top-1."""
+    """The best validation top-1 (of several labels a video: mAP)."""
     seconds: float = 0.0
     """Spent in this epoch before the run was resumed."""
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -117,8 +120,8 @@ class Run:
 
     def __init__(self, config: RunConfig, accelerator: Accelerator, signals: Signals) -> None:
         self.config, self.accelerator, self.signals = config, accelerator, signals
-        self.out, self.state = Path(config.out), State()
-        self.validation = dataclasses.replace(config.test, clips=1, crops=1, crop_size=0, rule="uniform")
+        self.out, self.state, self.multi_label = Path(config.out), State(), config.data.multi_label
+        self.validation = dataclasses.replace(config.test, clips=1, crops=1, crop_size=0, rule="uniform", flip=False)
         set_seed(config.train.seed)
         train_videos, val_videos = load_split(config.data)
         self.classes = train_videos.classes
@@ -242,9 +245,8 @@ class Run:
         with self.accelerator.autocast():
             logits = self.model(mixed[:, 0])  # one view: [B, T, K, 3, H, W]
         weights = None if weights is None else weights.to(self._device)
-        smoothing = train.label_smoothing
-        loss = F.cross_entropy(logits.float(), shares, weights, label_smoothing=smoothing, reduction="sum")
-        right = (logits.argmax(1) == labels).sum()
+        loss = clip_loss(logits.float(), shares, self.config, weights)
+        right = torch.zeros_like(loss) if self.multi_label else (logits.argmax(1) == labels).sum()
         self.sums += torch.stack([loss.detach(), right, torch.tensor(len(labels), device=loss.device)])
         return loss
 
@@ -265,7 +267,8 @@ class Run:
         place = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
         place += f", step {self.state.step}/{self.steps_per_epoch}"
         clips = max(1, clips)
-        return f"{place}: loss {loss / clips:.3f}, top-1 {right / clips:.1%}, {rate:.1f} clips/s"
+        top1 = "" if self.multi_label else f", top-1 {right / clips:.1%}"
+        return f"{place}: loss {loss / clips:.3f}{top1}, {rate:.1f} clips/s"
 
     def _seconds(self) -> float:
         return self.state.seconds + time.monotonic() - self.clock
@@ -279,18 +282,19 @@ class Run:
             "epoch": state.epoch + 1,
             "lr": learning_rate(self.done_steps - 1, self.steps_per_epoch, train),
             "train_loss": loss / max(1, clips),
-            "train_top1": right / max(1, clips),
+            **({} if self.multi_label else {"train_top1": right / max(1, clips)}),
             "seconds": seconds,
             "clips_per_s": clips / max(1e-9, seconds),
         }
         table = None
         if row["epoch"] % train.val_every == 0 or row["epoch"] == train.epochs:
             table = self._validate(display)
-            row |= _validation_figures(table, self.validation)
+            row |= table.validation(self.validation)
         state.epoch, state.step, state.seconds, self.sums = row["epoch"], 0, 0.0, self._zeros()
         state.history.append(row)
-        if table is not None and row["val_top1"] > state.best_top1:
-            state.best_epoch, state.best_top1 = row["epoch"], row["val_top1"]
+        judged = "val_map" if self.multi_label else "val_top1"
+        if table is not None and row[judged] > state.best_top1:
+            state.best_epoch, state.best_top1 = row["epoch"], row[judged]
             self._keep_best(table)
         self._report(row)
 
@@ -353,7 +357,8 @@ class Run:
 
     def _write_tables(self) -> None:
         if "csv" in self.config.train.trackers:
-            write_csv(self.out / "log.csv", COLUMNS, self.state.history)
+            columns = COLUMNS_MULTI_LABEL if self.multi_label else COLUMNS
+            write_csv(self.out / "log.csv", columns, self.state.history)
         rows = [{"path": path, "reason": reason} for path, reason in sorted(self.state.unreadable.items())]
         write_csv(self.out / "unreadable.csv", ("path", "reason"), rows)
 
@@ -397,7 +402,9 @@ class Run:
     def result(self) -> TrainResult:
         """How the run ended."""
         s = self.state
-        return TrainResult(self.out, s.epoch, s.best_epoch, s.best_top1, dict(s.unreadable), list(s.history))
+        top1, mean_precision = (None, s.best_top1) if self.multi_label else (s.best_top1, None)
+        unreadable, history = dict(s.unreadable), list(s.history)
+        return TrainResult(self.out, s.epoch, s.best_epoch, top1, mean_precision, unreadable, history)
 
     def announce(self) -> None:
         """Say what is trained, on what, with which learning rate."""
@@ -432,18 +439,6 @@ class Run:
             tracker.finish()
 
 
-def _validation_figures(table: ScoreTable, config: TestConfig) -> dict[str, float | None]:
-    figures = table.metrics(config)
-    own = np.take_along_axis(table.probabilities(config.fusion), table.labels[:, None], axis=1)
-    loss = -np.log(np.clip(own[~np.isnan(own)], 1e-12, None))
-    return {
-        "val_loss": float(loss.mean()) if len(loss) else None,
-        "val_top1": figures["top1"] or 0.0,
-        "val_top5": figures["top5"],
-        "val_mean_class": figures["mean_class"],
-    }
-
-
 def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
     """Train a model; everything it writes is in the folder `config.out`.
 
@@ -463,7 +458,7 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
     check_config(config, processes=accelerator.num_processes)
     check_folder(config, resume=resume)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
-    with Signals() as signals:
+    with log_file(Path(config.out, "train.log"), active=accelerator.is_main_process), Signals() as signals:
         run = Run(config, accelerator, signals)
         if resume:
             run.load()
@@ -479,7 +474,7 @@ def _loop(run: Run) -> None:
     train, main = run.config.train, run.accelerator.is_main_process
     total = train.epochs * run.steps_per_epoch
     display = Display(total_steps=total, done_steps=run.done_steps, active=main)
-    with log_file(run.out / "train.log", active=main), display:
+    with display:
         run.announce()
         while not run.finished():
             set_train_mode(run.model)

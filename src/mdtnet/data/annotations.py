@@ -4,18 +4,17 @@ A `VideoList` keeps columns, not objects: an index of a million videos is a few 
 share.
 """
 
-import bisect
 import csv
-import difflib
 import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from mdtnet.data.labels import class_counts, label_sets, label_table, label_text, nearest_class
 from mdtnet.data.video import IMAGE_SUFFIXES
 from mdtnet.errors import DataError
 
@@ -23,7 +22,6 @@ VIDEO_SUFFIXES = (
     *(".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"),
     *(".wmv", ".flv", ".3gp", ".gif", ".ts", ".mts", ".m2ts", ".ogv"),
 )
-MAX_CLASSES = 100_000  # a larger label is a mistake, not a class
 NUM_CHECKED = 20  # rows of a list that are looked for on disk
 
 COLUMN_NAMES = {  # names in a header row -> what is in the column
@@ -38,7 +36,10 @@ COLUMN_NAMES = {  # names in a header row -> what is in the column
 
 @dataclass(frozen=True)
 class Sample:
-    """One video: absolute path, label from 0, part in seconds (None: all), group ("" if not given)."""
+    """One video: absolute path, label from 0, part in seconds (None: all), group ("" if not given).
+
+    The label is -1 in a list of several labels a video: `VideoList.labels` has them.
+    """
 
     path: str
     label: int
@@ -70,7 +71,11 @@ class Texts(Sequence[str]):
 
 @dataclass(frozen=True)
 class VideoList:
-    """Videos in columns. `videos[i]` is a `Sample`; `labels` is int64 `[N]`; `classes` are in label order."""
+    """Videos in columns. `videos[i]` is a `Sample`; `classes` are in label order.
+
+    `labels` is int64 `[N]`, or bool `[N, C]` where a video can have several, or none. All that depends on which it is
+    looks at its dimensions.
+    """
 
     classes: tuple[str, ...]
     labels: np.ndarray
@@ -87,7 +92,20 @@ class VideoList:
         path = os.path.normpath(os.path.join(self.root, self.paths[self.rows[i]]))
         start, end = self._part(i)
         group = "" if self.groups is None else self.groups[self.rows[i]]
-        return Sample(path, int(self.labels[i]), start, end, group)
+        return Sample(path, -1 if self.multi_label else int(self.labels[i]), start, end, group)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video can have several labels."""
+        return self.labels.ndim == 2
+
+    def shows(self, label: int) -> np.ndarray:
+        """Which videos have this label, bool `[N]`."""
+        return self.labels[:, label] if self.multi_label else self.labels == label
+
+    def label_text(self, i: int) -> str:
+        """Its class's name, or its classes' as in a list: `jump|wave`."""
+        return label_text(self.labels[i], self.classes)
 
     def name(self, i: int) -> str:
         """The video's key in tables: its path relative to the root, with `@start-end` where it is a part."""
@@ -108,7 +126,9 @@ class VideoList:
         return (None if start != start else start), (None if end != end else end)  # NaN differs from itself
 
 
-def load_videos(path: str, *, root: str = "", classes: str | Sequence[str] = "") -> VideoList:
+def load_videos(
+    path: str, *, root: str = "", classes: str | Sequence[str] = "", multi_label: bool = False
+) -> VideoList:
     """Read a folder of class folders, or a list file.
 
     A list file is comma, tab or space separated, with or without a header row: `path label`,
@@ -121,16 +141,20 @@ def load_videos(path: str, *, root: str = "", classes: str | Sequence[str] = "")
         classes: file with one class name a line, or the names themselves, in label order; empty: the folders'
         or
             the list's own names, sorted, or its numbers.
+        multi_label: a row of the list has several labels, `jump|wave`, or one, or none.
 
     Raises:
         DataError: nothing there, nothing in it, or a label that is no class; the message names file, row and
         value.
     """
     names = _read_classes(classes) if isinstance(classes, str) else tuple(classes)
+    if os.path.isdir(path) and multi_label:
+        raise DataError(f"{path}: folders give each video one label; multi_label needs a list file")
     if os.path.isdir(path):
         videos = _from_folder(os.path.abspath(path), names)
     elif os.path.isfile(path):
-        videos = _from_list(path, os.path.abspath(root or os.path.dirname(path) or "."), names)
+        root = os.path.abspath(root or os.path.dirname(path) or ".")
+        videos = _from_list(path, root, names, label_sets if multi_label else label_table)
     else:
         raise DataError(f"{path}: no such file or folder; expected a folder of class folders or a list file")
     if len(videos.classes) < 2:
@@ -139,7 +163,7 @@ def load_videos(path: str, *, root: str = "", classes: str | Sequence[str] = "")
 
 
 def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None:
-    """Write a list that `load_videos` reads: `path,label` (a name), with times and groups where there are any.
+    """Write a list that `load_videos` reads: `path,label` (names), with times and groups where there are any.
 
     Paths are relative to `root`.
     """
@@ -153,7 +177,7 @@ def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None
             sample = videos[i]
             times = () if videos.times is None else tuple("" if t is None else t for t in (sample.start, sample.end))
             group = () if videos.groups is None else (sample.group,)
-            rows.writerow((_relative(sample.path, root), videos.classes[sample.label], *times, *group))
+            rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group))
 
 
 def _relative(path: str, root: str) -> str:
@@ -163,7 +187,7 @@ def _relative(path: str, root: str) -> str:
 
 def describe(videos: VideoList) -> str:
     """One line for a log: how many videos in all and of each class (of many classes: the extremes)."""
-    counts = np.bincount(videos.labels, minlength=len(videos.classes))
+    counts = class_counts(videos.labels, len(videos.classes))
     order = np.argsort(-counts, kind="stable") if len(counts) > 20 else np.arange(len(counts))
     shown = [f"{videos.classes[c]} {counts[c]}" for c in order]
     if len(shown) > 20:
@@ -175,13 +199,15 @@ def split_by_group(videos: VideoList, *, fraction: float, seed: int, group: str 
     """Split off about `fraction` of the groups, whole: (training, validation). Every class stays in training.
 
     A group is what `group`'s first (...) matches in the video's name, else the list's `group` column; without
-    either, each video stands for itself and the split is made within each class.
+    either, each video stands for itself and the split is made within each class (of several labels a video: anywhere).
 
     Raises:
         DataError: a name that does not match, or too few groups to split.
     """
-    keys = _group_keys(videos, group)
+    keys = group_keys(videos, group)
     rng = np.random.default_rng(seed % 2**32)
+    if keys is None and videos.multi_label:
+        keys = np.arange(len(videos))
     if keys is None:
         held_out = _split_classes(videos.labels, fraction, rng)
     else:
@@ -192,7 +218,7 @@ def split_by_group(videos: VideoList, *, fraction: float, seed: int, group: str 
     return videos.subset(np.flatnonzero(~held_out)), videos.subset(np.flatnonzero(held_out))
 
 
-def _group_keys(videos: VideoList, pattern: str) -> np.ndarray | None:
+def group_keys(videos: VideoList, pattern: str) -> np.ndarray | None:
     """Number of each video's group, [N], or None where there are no groups."""
     if pattern:
         try:
@@ -225,12 +251,12 @@ def _split_classes(labels: np.ndarray, fraction: float, rng: np.random.Generator
 def _split_groups(labels: np.ndarray, keys: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
     num_groups = keys.max() + 1
     target = min(max(round(fraction * num_groups), 1), num_groups - 1)
-    left = np.bincount(labels)  # training videos of each class so far
+    left = class_counts(labels, 0)  # training videos of each class so far
     order = np.argsort(keys, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(keys))[:-1])
     held_out = np.zeros(len(labels), dtype=bool)
     for g in rng.permutation(num_groups):
-        gone = np.bincount(labels[members[g]], minlength=len(left))
+        gone = class_counts(labels[members[g]], len(left))
         if target and not ((left - gone)[gone > 0] == 0).any():
             held_out[members[g]] = True
             left -= gone
@@ -263,7 +289,7 @@ def _from_folder(folder: str, names: tuple[str, ...]) -> VideoList:
     labels: list[int] = []
     for name in found:
         if name not in names:
-            hint = _nearest(name, names)
+            hint = nearest_class(name, names)
             raise DataError(f"{folder}: folder '{name}' is not one of the {len(names)} classes{hint}")
         inside = _videos_in(os.path.join(folder, name))
         if not inside:
@@ -294,7 +320,7 @@ class _Layout:
     has_header: bool
 
 
-def _from_list(path: str, root: str, names: tuple[str, ...]) -> VideoList:
+def _from_list(path: str, root: str, names: tuple[str, ...], table: Callable) -> VideoList:
     layout = _layout(path)
     where, what = layout.columns["path"], layout.columns["label"]
     blob, offsets, codes = bytearray(), array("q", [0]), array("q")
@@ -316,10 +342,13 @@ def _from_list(path: str, root: str, names: tuple[str, ...]) -> VideoList:
         raise DataError(f"{path}: the list is empty")
     paths = Texts(bytes(blob), np.frombuffer(offsets, dtype=np.int64))
     _check_root(path, root, paths)
-    names, of_code = _label_table(path, list(texts), first_row, names)
+    names, of_code = table(path, list(texts), first_row, names)
     labels = of_code[np.frombuffer(codes, dtype=np.int64)]
     parts = np.frombuffer(times, dtype=np.float64).reshape(-1, 2) if times else None
-    return VideoList(names, labels, root, paths, np.arange(len(paths)), parts, Texts.of(groups) if groups else None)
+    videos = VideoList(names, labels, root, paths, np.arange(len(paths)), parts, Texts.of(groups) if groups else None)
+    if videos.multi_label:
+        _check_one_row_each(path, videos)
+    return videos
 
 
 def _layout(path: str) -> _Layout:
@@ -412,46 +441,16 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"-?\d*\.?\d*", text) is not None and text not in ("-", ".", "-.")
 
 
-def _label_table(
-    path: str, texts: list[str], rows: list[int], names: tuple[str, ...]
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names, and the label of each label text."""
-    numbers = [re.fullmatch(r"-?\d+", text) is not None for text in texts]
-    if names:
-        known = {name: i for i, name in enumerate(names)}
-        table = [known[t] if t in known else int(t) if n else -1 for t, n in zip(texts, numbers)]
-        for text, row, number, label in zip(texts, rows, numbers, table):
-            if not number and text not in known:
-                hint = _nearest(text, names)
-                raise DataError(f"{path}: row {row}: label '{text}' is not one of the {len(names)} classes{hint}")
-            _check_range(path, row, label, len(names))
-        return names, np.array(table)
-    if not any(numbers):
-        names = tuple(sorted(texts))
-        return names, np.array([bisect.bisect_left(names, text) for text in texts])
-    if not all(numbers):
-        odd = numbers.index(False)
-        raise DataError(f"{path}: row {rows[odd]}: label '{texts[odd]}' is a name, others are numbers")
-    table = [int(text) for text in texts]
-    for row, label in zip(rows, table):
-        _check_range(path, row, label, MAX_CLASSES)
-    return tuple(map(str, range(max(table) + 1))), np.array(table)
-
-
-def _check_range(path: str, row: int, label: int, num_classes: int) -> None:
-    if not 0 <= label < num_classes:
-        raise DataError(
-            f"{path}: row {row}: label {label} is out of range, there are {num_classes} classes "
-            f"(0 to {num_classes - 1})"
-        )
+def _check_one_row_each(path: str, videos: VideoList) -> None:
+    """A list with a row for each label would teach that a video does not show what its other rows say."""
+    first: dict[str, int] = {}
+    for i in range(len(videos)):
+        other = first.setdefault(videos.name(i), i)
+        if (videos.labels[i] != videos.labels[other]).any():
+            raise DataError(f"{path}: '{videos.name(i)}' has several rows; its labels belong in one, joined by '|'")
 
 
 def _check_root(path: str, root: str, paths: Texts) -> None:
     first = [os.path.join(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
     if not any(map(os.path.exists, first)):
         raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {first[0]}")
-
-
-def _nearest(word: str, names: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mdtnet.config import DataConfig, TestConfig, test_crop_size
 from mdtnet.data.annotations import Sample, VideoList
+from mdtnet.data.exposure import Exposure, expose
 from mdtnet.data.segments import clip_indices, train_indices
-from mdtnet.data.transforms import ClipAugment, mirror_labels, resize_short, views
-from mdtnet.data.video import check_backend, read_clip
+from mdtnet.data.transforms import ClipAugment, mirror_labels, resize_short, stack_clips, views, views_box
+from mdtnet.data.video import check_backend, read_clip, scaled_size
 from mdtnet.errors import ConfigError, VideoError
+
+Change = Callable[[np.ndarray], np.ndarray]
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class ClipDataset(Dataset):
 
     An item is a dict: `frames` uint8 `[V, T, K, 3, S, S]` (V = 1 in training; view = clip * crops + crop in
     testing; V = 0 where the video is unreadable), `label`, `index`, and `error`, empty or the reason why it
-    is unreadable.
+    is unreadable. `label` is an int, or bool `[C]` where a video can have several.
 
     With `data.flip` swap, a mirrored training clip has the label of its mirror image.
 
@@ -89,9 +92,10 @@ class ClipDataset(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = int(i)
-        label = int(self.videos.labels[i])
+        label = self._label(i)
+        rng = self._rng(i, 1)
         try:
-            pixels, table = self._read(i)
+            pixels, table = self._read(i, self._cut(rng))
         except VideoError as error:
             size = self.data.size if self.train else self.crop_size
             t, k = (self._segments[name] for name in ("num_segments", "frames_per_segment"))
@@ -99,15 +103,23 @@ class ClipDataset(Dataset):
             return {"frames": nothing, "label": label, "index": i, "error": error.reason}
         if not self.train:
             return {"frames": self._test_views(pixels, table), "label": label, "index": i, "error": ""}
-        frames, mirrored = self.augment.draw(_clip(pixels, table[0]), self._rng(i, 1))
-        label = int(self._mirrored[label]) if mirrored else label
+        clip = _clip(pixels, table[0], self.data.exposure)
+        frames, mirrored = (self.augment.finish if self._cuts else self.augment.draw)(clip, rng)
+        label = self._label(i, mirrored=mirrored)
         return {"frames": frames.unsqueeze(0), "label": label, "index": i, "error": ""}  # [1, T, K, 3, S, S]
+
+    def _label(self, i: int, *, mirrored: bool = False) -> int | np.ndarray:
+        own = self.videos.labels[i]
+        if self.videos.multi_label:
+            return own[self._mirrored] if mirrored else own
+        return int(self._mirrored[own] if mirrored else own)
 
     def _test_views(self, pixels: np.ndarray, table: np.ndarray) -> Tensor:
         crops, size = self.test.crops, self.crop_size
-        out = torch.empty(self.num_views, *table.shape[1:], 3, size, size, dtype=torch.uint8)
+        out = torch.empty(self.num_views, *table.shape[1:], size, size, 3, dtype=torch.uint8).movedim(-1, -3)
         for c, indices in enumerate(table):  # one clip at a time: the views themselves are what takes memory
-            out[c * crops : (c + 1) * crops] = views(_clip(pixels, indices), crops=crops, crop_size=size)
+            clip = _clip(pixels, indices, self.data.exposure)
+            out[c * crops : (c + 1) * crops] = views(clip, crops=crops, crop_size=size)
         return out
 
     def _rng(self, i: int, purpose: int) -> np.random.Generator:
@@ -122,17 +134,41 @@ class ClipDataset(Dataset):
             num_frames, rule=self.test.rule, num_clips=self.test.clips, seed=[self.test.seed, key], **self._segments
         )
 
-    def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Resized frames [U, H, W, 3], and which of them make up each clip, [clips, T, K]."""
+    @property
+    def _cuts(self) -> bool:
+        return self.data.exposure == "none"  # otherwise what is outside of a crop counts too
+
+    def _cut(self, rng: np.random.Generator) -> Change:
+        """What takes the part that an item needs out of resized frames [..., H, W, 3]; the rest is never copied."""
+        box: list[int] = []
+
+        def cut(frames: np.ndarray) -> np.ndarray:
+            if self.train:
+                frames = _resized(frames, max(self.data.short_side, self.data.size))
+            height, width = frames.shape[-3:-1]
+            if not box and self.train:  # drawn once a clip
+                box.extend(self.augment.box(height, width, rng))
+            elif not box:
+                box.extend(views_box(height, width, crops=self.test.crops, crop_size=self.crop_size))
+            top, left, height, width = box
+            return frames[..., top : top + height, left : left + width, :]
+
+        return cut if self._cuts else _whole
+
+    def _read(self, i: int, cut: Change) -> tuple[np.ndarray, np.ndarray]:
+        """Resized and cut frames [U, H, W, 3], and which of them make up each clip, [clips, T, K]."""
         sample = self.videos[i]
         if self.data.cache:
             pixels = cached_frames(sample, self.data)
-            return pixels, self._indices(i, len(pixels))
+            table = self._indices(i, len(pixels))
+            wanted = np.unique(table)
+            return cut(pixels)[wanted], np.searchsorted(wanted, table)
         pixels, num_frames = _read_resized(
             sample,
             self.data,
             lambda n: np.unique(self._indices(i, n)),
             int(self._num_frames[i]) or None,
+            cut,
         )
         self._num_frames[i] = num_frames
         table = self._indices(i, num_frames)
@@ -143,6 +179,8 @@ def _check_rule(data: DataConfig, test: TestConfig, frames_per_segment: int) -> 
     """Raise ConfigError where `test.rule` cannot draw what is asked for."""
     if test.clips < 1:
         raise ConfigError(f"test.clips is {test.clips}, expected at least 1")
+    if test.flip and data.flip is False:
+        raise ConfigError("test.flip is true, but the network was trained with data.flip false: on no mirror images")
     most = {"tsm_twice": 2, "tdn": 1}.get(test.rule, test.clips)
     if test.clips > most:
         raise ConfigError(f"test.clips is {test.clips}, rule '{test.rule}' has {most}")
@@ -191,10 +229,21 @@ def _save_whole(path: str, pixels: np.ndarray) -> None:
             os.remove(temporary)
 
 
-def _read_resized(sample: Sample, data: DataConfig, choose: Any, num_frames: int | None) -> tuple[np.ndarray, int]:
-    def resize(frame: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [h, w, 3]
-        return resize_short(torch.from_numpy(frame).movedim(-1, 0), data.short_side).movedim(0, -1).numpy()
+def _whole(frames: np.ndarray) -> np.ndarray:
+    return frames
 
+
+def _resized(frames: np.ndarray, short_side: int) -> np.ndarray:
+    """[..., H, W, 3] -> [..., h, w, 3]; frames that have the size already are given back."""
+    if scaled_size(frames.shape[-3:-1], short_side) == frames.shape[-3:-1]:
+        return frames
+    frames = np.ascontiguousarray(frames)  # torch is three times as slow where there are gaps between rows
+    return resize_short(torch.from_numpy(frames).movedim(-1, -3), short_side).movedim(-3, -1).numpy()
+
+
+def _read_resized(
+    sample: Sample, data: DataConfig, choose: Any, num_frames: int | None, cut: Change = _whole
+) -> tuple[np.ndarray, int]:
     for attempt in range(RETRIES + 1):
         try:
             return read_clip(
@@ -204,7 +253,8 @@ def _read_resized(sample: Sample, data: DataConfig, choose: Any, num_frames: int
                 end=sample.end,
                 backend=data.backend,
                 num_frames=num_frames,
-                transform=resize,
+                short_side=data.short_side,
+                transform=lambda frame: cut(_resized(frame, data.short_side)),
             )
         except VideoError as error:
             if attempt == RETRIES or not _may_pass(error.__cause__):
@@ -218,18 +268,18 @@ def _may_pass(cause: BaseException | None) -> bool:
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and cause.errno is not None
 
 
-def _clip(pixels: np.ndarray, indices: np.ndarray) -> Tensor:
+def _clip(pixels: np.ndarray, indices: np.ndarray, exposure: Exposure) -> Tensor:
     """Frames of one clip, [N, H, W, 3] and [T, K] -> [T, K, 3, H, W]."""
     if np.array_equal(indices.reshape(-1), np.arange(len(pixels))):  # the usual case needs no copy
         frames = pixels.reshape(*indices.shape, *pixels.shape[1:])
     else:
         frames = pixels[indices]
-    return torch.from_numpy(np.asarray(frames)).movedim(-1, 2)
+    return torch.from_numpy(np.asarray(expose(frames, exposure))).movedim(-1, 2)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch: `frames` `[B, V, T, K, 3, S, S]`, `label` and `index` int64 `[B]` of the readable videos, B >=
-    0.
+    0 (`label` `[B, C]`, 0 or 1, where a video can have several).
 
     `errors` lists (index, reason) of the others.
     """
@@ -237,12 +287,12 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     if len(good) == 1:  # no copy: the views of one test video can be hundreds of MB
         frames = good[0]["frames"].unsqueeze(0)
     elif good:
-        frames = torch.stack([item["frames"] for item in good])
+        frames = stack_clips([item["frames"] for item in good])
     else:
         frames = items[0]["frames"].unsqueeze(0)[:0] if items else torch.empty(0, dtype=torch.uint8)
     return {
         "frames": frames,
-        "label": torch.tensor([item["label"] for item in good], dtype=torch.int64),
+        "label": torch.from_numpy(np.array([item["label"] for item in good], dtype=np.int64)),
         "index": torch.tensor([item["index"] for item in good], dtype=torch.int64),
         "errors": [(item["index"], item["error"]) for item in items if item["error"]],
     }
@@ -318,6 +368,7 @@ class ClipLoader(DataLoader):
                 index, reason = batch["errors"][0]
                 raise VideoError(self.dataset.videos[index].path, reason)
             yield batch
+            del batch  # the views of one test video can be hundreds of MB, and the next are read now
 
 
 def make_loader(

@@ -1,17 +1,18 @@
 """The built-in data set's pixels: a scene is drawn frame by frame, as layers from back to front.
 
-A layer is a function that draws on a `Canvas` in scene coordinates; the camera maps them to pixels. A new
-layer, or a camera that moves, goes into `render`.
+A layer is a function that draws on a `Canvas` in scene coordinates; the camera maps them to pixels. Here are the
+figure and what it handles; what is behind and before them is in `backdrop`. `render` puts the layers together.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from mdtnet.data.scene import Body, Camera, Colour, Point, Scene, idle_sway, progress, shade, skeleton
-
-SUPERSAMPLE = 3  # drawn this much larger, then averaged down: smooth edges
+from mdtnet.data.backdrop import draw_movers, draw_occluders, draw_room
+from mdtnet.data.canvas import SUPERSAMPLE, Canvas
+from mdtnet.data.scene import Body, Camera, Colour, Scene, idle_sway, progress, shade, skeleton
 
 DOOR_WIDTH, DOOR_HANDLE = 0.42, 0.9  # statures; the handle's distance from the hinge as a share of it
 HEEL, TOE = np.array([-0.015, -0.008]), np.array([0.075, -0.014])  # from the ankle
@@ -19,64 +20,43 @@ HEEL, TOE = np.array([-0.015, -0.008]), np.array([0.075, -0.014])  # from the an
 Joints = dict[str, np.ndarray]  # name -> [2] in one frame, [N, 2] in a clip
 
 
-class Canvas:
-    """Draws in scene coordinates on an image `SUPERSAMPLE` times the size of the frame."""
-
-    def __init__(self, image: Image.Image, camera: Camera) -> None:
-        self.image = image
-        self.camera = camera
-        self.scale = camera.scale * SUPERSAMPLE
-        self._draw = ImageDraw.Draw(image)
-
-    def _pixels(self, points: np.ndarray | list[Point]) -> list[Point]:
-        return [(x, y) for x, y in (self.camera.project(np.asarray(points)) * SUPERSAMPLE).tolist()]
-
-    def polygon(self, points: np.ndarray | list[Point], colour: Colour) -> None:
-        self._draw.polygon(self._pixels(points), fill=colour)
-
-    def box(self, left: float, bottom: float, right: float, top: float, colour: Colour) -> None:
-        self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], colour)
-
-    def disc(self, centre: np.ndarray | Point, radius: float, colour: Colour, squash: float = 1.0) -> None:
-        ((x, y),), r = self._pixels([(centre[0], centre[1])]), radius * self.scale
-        self._draw.ellipse((x - r, y - r * squash, x + r, y + r * squash), fill=colour)
-
-    def limb(self, a: np.ndarray, b: np.ndarray, width_a: float, width_b: float, colour: Colour) -> None:
-        """A tapered rod with round ends; the widths are radii."""
-        along = b - a
-        across = np.array([-along[1], along[0]]) / (np.hypot(*along) + 1e-9)
-        corners = [a + across * width_a, b + across * width_b, b - across * width_b, a - across * width_a]
-        self.polygon(np.array(corners), colour)
-        self.disc(a, width_a, colour)
-        self.disc(b, width_b, colour)
-
-    def blot(self, centre: Point, radius: float, darkness: float) -> None:
-        """A flat dark ellipse that lets the picture shine through."""
-        ((x, y),), r = self._pixels([centre]), radius * self.scale
-        left, top, right, bottom = (round(v) for v in (x - r, y - r / 5, x + r, y + r / 5))
-        mask = Image.new("L", (right - left, bottom - top))
-        ImageDraw.Draw(mask).ellipse((0, 0, mask.width - 1, mask.height - 1), fill=round(255 * darkness))
-        self.image.paste((0, 0, 0), (left, top, right, bottom), mask)
-
-    def frame(self) -> np.ndarray:
-        """The picture at its final size: uint8 `[H, W, 3]`."""
-        return np.asarray(self.image.reduce(SUPERSAMPLE))
-
-
 def render(scene: Scene) -> np.ndarray:
     """Draw all frames of a scene: uint8 RGB `[N, size, size, 3]`."""
     side = scene.size * SUPERSAMPLE
-    room = Canvas(Image.new("RGB", (side, side)), scene.camera)
+    shifts = np.round(scene.shake * side).astype(int)  # [N, 2], so the room can be drawn once and cut out
+    margin = int(np.abs(shifts).max())
+    level = replace(scene.camera, squeeze=1.0)  # only the figure is seen at an angle
+    room = Canvas(Image.new("RGB", (side + 2 * margin, side + 2 * margin)), _moved(level, margin, margin))
     draw_room(room, scene)
     at = progress(scene.timing)
     joints = skeleton(scene, at, idle_sway(scene))
     hands = _prop_track(scene, at)
     frames = np.empty((scene.timing.num_frames, scene.size, scene.size, 3), np.uint8)
-    for n in range(scene.timing.num_frames):
-        canvas = Canvas(room.image.copy(), scene.camera)  # background and camera stand still: drawn once
+    for n, (x, y) in enumerate(shifts.tolist()):
+        image = room.image.crop((margin - x, margin - y, margin - x + side, margin - y + side))
+        around, canvas = Canvas(image, _moved(level, x, y)), Canvas(image, _moved(scene.camera, x, y))
+        draw_movers(around, scene.movers, n, in_front=False)
         draw_figure_and_prop(canvas, scene, {name: track[n] for name, track in joints.items()}, hands[[n, 0]])
+        draw_movers(around, scene.movers, n, in_front=True)
+        draw_occluders(canvas, scene.occluders)
         frames[n] = canvas.frame()
-    return frames
+    return _exposed(frames, scene)
+
+
+def _moved(camera: Camera, x: int, y: int) -> Camera:
+    """The camera whose picture is shifted by whole supersampled pixels."""
+    if not (x or y):
+        return camera
+    return replace(camera, origin=(camera.origin[0] + x / SUPERSAMPLE, camera.origin[1] + y / SUPERSAMPLE))
+
+
+def _exposed(frames: np.ndarray, scene: Scene) -> np.ndarray:
+    """Frames as the sensor has them: one brightness for the clip, noise of its own in every frame."""
+    if scene.gain == 1 and not scene.noise:
+        return frames
+    rng = np.random.default_rng(scene.noise_seed)
+    noise = rng.standard_normal(frames.shape, np.float32) * np.float32(scene.noise)
+    return np.clip(np.rint(frames * np.float32(scene.gain) + noise), 0, 255).astype(np.uint8)
 
 
 def _prop_track(scene: Scene, at: np.ndarray) -> np.ndarray:
@@ -220,96 +200,3 @@ def _draw_carton(canvas: Canvas, x: float, y: float, w: float, h: float, colour:
 Prop = Callable[[Canvas, Scene, np.ndarray], None]
 BEHIND: dict[str, Prop] = {"chair": _draw_chair, "door": _draw_door}
 BEFORE: dict[str, Prop] = {"parcel": _draw_parcel, "crate": _draw_crate}
-
-
-# ---- the room -------------------------------------------------------------------------------------------
-
-
-def draw_room(canvas: Canvas, scene: Scene) -> None:
-    """Wall and floor, and furniture where the room is cluttered."""
-    room, x = scene.room, scene.camera.centre
-    canvas.box(x - 3, room.horizon, x + 3, 4, room.wall)
-    canvas.box(x - 3, -1, x + 3, room.horizon, room.floor)
-    canvas.box(x - 3, room.horizon, x + 3, room.horizon + 0.025, shade(room.wall, 0.7))
-    if room.cluttered:
-        rng = np.random.default_rng(room.seed)
-        WALLPAPERS[rng.integers(len(WALLPAPERS))](canvas, room.wall, room.horizon + 0.025, x)
-        for place, item in enumerate(rng.choice(len(FURNITURE), 4, replace=False)):
-            FURNITURE[item](canvas, rng, x - 0.66 + 0.44 * place + rng.uniform(-0.12, 0.12), room.horizon)
-
-
-def _draw_stripes(canvas: Canvas, wall: Colour, horizon: float, x: float) -> None:
-    for left in np.arange(x - 1.5, x + 1.5, 0.16):
-        canvas.box(left, horizon, left + 0.08, 3, shade(wall, 0.9))
-
-
-def _draw_bricks(canvas: Canvas, wall: Colour, horizon: float, x: float) -> None:
-    for row, low in enumerate(np.arange(horizon, horizon + 1.8, 0.11)):
-        canvas.box(x - 3, low, x + 3, low + 0.014, shade(wall, 0.82))
-        for left in np.arange(x - 1.5, x + 1.5, 0.24) + 0.12 * (row % 2):
-            canvas.box(left, low, left + 0.014, low + 0.11, shade(wall, 0.82))
-
-
-def _draw_panelling(canvas: Canvas, wall: Colour, horizon: float, x: float) -> None:
-    canvas.box(x - 3, horizon, x + 3, horizon + 0.42, shade(wall, 0.8))
-    canvas.box(x - 3, horizon + 0.42, x + 3, horizon + 0.45, shade(wall, 0.65))
-
-
-def _draw_picture(canvas: Canvas, rng: np.random.Generator, x: float, horizon: float) -> None:
-    w, h, y = rng.uniform(0.08, 0.2), rng.uniform(0.08, 0.16), rng.uniform(0.75, 1.1)
-    colours = random_colours(rng, 3)
-    canvas.box(x - w - 0.02, y - h - 0.02, x + w + 0.02, y + h + 0.02, colours[0])
-    canvas.box(x - w, y - h, x + w, y + h, colours[1])
-    canvas.disc((x + w * rng.uniform(-0.4, 0.4), y), 0.5 * h, colours[2])
-
-
-def _draw_window(canvas: Canvas, rng: np.random.Generator, x: float, horizon: float) -> None:
-    w, y, light = rng.uniform(0.18, 0.28), rng.uniform(0.6, 0.75), int(rng.integers(150, 256))
-    canvas.box(x - w - 0.03, y - 0.03, x + w + 0.03, y + 0.58, (225, 222, 215))
-    for left in (x - w, x + 0.015):
-        canvas.box(left, y, left + w - 0.015, y + 0.55, (light // 2, light * 3 // 4, light))
-
-
-def _draw_shelf(canvas: Canvas, rng: np.random.Generator, x: float, horizon: float) -> None:
-    y, w = rng.uniform(0.7, 1.0), rng.uniform(0.2, 0.3)
-    left = x - w
-    while left < x + w - 0.06:
-        width, height, (colour,) = rng.uniform(0.025, 0.06), rng.uniform(0.1, 0.18), random_colours(rng, 1)
-        canvas.box(left, y, left + width, y + height, colour)
-        left += width + 0.006
-    canvas.box(x - w - 0.02, y - 0.025, x + w + 0.02, y, (95, 65, 45))
-
-
-def _draw_cabinet(canvas: Canvas, rng: np.random.Generator, x: float, horizon: float) -> None:
-    w, h, (colour,) = rng.uniform(0.15, 0.3), rng.uniform(0.3, 0.6), random_colours(rng, 1)
-    canvas.box(x - w, horizon - 0.02, x + w, horizon + h, colour)
-    rows = int(rng.integers(2, 4))
-    for row in range(rows):
-        low, high = horizon + h * row / rows, horizon + h * (row + 1) / rows
-        canvas.box(x - w + 0.02, low + 0.015, x + w - 0.02, high - 0.015, shade(colour, 0.82))
-        canvas.disc((x, (low + high) / 2), 0.014, shade(colour, 0.4))
-
-
-def _draw_plant(canvas: Canvas, rng: np.random.Generator, x: float, horizon: float) -> None:
-    pot = np.array([x, horizon + 0.12])
-    for angle in np.radians(rng.uniform(-65, 65, 9)):
-        tip = pot + rng.uniform(0.2, 0.4) * np.array([np.sin(angle), np.cos(angle)])
-        canvas.limb(pot, tip, 0.012, 0.03, (int(rng.integers(30, 70)), int(rng.integers(90, 160)), 60))
-    low, high = horizon - 0.02, horizon + 0.12
-    canvas.polygon([(x - 0.06, low), (x + 0.06, low), (x + 0.09, high), (x - 0.09, high)], (160, 85, 60))
-
-
-def _draw_lamp(canvas: Canvas, rng: np.random.Generator, x: float, horizon: float) -> None:
-    height, (colour,) = rng.uniform(0.8, 1.05), random_colours(rng, 1)
-    canvas.box(x - 0.012, horizon - 0.02, x + 0.012, height, (50, 50, 55))
-    top = height + 0.18
-    canvas.polygon([(x - 0.13, height), (x + 0.13, height), (x + 0.08, top), (x - 0.08, top)], colour)
-
-
-def random_colours(rng: np.random.Generator, count: int) -> list[Colour]:
-    """Any colours, dull to bright."""
-    return [(int(r), int(g), int(b)) for r, g, b in rng.integers(40, 226, (count, 3))]
-
-
-WALLPAPERS = (_draw_stripes, _draw_bricks, _draw_panelling)
-FURNITURE = (_draw_picture, _draw_picture, _draw_window, _draw_shelf, _draw_cabinet, _draw_plant, _draw_lamp)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from mdtnet.data.annotations import VideoList
+from mdtnet.data.labels import class_counts
 from mdtnet.data.video import read_clip
 from mdtnet.errors import DataError, VideoError
 
@@ -41,7 +42,7 @@ class DataInfo:
 
 def data_info(videos: VideoList, *, progress: Callable[[int], None] | None = None) -> DataInfo:
     """Count videos and look into up to MAX_OPENED of them."""
-    counts = np.bincount(videos.labels, minlength=len(videos.classes))
+    counts = class_counts(videos.labels, len(videos.classes))
     chosen = np.unique(np.linspace(0, len(videos) - 1, min(len(videos), MAX_OPENED)).astype(np.int64))
     seconds: list[float] = []
     sizes: Counter = Counter()
@@ -100,14 +101,14 @@ def contact_sheet(videos: VideoList, path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise DataError(f"{path}: a contact sheet is a .png or .jpg")
-    shown = [c for c in range(len(videos.classes)) if (videos.labels == c).any()][:MAX_CLASSES]
+    shown = [c for c in range(len(videos.classes)) if videos.shows(c).any()][:MAX_CLASSES]
     width, height = THUMBNAIL
     row = height + 16
     sheet = Image.new("RGB", (width * PER_CLASS, row * len(shown)), "white")
     draw = ImageDraw.Draw(sheet)
     for y, label in enumerate(shown):
         draw.text((4, y * row + 2), videos.classes[label], fill="black")
-        for x, i in enumerate(np.flatnonzero(videos.labels == label)[:PER_CLASS].tolist()):
+        for x, i in enumerate(np.flatnonzero(videos.shows(label))[:PER_CLASS].tolist()):
             sheet.paste(_thumbnail(videos, i), (x * width, y * row + 16))
     try:
         sheet.save(path)

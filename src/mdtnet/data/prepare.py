@@ -49,6 +49,7 @@ def prepare(
     split: Split = "1",
     val_fraction: float = 0.2,
     group: str = "",
+    multi_label: bool = False,
 ) -> list[Prepared]:
     """Write the lists of data set `name`; with split `all` into `out/split1` to `out/split3`.
 
@@ -57,6 +58,7 @@ def prepare(
         annotations: folder of the official lists (or, for `csv`, a list file); empty: `root`.
         classes: label map that gives the order of classes in place of the official one; names must agree.
         val_fraction, group: for `folder` and `csv` without a validation part, as in `split_by_group`.
+        multi_label: for `csv`, as in `load_videos`.
 
     Raises:
         DataError: lists or videos are not there, a list and a label map disagree, or a file that this function
@@ -65,13 +67,15 @@ def prepare(
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder; --root is the folder of the videos")
     splits = ["1", "2", "3"] if split == "all" else [split]
+    if multi_label and name != "csv":
+        raise DataError(f"{name} has one label a video; multi_label is for lists of your own (csv)")
     if split != "1" and name not in ("ucf101", "hmdb51"):
         raise DataError(f"{name} has one official split, not '{split}'")
     folders = [Path(out, f"split{s}") if split == "all" else Path(out) for s in splits]
     for folder in folders:
         _check_target(folder)
     if name in ("folder", "csv"):
-        own = _own_lists(annotations or root, root, folders[0], classes, val_fraction, group)
+        own = _own_lists(annotations or root, root, folders[0], classes, val_fraction, group, multi_label)
         return [_write(folders[0], "1", own, root, {}, name)]
     files = list_files(annotations or root)
     prepared = []
@@ -93,18 +97,22 @@ def _check_target(folder: Path) -> None:
 # Users' own folders and lists
 
 
-def _own_lists(source: str, root: str, out: Path, classes: str, fraction: float, group: str) -> dict[str, VideoList]:
+def _own_lists(
+    source: str, root: str, out: Path, classes: str, fraction: float, group: str, multi_label: bool
+) -> dict[str, VideoList]:
+    def load(path: str, classes: str | tuple[str, ...]) -> VideoList:
+        in_list = root if os.path.isfile(path) else ""
+        return load_videos(path, root=in_list, classes=classes, multi_label=multi_label)
+
     parts = _parts_of(source)
     for path in (source, *parts.values()):
         if Path(path).resolve() in ((out / "train.csv").resolve(), (out / "val.csv").resolve()):
             raise DataError(f"{path} is a source and would be replaced; choose another --out")
     if not parts:
-        videos = load_videos(source, root=root if os.path.isfile(source) else "", classes=classes)
-        train, val = split_by_group(videos, fraction=fraction, seed=0, group=group)
+        train, val = split_by_group(load(source, classes), fraction=fraction, seed=0, group=group)
         return {"train": train, "val": val}
-    train = load_videos(parts["train"], root=root if os.path.isfile(parts["train"]) else "", classes=classes)
-    val = load_videos(parts["val"], root=root if os.path.isfile(parts["val"]) else "", classes=train.classes)
-    return {"train": train, "val": val}
+    train = load(parts["train"], classes)
+    return {"train": train, "val": load(parts["val"], train.classes)}
 
 
 def _parts_of(source: str) -> dict[str, str]:
@@ -208,7 +216,7 @@ def _write(
         kept = videos
         if not missing:  # a user's own list: what of it is there?
             there = np.array([os.path.exists(videos[i].path) for i in range(len(videos))])
-            absent += [(part, videos.name(i), classes[videos.labels[i]]) for i in np.flatnonzero(~there).tolist()]
+            absent += [(part, videos.name(i), videos.label_text(i)) for i in np.flatnonzero(~there).tolist()]
             kept = videos.subset(np.flatnonzero(there))
         counts[part] = (len(videos) + len(missing.get(part, [])), len(kept))
         write_list(out / f"{part}.csv", kept, root=root)
@@ -220,5 +228,6 @@ def _write(
     data: dict[str, bool | str] = {part: str((out / f"{part}.csv").resolve()) for part in found}
     data |= {"root": os.path.abspath(root), "classes": str((out / "classes.txt").resolve())}
     data |= {"flip": FLIP[name]} if name in FLIP else {}
+    data |= {"multi_label": True} if next(iter(found.values())).multi_label else {}
     (out / "data.yaml").write_text(yaml.safe_dump({"data": data}, sort_keys=False), encoding="utf-8")
     return Prepared(out, split, classes, counts)

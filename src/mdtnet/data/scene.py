@@ -3,11 +3,13 @@
 Lengths are in statures (the figure is about 1 high), x points where the figure faces, y up from the floor.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+from mdtnet.data.movers import Mover, background_movers, distractors, wobble
 
 CLIP_SECONDS = (1.0, 2.0)
 ANKLE = np.array([0.0, 0.03])  # above the sole
@@ -15,7 +17,7 @@ IDLE_AMPLITUDE = (0.006, 1.2, 0.006, 0.006)  # hips, lean in degrees, near and f
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
-Background = Literal["plain", "cluttered", "mixed"]
+Background = Literal["plain", "cluttered", "moving", "mixed"]
 
 
 class Key(NamedTuple):
@@ -45,6 +47,24 @@ class Motion:
     """From when to when the prop follows the hands, in the time of `Key.at`."""
     walk: bool = False
     """The feet step along with the hips instead of standing still."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a clip is to be: the options of `synthetic.RenderConfig`, explained there."""
+
+    background: Background = "mixed"
+    shake: float = 0.0
+    distractors: float = 0.0
+    difficulty: float = 0.0
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The look of one class's place, under `scene_bias`."""
+
+    hue: float  # of its wall, 0 to 1
+    seed: int  # of everything else
 
 
 # ---- what is drawn by chance ----------------------------------------------------------------------------
@@ -89,27 +109,43 @@ class Camera:
     scale: float  # pixels per stature
     tilt: float  # radians
     mirror: bool
+    squeeze: float = 1.0  # cosine of the angle between the picture and the plane the figure moves in
 
     @cached_property
-    def _matrix(self) -> np.ndarray:
-        c, s = self.scale * np.cos(self.tilt), self.scale * np.sin(self.tilt)
-        side = -1 if self.mirror else 1
-        return np.array([[side * c, side * s], [s, -c]])
+    def _rows(self) -> tuple[Point, Point]:
+        """The steps in pixels of one stature along x and along y."""
+        c, s = float(self.scale * np.cos(self.tilt)), float(self.scale * np.sin(self.tilt))
+        side = -self.squeeze if self.mirror else self.squeeze
+        return (side * c, side * s), (s, -c)
 
-    def project(self, points: np.ndarray) -> np.ndarray:
-        """Scene points `[..., 2]` as pixels `[..., 2]` (x right, y down)."""
-        return (points - (self.centre, 0.0)) @ self._matrix + self.origin
+    def project(self, points: list[Point]) -> list[Point]:
+        """Scene points as pixels (x right, y down); plain numbers, for few points faster than arrays."""
+        (xx, xy), (yx, yy) = self._rows
+        (left, top), centre = self.origin, self.centre
+        return [((x - centre) * xx + y * yx + left, (x - centre) * xy + y * yy + top) for x, y in points]
 
 
 @dataclass(frozen=True)
 class Room:
-    """A background: bare, or with furniture drawn from `seed`."""
+    """A background; furniture, houses and what moves there are drawn from `seed`."""
 
-    wall: Colour
+    wall: Colour  # of a street: the sky
     floor: Colour
     horizon: float  # height where the floor meets the wall
-    cluttered: bool
+    place: Literal["bare", "furnished", "street"]
     seed: int
+    centre: float  # x in the middle of the picture
+    wide: bool  # seen from further away: more of it is drawn
+
+
+class Occluder(NamedTuple):
+    """Something that stands between camera and figure."""
+
+    kind: Literal["post", "counter", "leaves"]
+    x: float
+    width: float
+    top: float  # height
+    colour: Colour
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,51 +160,144 @@ class Scene:
     body: Body
     camera: Camera
     room: Room
+    movers: tuple[Mover, ...]  # from back to front
+    occluders: tuple[Occluder, ...]
+    shake: np.ndarray  # [N, 2], shift of the picture as a share of its side
+    gain: float  # brightness, 1 as drawn
+    noise: float  # standard deviation of the sensor's noise, of 255
+    noise_seed: int
     prop_colour: Colour
     prop_size: float  # 1 is average
     size: int
     fps: int
 
 
-def draw_scene(motion: Motion, rng: np.random.Generator, *, size: int, fps: int, background: Background) -> Scene:
-    """Draw all parameters of one clip of `motion`."""
+def draw_scene(
+    motion: Motion,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    fps: int,
+    conditions: Conditions | None = None,
+    theme: Theme | None = None,
+) -> Scene:
+    """Draw all parameters of one clip of `motion`; with `theme` in the place of a class."""
+    asked = conditions or Conditions()
+    shake_rng, mover_rng, distractor_rng, hard_rng = rng.spawn(4)  # an option does not change what others draw
     poses = np.array([[*k.hip, k.lean, *k.near, *k.far, k.lift] for k in motion.keys])
     times = np.array([k.at for k in motion.keys])
     poses += rng.normal(size=poses.shape) * [0, 0.006, 2.5, 0.01, 0.01, 0.01, 0.01, 0]
     poses[:, 0] *= rng.uniform(0.88, 1.12)
     times[1:-1] += rng.uniform(-0.03, 0.03, len(times) - 2)
-    cluttered = {"plain": False, "cluttered": True, "mixed": bool(rng.random() < 0.5)}[background]
-    wall = _hsv(rng, (0, 1), (0.0, 0.3), (0.55, 0.98))
-    floor = _hsv(rng, (0.02, 0.14), (0.1, 0.5), (0.35, 0.75))
+    coin = bool(rng.random() < 0.5)
+    wall, floor = _hsv(rng, (0, 1), (0.0, 0.3), (0.55, 0.98)), _hsv(rng, (0.02, 0.14), (0.1, 0.5), (0.35, 0.75))
+    if theme:
+        coin, wall, floor = _themed(theme)
+    contrast = 50 * (1 - asked.difficulty)
+    idle = np.stack([IDLE_AMPLITUDE, rng.uniform(0.4, 1.0, 4), rng.uniform(0, 2 * np.pi, 4)], 1)
+    timing = _draw_timing(rng, fps, hard_rng, asked.difficulty)
+    body = _draw_body(rng, wall, contrast)
+    camera = _draw_camera(rng, motion, poses, size, hard_rng, asked.difficulty)
+    horizon, seed = rng.uniform(0.03, 0.16), int(rng.integers(2**31))
+    seed = theme.seed if theme else seed
+    room = Room(
+        wall=wall,
+        floor=floor,
+        horizon=horizon,
+        place=_place(asked.background, coin),
+        seed=seed,
+        centre=_middle(camera, size) if asked.difficulty else camera.centre,
+        wide=asked.difficulty > 0,
+    )
     return Scene(
         motion=motion,
         times=times,
         poses=poses,
-        idle=np.stack([[0.006, 1.2, 0.006, 0.006], rng.uniform(0.4, 1.0, 4), rng.uniform(0, 2 * np.pi, 4)], 1),
-        timing=_draw_timing(rng, fps),
-        body=_draw_body(rng, wall),
-        camera=_draw_camera(rng, motion, poses, size),
-        room=Room(wall, floor, rng.uniform(0.03, 0.16), cluttered, int(rng.integers(2**31))),
-        prop_colour=_apart(rng, wall, (0, 1), (0.3, 0.9), (0.3, 0.9)),
+        idle=idle,
+        timing=timing,
+        body=body,
+        camera=camera,
+        room=room,
+        movers=_draw_movers(asked, room, camera.scale / size, timing.num_frames, fps, mover_rng, distractor_rng),
+        occluders=_draw_occluders(hard_rng, poses, asked.difficulty),
+        shake=asked.shake * wobble(shake_rng, timing.num_frames, fps, channels=2),
+        gain=1 + asked.difficulty * hard_rng.uniform(-0.6, 0.25),
+        noise=asked.difficulty * hard_rng.uniform(2, 16),
+        noise_seed=int(hard_rng.integers(2**31)),
+        prop_colour=_apart(rng, wall, (0, 1), (0.3, 0.9), (0.3, 0.9), contrast),
         prop_size=rng.uniform(0.85, 1.15),
         size=size,
         fps=fps,
     )
 
 
-def _draw_timing(rng: np.random.Generator, fps: int) -> Timing:
+def _themed(theme: Theme) -> tuple[bool, Colour, Colour]:
+    """Coin (whether furnished), wall and floor of a class's place."""
+    rng = np.random.default_rng(theme.seed)
+    wall = _hsv(rng, (theme.hue, theme.hue), (0.2, 0.4), (0.55, 0.98))
+    return bool(rng.random() < 0.5), wall, _hsv(rng, (0.02, 0.14), (0.1, 0.5), (0.35, 0.75))
+
+
+def _place(background: Background, coin: bool) -> Literal["bare", "furnished", "street"]:
+    if background == "moving":
+        return "furnished" if coin else "street"
+    return "furnished" if background == "cluttered" or (background == "mixed" and coin) else "bare"
+
+
+def _middle(camera: Camera, size: int) -> float:
+    """x of the scene in the middle of the picture, for a camera that is hardly tilted."""
+    return camera.centre + (-1 if camera.mirror else 1) * (size / 2 - camera.origin[0]) / camera.scale
+
+
+def _draw_movers(
+    asked: Conditions,
+    room: Room,
+    scale: float,
+    num_frames: int,
+    fps: int,
+    rng: np.random.Generator,
+    distractor_rng: np.random.Generator,
+) -> tuple[Mover, ...]:
+    view: dict[str, float] = {"centre": room.centre, "reach": 0.5 / scale, "horizon": room.horizon}
+    movers = distractors(asked.distractors, distractor_rng, num_frames, fps, **view)
+    if asked.background != "moving":
+        return movers
+    place: Literal["indoors", "street"] = "street" if room.place == "street" else "indoors"
+    return background_movers(place, np.random.default_rng([room.seed, 1]), rng, num_frames, fps, **view) + movers
+
+
+def _draw_occluders(rng: np.random.Generator, poses: np.ndarray, difficulty: float) -> tuple[Occluder, ...]:
+    """At most two things in front of where the figure acts."""
+    found = []
+    for hides in rng.random(2) < 0.6 * difficulty:
+        kind: Any = ("post", "counter", "leaves")[rng.integers(3)]
+        low, high = {"post": (0.05, 0.13), "counter": (0.4, 0.8), "leaves": (0.3, 0.5)}[kind]
+        x = rng.uniform(poses[:, 0].min() - 0.2, poses[:, 0].max() + 0.35)
+        width, height, colour = (
+            rng.uniform(low, high),
+            rng.uniform(0.15, 0.4),
+            _hsv(rng, (0, 1), (0.1, 0.6), (0.2, 0.8)),
+        )
+        if hides:
+            found.append(Occluder(kind, x, width, 4.0 if kind == "post" else height, colour))
+    return tuple(found)
+
+
+def _draw_timing(rng: np.random.Generator, fps: int, hard_rng: np.random.Generator, difficulty: float) -> Timing:
     num_frames = int(rng.integers(round(CLIP_SECONDS[0] * fps), round(CLIP_SECONDS[1] * fps) + 1))
-    before, after = rng.uniform(0.04, 0.20, 2) * num_frames  # alike, so their order carries nothing
+    # both ends are drawn alike, so their order carries nothing
+    before, after = (rng.uniform(0.04, 0.20, 2) + difficulty * hard_rng.uniform(0, 0.16, 2)) * num_frames
+    longest = (num_frames - 3) // 2
     return Timing(
         num_frames=num_frames,
-        hold=(round(before), round(after)),
+        hold=(min(longest, round(before)), min(longest, round(after))),
         ease=rng.uniform(1.0, 1.7),
         skew=rng.uniform(1.0, 1.4),
         late=bool(rng.random() < 0.5),
     )
 
 
-def _draw_body(rng: np.random.Generator, wall: Colour) -> Body:
+def _draw_body(rng: np.random.Generator, wall: Colour, contrast: float) -> Body:
     return Body(
         leg=rng.uniform(0.96, 1.05),
         arm=rng.uniform(0.96, 1.06),
@@ -178,25 +307,39 @@ def _draw_body(rng: np.random.Generator, wall: Colour) -> Body:
         turn=rng.uniform(0.3, 1.0),
         skin=_hsv(rng, (0.04, 0.09), (0.25, 0.6), (0.35, 0.95)),
         hair=_hsv(rng, (0.03, 0.12), (0.1, 0.8), (0.08, 0.55)),
-        shirt=_apart(rng, wall, (0, 1), (0.3, 0.95), (0.25, 0.95)),
-        trousers=_apart(rng, wall, (0.5, 0.75), (0.1, 0.8), (0.12, 0.55)),
+        shirt=_apart(rng, wall, (0, 1), (0.3, 0.95), (0.25, 0.95), contrast),
+        trousers=_apart(rng, wall, (0.5, 0.75), (0.1, 0.8), (0.12, 0.55), contrast),
         shoes=_hsv(rng, (0, 1), (0.0, 0.5), (0.08, 0.35)),
         short_sleeves=bool(rng.random() < 0.5),
         long_hair=bool(rng.random() < 0.5),
     )
 
 
-def _draw_camera(rng: np.random.Generator, motion: Motion, poses: np.ndarray, size: int) -> Camera:
+def _draw_camera(
+    rng: np.random.Generator,
+    motion: Motion,
+    poses: np.ndarray,
+    size: int,
+    hard_rng: np.random.Generator,
+    difficulty: float,
+) -> Camera:
     ahead = {"": 0.08, "chair": 0.1, "parcel": 0.4, "door": 0.4, "crate": 0.65}[motion.prop]
     behind = {"chair": 0.2}.get(motion.prop, 0.15)
     left, right = poses[:, 0].min() - behind, poses[:, 0].max() + ahead
-    return Camera(
+    camera = Camera(
         centre=(left + right) / 2,
         origin=(size * rng.uniform(0.44, 0.56), size * rng.uniform(0.88, 0.95)),
         scale=size * min(rng.uniform(0.60, 0.73), 0.92 / (right - left)),
         tilt=np.radians(rng.uniform(-4, 4)),
         mirror=bool(rng.random() < 0.5),
     )
+    if not difficulty:
+        return camera
+    zoom, yaw = 1 - 0.6 * difficulty * hard_rng.uniform(), np.radians(60) * difficulty * hard_rng.uniform()
+    squeeze, scale = float(np.cos(yaw)), camera.scale * zoom
+    slack = max(0.06 * size, 0.48 * size - squeeze * scale * (right - left) / 2)
+    x, y = size / 2 + hard_rng.uniform(-1, 1) * slack, camera.origin[1] - size * 0.4 * (1 - zoom) * hard_rng.uniform()
+    return replace(camera, origin=(x, y), scale=scale, squeeze=squeeze)
 
 
 def _hsv(rng: np.random.Generator, hue: Point, saturation: Point, value: Point) -> Colour:
@@ -206,10 +349,12 @@ def _hsv(rng: np.random.Generator, hue: Point, saturation: Point, value: Point) 
     return int(r), int(g), int(b)
 
 
-def _apart(rng: np.random.Generator, other: Colour, hue: Point, saturation: Point, value: Point) -> Colour:
-    """A colour whose brightness differs from `other`, so that it stands out from the wall in grey too."""
+def _apart(
+    rng: np.random.Generator, other: Colour, hue: Point, saturation: Point, value: Point, contrast: float
+) -> Colour:
+    """A colour whose brightness differs from `other` by `contrast` of 255: it stands out from the wall in grey too."""
     candidates = [_hsv(rng, hue, saturation, value) for _ in range(8)]  # a fixed number of draws
-    return next((c for c in candidates if abs(_luma(c) - _luma(other)) > 50), candidates[0])
+    return next((c for c in candidates if abs(_luma(c) - _luma(other)) > contrast), candidates[0])
 
 
 def _luma(colour: Colour) -> float:

@@ -1,7 +1,8 @@
 """The built-in data set: a drawn human figure, in actions that mostly differ only in time's direction.
 
 The two actions of a reversal pair are the same frames in opposite order: one frame cannot tell them apart.
-What a clip is drawn from is in `scene`, how it is drawn in `drawing`; here are the actions and the files.
+What a clip is drawn from is in `scene` and `movers`, how it is drawn in `drawing` and `backdrop`; here are the
+actions and the files.
 """
 
 import csv
@@ -22,7 +23,8 @@ import numpy as np
 import yaml
 
 from mdtnet.data.drawing import render
-from mdtnet.data.scene import Background, Key, Motion, Scene, draw_scene
+from mdtnet.data.movers import MOST_DISTRACTORS
+from mdtnet.data.scene import Background, Conditions, Key, Motion, Scene, Theme, draw_scene
 from mdtnet.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -141,17 +143,29 @@ class RenderConfig:
     train_clips: int = 40
     """Training clips per class."""
     val_clips: int = 10
-    """Validation clips per class; they share no drawn parameter with the training clips."""
+    """Validation clips per class; they share nothing drawn with the training clips, but for places of `scene_bias`."""
     size: int = 112
     """Side of the square frames in pixels, even, 32 to 1024."""
     fps: int = 30
     """Frames per second, 5 to 120; clips last 1 to 2 seconds."""
     background: Background = "mixed"
-    """Still backgrounds: a bare wall, a furnished room, or either with probability 1/2."""
+    """A bare wall (plain), a furnished room (cluttered), either with probability 1/2 (mixed); or rooms and streets
+    where things move by themselves: screens, curtains, trees, cars, passers-by (moving)."""
     seed: int = 0
     """Seed of everything that is drawn by chance, 0 or more."""
     actions: tuple[str, ...] = ()
-    """Names of the actions to render. Empty: all of them. Clips do not depend on what else is rendered."""
+    """Names of the actions to render. Empty: all of them. Without `scene_bias` clips do not depend on what else is
+    rendered."""
+    shake: float = 0.0
+    """Shake of a hand-held camera: the largest shift as a share of the picture's side, 0 (tripod) to 0.2."""
+    distractors: float = 0.0
+    """How many things pass through the picture on average (walkers, balls, birds, balloons), 0 to 8."""
+    scene_bias: float = 0.0
+    """Probability, 0 to 1, that a clip is set in a class's own place: in training its own class's, in validation
+    another class's. 0: places say nothing about the class. 1: they say everything, and mislead in validation."""
+    difficulty: float = 0.0
+    """0 to 1: how far the clips go in smaller figures, oblique views, faster actions, dull clothes, things in front of
+    the figure, darkness and noise. Each clip draws each of them between 0 and this."""
 
     def __post_init__(self) -> None:
         _check_range("train_clips", self.train_clips, 1, 100_000)
@@ -159,14 +173,20 @@ class RenderConfig:
         _check_range("size", self.size, 32, 1024)
         _check_range("fps", self.fps, 5, 120)
         _check_range("seed", self.seed, 0, 2**63 - 1)
+        _check_range("shake", self.shake, 0, 0.2)
+        _check_range("distractors", self.distractors, 0, MOST_DISTRACTORS)
+        _check_range("scene_bias", self.scene_bias, 0, 1)
+        _check_range("difficulty", self.difficulty, 0, 1)
         if self.size % 2:
             raise ConfigError(f"size is {self.size}, expected an even number (H.264 with 4:2:0 colour)")
-        if self.background not in ("plain", "cluttered", "mixed"):
-            raise ConfigError(f"background is {self.background!r}, expected plain, cluttered or mixed")
+        if self.background not in ("plain", "cluttered", "moving", "mixed"):
+            raise ConfigError(f"background is {self.background!r}, expected plain, cluttered, moving or mixed")
         for name in self.actions:
             _check_action(name)
         if len(set(self.actions)) < len(self.actions):
             raise ConfigError(f"actions names one action twice: {', '.join(self.actions)}")
+        if self.scene_bias and len(self.classes) < 2:
+            raise ConfigError("scene_bias needs at least 2 actions: validation takes another one's place")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -174,7 +194,7 @@ class RenderConfig:
         return tuple(name for name in ACTIONS if name in self.actions or not self.actions)
 
 
-def _check_range(name: str, value: int, low: int, high: int) -> None:
+def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name} is {value}, expected {low} to {high}")
 
@@ -193,22 +213,41 @@ def render_clip(
     """Draw clip `index` of an action: uint8 RGB `[N, size, size, 3]`.
 
     The same (seed, split, index) gives the twins of a reversal pair the same scene: their frames are each
-    other's, back to front.
+    other's, back to front. With `scene_bias` they may be in different places.
 
     Raises:
-        ConfigError: `action` is not one of `ACTIONS`.
+        ConfigError: `action` is not one of `ACTIONS`, or with `scene_bias` not one of `config`.
     """
     _check_action(action)
-    frames = render(_scene(ACTIONS[action].motion, split, index, config or RenderConfig()))
+    config = config or RenderConfig()
+    if config.scene_bias and action not in config.classes:
+        raise ConfigError(f"action is '{action}', expected one of {', '.join(config.classes)}")
+    frames = render(clip_scene(action, split, index, config))
     return np.ascontiguousarray(frames[::-1]) if ACTIONS[action].backwards else frames
 
 
-def _scene(motion: Motion, split: Split, index: int, config: RenderConfig) -> Scene:
-    """A clip's parameters; they depend on seed, split, motion and index, not on what else is rendered."""
-    name = next(n for n, action in ACTIONS.items() if action.motion is motion)
-    key = [config.seed, zlib.crc32(f"{split}/{name}".encode()), index]
-    rng = np.random.default_rng(key)
-    return draw_scene(motion, rng, size=config.size, fps=config.fps, background=config.background)
+def clip_scene(action: str, split: Split, index: int, config: RenderConfig) -> Scene:
+    """A clip's parameters, drawn forwards; twins share them, but for the place where `scene_bias` sets it."""
+    motion = ACTIONS[action].motion
+    name = next(n for n, other in ACTIONS.items() if other.motion is motion)
+    rng = np.random.default_rng([config.seed, zlib.crc32(f"{split}/{name}".encode()), index])
+    (coin,) = rng.spawn(1)
+    theme = _theme(action, split, config) if coin.random() < config.scene_bias else None
+    asked = Conditions(config.background, config.shake, config.distractors, config.difficulty)
+    return draw_scene(motion, rng, size=config.size, fps=config.fps, conditions=asked, theme=theme)
+
+
+def place_owner(action: str, split: Split, config: RenderConfig) -> str:
+    """The class whose place a biased clip is set in: its own, in validation that of half the list of classes on."""
+    classes = config.classes
+    return action if split == "train" else classes[(classes.index(action) + len(classes) // 2) % len(classes)]
+
+
+def _theme(action: str, split: Split, config: RenderConfig) -> Theme:
+    owner, classes = config.classes.index(place_owner(action, split, config)), len(config.classes)
+    rng = np.random.default_rng([config.seed, zlib.crc32(b"places")])
+    hues, seeds = (rng.permutation(classes) + rng.random()) / classes, rng.integers(2**31, size=classes)
+    return Theme(hue=float(hues[owner]), seed=int(seeds[owner]))
 
 
 # ---- files ----------------------------------------------------------------------------------------------
@@ -229,7 +268,7 @@ class RenderSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class _Job:
-    """One scene and the files that show it: one, or the two twins."""
+    """One scene and the files that show it: one, or the two twins (if nothing sets them apart)."""
 
     out: Path
     split: Split
@@ -285,9 +324,9 @@ def _claim(out: Path, config: RenderConfig) -> None:
 
 
 def _jobs(out: Path, config: RenderConfig) -> Iterable[_Job]:
-    together: dict[int, list[str]] = {}
+    together: dict[str | int, list[str]] = {}
     for name in config.classes:
-        together.setdefault(id(ACTIONS[name].motion), []).append(name)
+        together.setdefault(name if config.scene_bias else id(ACTIONS[name].motion), []).append(name)
     for split, count in _counts(config).items():
         for name in config.classes:
             (out / split / name).mkdir(parents=True, exist_ok=True)
@@ -314,7 +353,7 @@ def _render_job(job: _Job) -> int:
     missing = [name for name in job.actions if not (job.out / _path(job.split, name, job.index)).exists()]
     if not missing:
         return 0
-    frames = render(_scene(ACTIONS[missing[0]].motion, job.split, job.index, job.config))
+    frames = render(clip_scene(missing[0], job.split, job.index, job.config))
     for name in missing:
         ordered = frames[::-1] if ACTIONS[name].backwards else frames
         _write(job.out / _path(job.split, name, job.index), encode(ordered, fps=job.config.fps))
@@ -360,16 +399,40 @@ def _list_file(split: Split, config: RenderConfig) -> str:
 
 
 def _readme(config: RenderConfig) -> str:
-    settings = yaml.safe_dump({**asdict(config), "actions": list(config.classes)}, sort_keys=False)
+    kept = {k: v for k, v in asdict(config).items() if v or k not in CONDITIONS}  # what is off is not told
+    settings = yaml.safe_dump({**kept, "actions": list(config.classes)}, sort_keys=False)
     pairs = [f"- {a} / {b}" for a, b in REVERSAL_PAIRS if a in config.classes and b in config.classes]
-    return README.format(pairs="\n".join(pairs) or "- none", settings=settings, version=RENDERER_VERSION)
+    return README.format(
+        still="." if config.background == "moving" else "; backgrounds stand still.",
+        conditions="".join(f"{line}\n" for line in conditions(config)),
+        but=" (but for the place behind it)" if config.scene_bias else "",
+        pairs="\n".join(pairs) or "- none",
+        settings=settings,
+        version=RENDERER_VERSION,
+    )
 
+
+def conditions(config: RenderConfig) -> list[str]:
+    """A sentence for each option that makes the set more than figures before still backgrounds."""
+    values = asdict(config)
+    moving = [MOVING] if config.background == "moving" else []
+    return moving + [text.format(**values) for name, text in CONDITIONS.items() if values[name]]
+
+
+MOVING = "Rooms and streets move by themselves: screens, curtains, fans, plants, trees, cars, passers-by."
+CONDITIONS = {
+    "shake": "The camera shakes by up to {shake:g} of the picture's side.",
+    "distractors": "On average {distractors:g} things pass that have nothing to do with the action.",
+    "scene_bias": "With probability {scene_bias:g} a clip is set in a class's own place: in training its own class's, "
+    "in validation\nthat of the class half the list of classes further on.",
+    "difficulty": "Size, viewpoint, speed, clothes, cover, light and noise are of difficulty {difficulty:g} (0 to 1).",
+}
 
 README = """# Rendered human actions
 
 Videos of a drawn human figure, made by `mdtnet data render`. Bodies, clothes, speed, viewpoint, position and
-background are drawn by chance from the seed; backgrounds stand still.
-
+background are drawn by chance from the seed{still}
+{conditions}
 - `train/<class>/`, `val/<class>/`: H.264 files, every frame coded by itself.
 - `train.csv`, `val.csv`: `path,label`, paths relative to this folder.
 
@@ -377,7 +440,7 @@ Pairs of classes that differ only in the direction of time:
 
 {pairs}
 
-Clip i of one class of a pair is clip i of the other, back to front: a single frame tells nothing inside a
+Clip i of one class of a pair is clip i of the other, back to front{but}: a single frame tells nothing inside a
 pair. Training and validation share no scene. To split the training clips further, keep twins together: clips
 with the same number are one group (`--data.group '_(\\d+)\\.mp4'`).
 

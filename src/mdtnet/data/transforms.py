@@ -12,15 +12,17 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+
+from mdtnet.data.video import scaled_size
 
 PER_FRAME = ("AutoContrast", "Equalize", "Contrast")  # of RandAugment's changes
 OTHER_SIDE = {a: b for left, right in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
               for a, b in ((left, right), (right, left))}  # fmt: skip
 SIDES = re.compile(r"(?<![A-Za-z])(?:left|right|LEFT|RIGHT)(?![A-Za-z])|(?:Left|Right)(?![a-z])")
 SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side: TSN's multi-scale crop
-MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 # Its height and width differ by one scale at most.
 SCALE_PAIRS = [(h, w) for i, h in enumerate(SCALES) for j, w in enumerate(SCALES) if abs(i - j) <= 1]
 # Where it lies, in quarters of the free height and width: corners and centre, middles, points between.
@@ -52,9 +54,25 @@ class ClipAugment:
 
     def draw(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, bool]:
         """The clip, and whether it was mirrored."""
-        frames = resize_short(frames, max(self.short_side, self.size))
-        crop = multiscale_crop if self.crop == "multiscale" else random_crop
-        frames = crop(frames, self.size, rng)
+        frames = self.resize(frames)
+        height, width = frames.shape[-2:]
+        top, left, height, width = self.box(height, width, rng)
+        return self.finish(frames[..., top : top + height, left : left + width], rng)
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """First step of `draw`: frames of the size that is cropped from."""
+        return resize_short(frames, max(self.short_side, self.size))
+
+    def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Second step: what to cut from frames of this size, as top, left, height and width."""
+        if self.crop == "multiscale":
+            return multiscale_box(height, width, rng)
+        top, left = rng.integers(0, [height - self.size + 1, width - self.size + 1])
+        return int(top), int(left), self.size, self.size
+
+    def finish(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, bool]:
+        """All that follows the cut: the clip, and whether it was mirrored."""
+        frames = _resize(frames, self.size, self.size)
         mirrored = self.flip and rng.random() < 0.5
         if mirrored:
             frames = frames.flip(-1)
@@ -77,31 +95,19 @@ def _other_side(match: re.Match) -> str:
 
 def resize_short(frames: Tensor, short_side: int) -> Tensor:
     """Scale `[..., 3, H, W]` so that the shorter of H and W is `short_side` pixels."""
-    height, width = frames.shape[-2:]
-    scale = short_side / min(height, width)
-    longest = short_side * MAX_ASPECT
-    return _resize(frames, min(round(height * scale), longest), min(round(width * scale), longest))
+    return _resize(frames, *scaled_size(frames.shape[-2:], short_side))
 
 
-def random_crop(frames: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """One random square of `size` pixels from all frames."""
-    height, width = frames.shape[-2:]
-    top, left = rng.integers(0, [height - size + 1, width - size + 1])
-    return frames[..., top : top + size, left : left + size]
-
-
-def multiscale_crop(frames: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """TSN's crop: a pair of scales of the short side at one of 13 places, then scaled to `size`.
+def multiscale_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """TSN's crop, as top, left, height and width: a pair of scales of the short side at one of 13 places.
 
     Source: Wang et al., Temporal Segment Networks, section 3.2.
     """
-    height, width = frames.shape[-2:]
     short = min(height, width)
     pair = SCALE_PAIRS[rng.integers(len(SCALE_PAIRS))]
     crop_height, crop_width = (max(int(short * scale), 1) for scale in pair)
     down, right = PLACES[rng.integers(len(PLACES))]
-    top, left = (height - crop_height) * down // 4, (width - crop_width) * right // 4
-    return _resize(frames[..., top : top + crop_height, left : left + crop_width], size, size)
+    return (height - crop_height) * down // 4, (width - crop_width) * right // 4, crop_height, crop_width
 
 
 def jitter_color(frames: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -137,14 +143,38 @@ def views(frames: Tensor, *, crops: int, crop_size: int) -> Tensor:
     if min(frames.shape[-2:]) < crop_size:
         frames = resize_short(frames, crop_size)
     height, width = frames.shape[-2:]
+    boxes = _view_corners(height, width, crops, crop_size)
+    return stack_clips([frames[..., y : y + crop_size, x : x + crop_size] for y, x in boxes])
+
+
+def views_box(height: int, width: int, *, crops: int, crop_size: int) -> tuple[int, int, int, int]:
+    """The part of frames that `views` needs, as top, left, height and width: cut to it, they give the same views."""
+    if min(height, width) < crop_size:
+        return 0, 0, height, width
+    corners = _view_corners(height, width, crops, crop_size)
+    (top, left), (bottom, right) = corners[0], corners[-1]
+    return top, left, bottom - top + crop_size, right - left + crop_size
+
+
+def _view_corners(height: int, width: int, crops: int, crop_size: int) -> list[tuple[int, int]]:
     places = [(2, 2)] if crops == 1 else [(2, p) if width >= height else (p, 2) for p in (0, 2, 4)]
-    boxes = [((height - crop_size) * down // 4, (width - crop_size) * right // 4) for down, right in places]
-    return torch.stack([frames[..., y : y + crop_size, x : x + crop_size] for y, x in boxes])
+    return [((height - crop_size) * down // 4, (width - crop_size) * right // 4) for down, right in places]
+
+
+def stack_clips(clips: Sequence[Tensor]) -> Tensor:
+    """Clips `[..., 3, H, W]` stacked along a new first dimension, their channels last in memory.
+
+    That is how decoders leave pixels and how convolutions like them; changing the order takes 8 times as long.
+    """
+    return torch.stack([clip.movedim(-3, -1) for clip in clips]).movedim(-1, -3)
 
 
 def _resize(frames: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear, with a wider filter where frames shrink, as Pillow does it."""
     if frames.shape[-2:] == (height, width):
         return frames
-    lead = frames.shape[:-3]
-    flat = F.resize(frames.reshape(-1, *frames.shape[-3:]), [height, width], antialias=True)
-    return flat.reshape(*lead, *flat.shape[1:])
+    flat = frames.reshape(-1, *frames.shape[-3:])
+    if len(flat) == 1 and flat.stride(1) == 1:  # PyTorch takes one frame for channels-last by this stride alone
+        flat = flat.as_strided(flat.shape, (flat[0].numel(), *flat.stride()[1:]))
+    out = interpolate(flat, (height, width), mode="bilinear", antialias=True)
+    return out.reshape(*frames.shape[:-2], height, width)

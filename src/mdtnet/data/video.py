@@ -3,17 +3,20 @@
 Frame i is the i-th frame that decodes, in presentation order; nothing is believed that a header says. A
 folder of JPEG or PNG files is read through the same functions as a video file.
 
-Decoding is cheap and conversion to RGB is not, so all frames are decoded, kept as the decoder's own (small,
-reference counted) buffers, and converted only where chosen. Videos too long for that are decoded twice.
+A frame is converted to RGB while it is decoded, if it is chosen, and no frame is kept: memory does not grow with
+the video, and the decoder's buffers stay in the processor's cache. What to choose depends on a number of frames
+that nobody knows before the end, so that number is guessed from the file's packets; in the few files where decoding
+proves the guess wrong, a second pass uses the right one.
 """
 
 import importlib
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import av
@@ -24,10 +27,13 @@ from PIL import Image, ImageOps
 
 from mdtnet.errors import ConfigError, VideoError
 
-KEEP_BYTES = 256 * 2**20  # decoded frames held at once; above it a video is decoded twice
+SMALLEST_FRAME = 2  # bytes; AVI files of packed B-frames have packets of one byte that say nothing
+PASSES = 3  # two suffice for a file that stays as it is
+NONE_CHOSEN = np.empty(0, dtype=np.int64)
 THREADS_FROM_PIXELS = 500_000  # starting threads costs more than it saves on smaller frames
 MAX_THREADS = 8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 
 Choose = Callable[[int], np.ndarray]
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -82,17 +88,21 @@ def read_clip(
     end: float | None = None,
     backend: str = "auto",
     num_frames: int | None = None,
+    short_side: int | None = None,
     transform: Transform | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read chosen frames of a video file or a folder of images.
 
     Args:
-        choose: gets the number of frames and returns their indices, from 0, an integer array of any shape.
+        choose: gets the number of frames and returns their indices, from 0, an integer array of any shape. It is
+            called again with another number where the first one was a wrong guess.
         start, end: seconds after the first frame; frames are counted within [start, end).
         backend: `auto` and `pyav` are the same; `torchcodec`, where it is installed, gives the same frames.
         num_frames: what an earlier call returned, if any: decoding then stops at the last frame chosen.
+        short_side: wanted in pixels. Where it is quicker, in the YUV frames that PyAV decodes, frames are scaled to
+            `scaled_size` before they become RGB; all others keep their size, for `transform` to change.
         transform: applied to each chosen frame, uint8 `[H, W, 3]` -> uint8 `[h, w, 3]`, so that full-size
-            frames need not be held together.
+            frames need not be held together; rows of the frame, which is only lent, can have gaps between them.
 
     Returns:
         uint8 RGB `[*indices.shape, H, W, 3]`, turned upright, and the number of frames.
@@ -102,21 +112,52 @@ def read_clip(
         ConfigError: `torchcodec` is wanted but cannot be used.
     """
     path = os.fspath(path)
+    collect = partial(_Collected, short_side=short_side, transform=transform)
     if os.path.isdir(path):
-        return _read_folder(path, choose, start, end, transform)
+        return _read_folder(path, choose, start, end, collect)
     if backend == "torchcodec":
-        return _read_torchcodec(path, choose, start, end, transform)
-    return _read_pyav(path, choose, start, end, num_frames, transform)
+        return _read_torchcodec(path, choose, start, end, num_frames, collect)
+    return _read_pyav(path, choose, start, end, num_frames, collect)
+
+
+def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:
+    """Height and width of a frame whose shorter side becomes `short_side` pixels."""
+    longest = short_side * MAX_ASPECT
+    height, width = (min(round(side * (short_side / min(size))), longest) for side in size)
+    return height, width
+
+
+class _Collected:
+    """Chosen frames, as they come, changed by `transform`: `pixels` is uint8 `[total, h, w, 3]` once all are here."""
+
+    def __init__(self, total: int, *, short_side: int | None, transform: Transform | None) -> None:
+        self.total, self.short_side, self.transform = total, short_side, transform
+        self.done = 0
+        self.pixels = np.empty(0, dtype=np.uint8)
+
+    def add(self, frame: np.ndarray) -> None:
+        """Take the next frame, `[H, W, 3]`, whose memory may be used again afterwards."""
+        if self.transform:
+            frame = self.transform(frame)
+        if not self.done:
+            self.pixels = np.empty((self.total, *frame.shape), dtype=np.uint8)
+        self.pixels[self.done] = frame
+        self.done += 1
+
+
+Collect = Callable[[int], _Collected]
 
 
 def check_backend(backend: str) -> None:
     """Raise ConfigError where `backend` cannot be used here."""
     if backend == "torchcodec":
         try:
-            importlib.import_module("torchcodec.decoders")
-        except (ImportError, RuntimeError, OSError) as error:
+            decoders = importlib.import_module("torchcodec.decoders")
+            decoders.VideoDecoder(b"")  # new versions look for FFmpeg's libraries only now
+        except (ImportError, RuntimeError, OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"backend is 'torchcodec', which does not load here: {reason}") from error
+            if isinstance(error, ImportError | OSError) or "load" in reason:
+                raise ConfigError(f"backend is 'torchcodec', which does not load here: {reason}") from error
 
 
 def _read_pyav(
@@ -125,40 +166,47 @@ def _read_pyav(
     start: float | None,
     end: float | None,
     num_frames: int | None,
-    transform: Transform | None,
+    collect: Collect,
 ) -> tuple[np.ndarray, int]:
-    kept: list[av.VideoFrame] | None = None
-    known = num_frames
-    if num_frames is None:
-        kept, num_frames = _decode_all(path, start, end)
-    indices, wanted, inverse = _chosen(choose, num_frames)
-    if kept is not None:
-        pixels = _convert(kept, wanted, transform)
-    else:
+    if num_frames is not None:
+        indices, wanted, inverse = _chosen(choose, num_frames)
+        pixels, _ = _convert(path, start, end, wanted, collect, to_end=False)
+        if pixels is not None:
+            return _arranged(pixels, indices, inverse), num_frames
+    guess, pixels = _guess_frames(path, start, end), None  # and after the above: the file is not what it was
+    for _ in range(PASSES):
+        indices, wanted, inverse = _chosen(choose, guess) if guess else (NONE_CHOSEN,) * 3
+        pixels, count = _convert(path, start, end, wanted, collect, to_end=True)
+        if count == 0:
+            raise _nothing(path, start, end)
+        if count == guess and pixels is not None:
+            return _arranged(pixels, indices, inverse), count
+        guess = count
+    raise VideoError(path, "changes while it is read")
+
+
+def _guess_frames(path: str, start: float | None, end: float | None) -> int:
+    """Number of packets that look like a frame, without decoding them; wrong where a file is unusual or damaged."""
+    try:
         with _open(path) as (container, stream):
-            pixels = _convert(_frames(path, container, stream, start, end), wanted, transform)
-    if pixels is None:
-        if known is None:
-            raise VideoError(path, "changed while it was read")
-        return _read_pyav(path, choose, start, end, None, transform)  # the file is not what it was
-    return _arranged(pixels, indices, inverse), num_frames
+            packets = (p for p in container.demux(stream) if p.size >= SMALLEST_FRAME and not p.is_discard)
+            if start is None and end is None:
+                return sum(1 for _ in packets)
+            times = _packet_seconds(packets, stream, end)
+    except av.FFmpegError:
+        return 0  # decoding will tell the reason
+    first = min(times, default=0.0)
+    return sum(_inside(time - first, start, end) for time in times)
 
 
-def _decode_all(path: str, start: float | None, end: float | None) -> tuple[list[av.VideoFrame] | None, int]:
-    """All frames, or None where they are too large to hold, and their number."""
-    kept: list[av.VideoFrame] | None = []
-    count = held = 0
-    with _open(path) as (container, stream):
-        for frame in _frames(path, container, stream, start, end):
-            count += 1
-            if kept is not None:
-                kept.append(frame)
-                held += sum(plane.buffer_size for plane in frame.planes)
-                if held > KEEP_BYTES:
-                    kept = None
-    if count == 0:
-        raise _nothing(path, start, end)
-    return kept, count
+def _packet_seconds(packets: Iterable[av.Packet], stream: Any, end: float | None) -> list[float]:
+    """Times at which packets are shown, in seconds, in the order of the file, until all that follow are after `end`."""
+    times: list[float] = []
+    for packet in packets:
+        times.append(_seconds(packet, stream, len(times)))
+        if end is not None and packet.dts is not None and packet.dts * packet.time_base > times[0] + end:
+            break
+    return times
 
 
 def _chosen(choose: Choose, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,35 +224,51 @@ def _arranged(pixels: np.ndarray, indices: np.ndarray, inverse: np.ndarray) -> n
     return pixels.reshape(indices.shape + pixels.shape[1:])
 
 
-def _convert(frames: Iterable[av.VideoFrame], wanted: np.ndarray, transform: Transform | None) -> np.ndarray | None:
-    """RGB of the frames at the sorted positions `wanted`, or None where the frames end before the last."""
-    reformatter = VideoReformatter()
+def _convert(
+    path: str,
+    start: float | None,
+    end: float | None,
+    wanted: np.ndarray,
+    collect: Collect,
+    *,
+    to_end: bool,
+) -> tuple[np.ndarray | None, int]:
+    """RGB of the frames at the sorted positions `wanted`, and the number of frames decoded.
+
+    The pixels are None where the frames end before the last one wanted. Without `to_end` decoding stops there.
+    """
+    scale, convert = VideoReformatter(), VideoReformatter()
     size: tuple[int, int] | None = None
-    pixels: np.ndarray | None = None
-    done = 0
-    for i, frame in enumerate(frames):
-        size = size or (frame.width, frame.height)  # later frames can differ: they are scaled to the first
-        if i != wanted[done]:
-            continue
-        rgb = _to_rgb(frame, reformatter, *size)
-        rgb = transform(rgb) if transform else rgb
-        if pixels is None:
-            pixels = np.empty((len(wanted), *rgb.shape), dtype=np.uint8)
-        pixels[done] = rgb
-        done += 1
-        if done == len(wanted):
-            return pixels
-    return None
+    found, count = collect(len(wanted)), 0
+    with _open(path) as (container, stream):
+        for frame in _frames(path, container, stream, start, end):
+            count += 1
+            size = size or _size(frame, found.short_side)  # later frames can differ: they are scaled to the first
+            if found.done == len(wanted) or count - 1 != wanted[found.done]:
+                continue
+            found.add(_to_rgb(frame, scale, convert, size))
+            if found.done == len(wanted) and not to_end:
+                break
+    return (found.pixels if found.done == len(wanted) else None), count
 
 
-def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, width: int, height: int) -> np.ndarray:
-    # At an unchanged size the flags alter nothing but the time taken.
-    rgb = reformatter.reformat(
-        frame, width=width, height=height, format="rgb24", interpolation="FAST_BILINEAR", threads=1
-    )
-    array = rgb.to_ndarray()
+def _size(frame: av.VideoFrame, short_side: int | None) -> tuple[int, int]:
+    """Height and width that a frame becomes RGB with."""
+    if short_side and frame.format.name.startswith("yuv"):
+        return scaled_size((frame.height, frame.width), short_side)
+    return frame.height, frame.width
+
+
+def _to_rgb(
+    frame: av.VideoFrame, scale: VideoReformatter, convert: VideoReformatter, size: tuple[int, int]
+) -> np.ndarray:
+    """RGB `[H, W, 3]`, turned upright; a view of memory whose rows can have gaps between them."""
     turns = round(frame.rotation / 90)
-    return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
+    form = frame.format.name if frame.format.name.startswith("yuv") else "rgb24"
+    # In two steps, for each of which swscale has fast code, which it has not for both in one: that takes twice as long.
+    frame = scale.reformat(frame, size[1], size[0], form, interpolation="BILINEAR", threads=1)
+    array = convert.reformat(frame, format="rgb24", interpolation="FAST_BILINEAR", threads=1).to_ndarray()
+    return np.rot90(array, turns) if turns else array
 
 
 @contextmanager
@@ -249,19 +313,24 @@ def _frames(path: str, container: Any, stream: Any, start: float | None, end: fl
             if start is not None or end is not None:
                 seconds = _seconds(frame, stream, count - 1)
                 origin = seconds if origin is None else origin
-                if start is not None and seconds - origin < start - 1e-6:
-                    continue
                 if end is not None and seconds - origin >= end - 1e-6:
                     return
+                if not _inside(seconds - origin, start, end):
+                    continue
             yield frame
     except (av.FFmpegError, OSError) as error:
         reason = f"truncated after {count} frames" if count else "cannot be decoded"
         raise VideoError(path, f"{reason}: {_short(error)}") from error
 
 
-def _seconds(frame: av.VideoFrame, stream: Any, position: int) -> float:
-    if frame.pts is not None and frame.time_base:
-        return float(frame.pts * frame.time_base)
+def _inside(seconds: float, start: float | None, end: float | None) -> bool:
+    """Whether a time after the first frame's is in [start, end)."""
+    return (start is None or seconds >= start - 1e-6) and (end is None or seconds < end - 1e-6)
+
+
+def _seconds(timed: av.VideoFrame | av.Packet, stream: Any, position: int) -> float:
+    if timed.pts is not None and timed.time_base:
+        return float(timed.pts * timed.time_base)
     return position / float(stream.average_rate or 25)
 
 
@@ -276,7 +345,7 @@ def _short(error: Exception) -> str:
 
 
 def _read_folder(
-    path: str, choose: Choose, start: float | None, end: float | None, transform: Transform | None
+    path: str, choose: Choose, start: float | None, end: float | None, collect: Collect
 ) -> tuple[np.ndarray, int]:
     files = _frame_files(path, start, end)
     indices, wanted, inverse = _chosen(choose, len(files))
@@ -284,8 +353,14 @@ def _read_folder(
     shapes = sorted({frame.shape for frame in frames})
     if len(shapes) > 1:
         raise VideoError(path, f"frames of different sizes, {shapes[0][:2]} and {shapes[1][:2]}")
-    pixels = np.stack([transform(frame) for frame in frames] if transform else frames)
-    return _arranged(pixels, indices, inverse), len(files)
+    return _arranged(_all_of(frames, collect), indices, inverse), len(files)
+
+
+def _all_of(frames: Sequence[np.ndarray] | np.ndarray, collect: Collect) -> np.ndarray:
+    found = collect(len(frames))
+    for frame in frames:
+        found.add(frame)
+    return found.pixels
 
 
 def _frame_files(path: str, start: float | None, end: float | None) -> list[str]:
@@ -307,7 +382,7 @@ def _read_image(folder: str, name: str) -> np.ndarray:
 
 
 def _read_torchcodec(
-    path: str, choose: Choose, start: float | None, end: float | None, transform: Transform | None
+    path: str, choose: Choose, start: float | None, end: float | None, num_frames: int | None, collect: Collect
 ) -> tuple[np.ndarray, int]:
     """The same frames by torchcodec, where its numbering can be trusted.
 
@@ -316,15 +391,13 @@ def _read_torchcodec(
     """
     check_backend("torchcodec")
     decoders = importlib.import_module("torchcodec.decoders")
-    num_frames = probe(path).num_frames
+    num_frames = num_frames or probe(path).num_frames
     try:
         decoder = decoders.VideoDecoder(path, seek_mode="exact", dimension_order="NHWC")
         if len(decoder) != num_frames or start is not None or end is not None:
-            return _read_pyav(path, choose, start, end, None, transform)
+            return _read_pyav(path, choose, start, end, None, collect)
         indices, wanted, inverse = _chosen(choose, num_frames)
         pixels = decoder.get_frames_at(wanted.tolist()).data.numpy()
     except RuntimeError as error:
         raise VideoError(path, f"torchcodec: {_short(error)}") from error
-    if transform:
-        pixels = np.stack([transform(frame) for frame in pixels])
-    return _arranged(pixels, indices, inverse), num_frames
+    return _arranged(_all_of(pixels, collect), indices, inverse), num_frames
