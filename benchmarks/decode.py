@@ -11,7 +11,8 @@ The order is video by video, everyone in turn; a ratio is a turn's time over tha
 and in brackets their range. CPU time suffers less than wall time on a machine that others use too.
 
 decord2 and torchcodec are compared where they are installed. They are told the true number of frames, choose frames
-by the same rule and resize with the same function; their clips, too, are compact and have channels last in memory.
+by the same rule and resize RGB with torch, where mdtnet scales YUV; their clips, too, are compact and have channels
+last in memory.
 """
 
 import argparse

@@ -251,7 +251,8 @@ def test_deformable_kernels_start_on_the_grid_and_as_a_difference(trunk):
     assert modules
     for module in modules:
         for conv in module.offsets:
-            assert not conv.weight.any() and not conv.bias.any()
+            assert not conv.weight.any()
+            assert not conv.bias.any()
         for kernel in module.kernels:
             centre = kernel[:, :, kernel.shape[-2] // 2, kernel.shape[-1] // 2]
             assert (centre.diagonal() - 1).abs().max() < 0.2

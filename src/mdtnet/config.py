@@ -73,7 +73,7 @@ class DataConfig:
     workers: int = 0
     """Data loader processes; 0 decodes in the main process."""
     backend: Literal["auto", "pyav", "torchcodec"] = "auto"
-    """Video decoder; `auto` is PyAV."""
+    """Video decoder; `auto` is PyAV. torchcodec's frames are resized by another filter: half a level of difference."""
 
 
 @dataclass(frozen=True)

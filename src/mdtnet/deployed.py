@@ -1,6 +1,6 @@
 """An exported network that names what videos show, without torch: `Deployed.load("best.onnx").predict(source)`.
 
-Runs what `mdtnet export` wrote with ONNX Runtime or OpenVINO; PyAV decodes, Pillow resizes. All it must know is in the
+Runs what `mdtnet export` wrote with ONNX Runtime or OpenVINO; PyAV decodes and resizes. All it must know is in the
 file. Letters: V views, T segments, K frames a segment, H, W pixels of a frame, S the side of the network's input.
 """
 

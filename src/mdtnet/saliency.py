@@ -32,7 +32,7 @@ class SaliencyConfig:
     floor: float = 0.5
     """g: what a motionless place is weakened to, 0 to 1; 1 leaves the frames as they are."""
     drop: float = 0.0
-    """Share of the clips that training shows without salience, 0 to 1, drawn anew each time: salience as an augmentation.
+    """Share of clips that training shows without salience, 0 to 1, drawn anew each time: salience as an augmentation.
     Tests always have it."""
     quantile: float = 0.98
     """High quantile of the map that counts as full salience, 0 to 1."""

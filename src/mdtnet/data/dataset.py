@@ -190,11 +190,15 @@ def _check_rule(data: DataConfig, test: TestConfig, frames_per_segment: int) -> 
         raise ConfigError(f"test.rule '{test.rule}' goes with data.frame_stride 1 and data.sampling consecutive only")
 
 
+PIXELS = 2
+"""Raised whenever reading gives other pixels than before, so that no old cache is taken for a new one."""
+
+
 def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
     """All frames of a video, resized to `data.short_side`, uint8 `[N, H, W, 3]`; decoded the first time only.
 
-    A file in the cache is named after the video's path, size and time of change, its part and the short side,
-    and appears whole or not at all, so that several processes can fill one cache. Unreadable videos leave
+    A file in the cache is named after the video's path, size and time of change, its part, the short side and how
+    it is read, and appears whole or not at all, so that several processes can fill one cache. Unreadable videos leave
     nothing there.
 
     Raises:
@@ -204,7 +208,7 @@ def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
         stat = os.stat(sample.path)
     except OSError as error:
         raise VideoError(sample.path, "no such file") from error
-    key = (sample.path, stat.st_mtime_ns, stat.st_size, sample.start, sample.end, data.short_side)
+    key = (sample.path, stat.st_mtime_ns, stat.st_size, sample.start, sample.end, data.short_side, data.backend, PIXELS)
     name = hashlib.sha1(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
     path = os.path.join(data.cache, name[:2], f"{name}.npy")
     try:
