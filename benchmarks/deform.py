@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from mdtnet.memory import keep_freed_memory
 from mdtnet.models.deform import deform_conv2d_sum
 
 MAPS = ((8, 56), (8, 28), (16, 14), (32, 7))  # channels, side in pixels
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (all)")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     args = parser.parse_args()
+    keep_freed_memory()  # as the command line does, for both
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
