@@ -20,7 +20,7 @@ from mdtnet.data.exposure import Exposure, expose
 from mdtnet.data.segments import Sampling, clip_indices
 from mdtnet.data.video import read_clip, scaled_size
 from mdtnet.errors import CheckpointError, ConfigError, VideoError
-from mdtnet.prediction import Prediction, check_choice, chosen
+from mdtnet.prediction import Prediction, Predictor, check_choice, chosen
 
 SUFFIXES = (".onnx", ".xml")
 KEY = "mdtnet"
@@ -87,7 +87,7 @@ class Description:
             raise CheckpointError(f"{where}: not written by mdtnet export (no description inside)") from error
 
 
-class Deployed:
+class Deployed(Predictor):
     """An exported network with everything around it that a video needs; the same calls as `Recogniser`."""
 
     def __init__(self, network: Network, description: Description) -> None:
@@ -106,28 +106,6 @@ class Deployed:
             raise CheckpointError(f"{path}: no such file")
         network, text = (_openvino if path.suffix == ".xml" else _onnx)(path, threads)
         return cls(network, Description.from_json(text, where=str(path)))
-
-    def predict(
-        self,
-        source: str | Path,
-        *,
-        topk: int = 5,
-        threshold: float | None = None,
-        clips: int = 1,
-        crops: int = 1,
-    ) -> Prediction:
-        """What one video shows; `clips` * `crops` views of it are averaged.
-
-        Of the classes it has the `topk` best, or all with at least the probability `threshold`.
-
-        Raises:
-            VideoError: the video cannot be read.
-            ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
-        """
-        (prediction,) = self.predict_many([source], topk=topk, threshold=threshold, clips=clips, crops=crops)
-        if prediction.error:
-            raise VideoError(prediction.path, prediction.error)
-        return prediction
 
     def predict_many(
         self,

@@ -20,10 +20,10 @@ from mdtnet.data.dataset import ClipDataset
 from mdtnet.errors import ConfigError, VideoError
 from mdtnet.hub import HubMixin
 from mdtnet.models.folding import folded
-from mdtnet.prediction import Prediction, check_choice, chosen
+from mdtnet.prediction import Prediction, Predictor, check_choice, chosen
 
 
-class Recogniser(HubMixin):
+class Recogniser(Predictor, HubMixin):
     """A network with everything around it that a video needs: sampling, resizing, crops, names of classes.
 
     Video files and folders of frames are read as in the test the network was made for. `from_pretrained`,
@@ -49,28 +49,6 @@ class Recogniser(HubMixin):
         _device(device)  # before a large file is read
         model: Any = load_model(checkpoint)
         return cls(model, classes=model.classes, config=model.config, device=device)
-
-    def predict(
-        self,
-        source: str | Path,
-        *,
-        topk: int = 5,
-        threshold: float | None = None,
-        clips: int = 1,
-        crops: int = 1,
-    ) -> Prediction:
-        """What one video shows; `clips` * `crops` views of it are averaged.
-
-        Of the classes it has the `topk` best, or all with at least the probability `threshold`.
-
-        Raises:
-            VideoError: the video cannot be read.
-            ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
-        """
-        (prediction,) = self.predict_many([source], topk=topk, threshold=threshold, clips=clips, crops=crops)
-        if prediction.error:
-            raise VideoError(prediction.path, prediction.error)
-        return prediction
 
     def predict_many(
         self,

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mdtnet.checkpoint import atomic_write
 from mdtnet.data.segments import test_indices
-from mdtnet.data.video import VideoInfo, probe, read_clip
+from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
 from mdtnet.errors import ConfigError
 from mdtnet.models.trunk import Trunk
 from mdtnet.saliency import ENERGIES, LUMA, SaliencyConfig, floored, frames_saliency
@@ -28,7 +28,6 @@ from mdtnet.saliency import ENERGIES, LUMA, SaliencyConfig, floored, frames_sali
 SHEETS = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4",)
 SHORT_SIDE = 256  # pixels; salience depends on it a little, and networks see frames of about this size
-MAX_ASPECT = 8  # a longer strip is squeezed, as networks see it
 PANEL_HEIGHT = 160  # pixels, of one picture on a contact sheet
 COLOURS = matplotlib.colormaps["inferno"]
 VARIANTS: tuple[Any, ...] = ("amplitude", *ENERGIES)
@@ -287,9 +286,7 @@ def checked_output(source: str | Path, out: str | Path, suffixes: tuple[str, ...
 
 def _scaled(size: tuple[int, ...], short_side: int, multiple: int) -> tuple[int, ...]:
     """A size (height, width) scaled to a short side, both sides multiples of `multiple`."""
-    scale = short_side / min(size)
-    longest = short_side * MAX_ASPECT
-    return tuple(multiple * max(1, round(min(side * scale, longest) / multiple)) for side in size)
+    return tuple(multiple * max(1, round(side / multiple)) for side in scaled_size(size, short_side))
 
 
 def _resized(frame: np.ndarray, short_side: int, *, multiple: int = 1) -> np.ndarray:

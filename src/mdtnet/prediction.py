@@ -3,7 +3,8 @@
 import glob
 import json
 import os
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from mdtnet.data.annotations import VIDEO_SUFFIXES
 from mdtnet.data.video import IMAGE_SUFFIXES
-from mdtnet.errors import ConfigError, DataError
+from mdtnet.errors import ConfigError, DataError, VideoError
 
 NOTHING = "no class is as probable as that"
 
@@ -41,6 +42,44 @@ class Prediction:
     def __str__(self) -> str:
         best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in zip(self.classes, self.probabilities))
         return f"{self.path}: {self.error or best or NOTHING}"
+
+
+class Predictor(ABC):
+    """What a network with and one without torch have in common for their user."""
+
+    @abstractmethod
+    def predict_many(
+        self,
+        sources: Iterable[str | Path],
+        *,
+        topk: int = 5,
+        threshold: float | None = None,
+        clips: int = 1,
+        crops: int = 1,
+    ) -> Iterator[Prediction]:
+        """Predictions in the order of the sources; a video that cannot be read gives one with `error`."""
+
+    def predict(
+        self,
+        source: str | Path,
+        *,
+        topk: int = 5,
+        threshold: float | None = None,
+        clips: int = 1,
+        crops: int = 1,
+    ) -> Prediction:
+        """What one video shows; `clips` * `crops` views of it are averaged.
+
+        Of the classes it has the `topk` best, or all with at least the probability `threshold`.
+
+        Raises:
+            VideoError: the video cannot be read.
+            ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
+        """
+        (prediction,) = self.predict_many([source], topk=topk, threshold=threshold, clips=clips, crops=crops)
+        if prediction.error:
+            raise VideoError(prediction.path, prediction.error)
+        return prediction
 
 
 def check_choice(topk: int, threshold: float | None) -> None:
