@@ -317,13 +317,26 @@ def load_yaml(path: str | Path) -> RunConfig:
     Raises:
         ConfigError: the file is missing, is not YAML, or has an unknown key or a wrong value.
     """
+    return from_dict(RunConfig, read_yaml(path), where=str(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; none of an empty one.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds anything else.
+    """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    return from_dict(RunConfig, values or {}, where=str(path))
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {values!r}, expected keys and values")
+    return values or {}
 
 
 def save_yaml(config: RunConfig, path: str | Path) -> None:

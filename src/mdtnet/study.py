@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from mdtnet.config import RunConfig, from_dict, nearest, to_dict
+from mdtnet.config import RunConfig, from_dict, nearest, read_yaml, to_dict
 from mdtnet.data.synthetic import RENDERER_VERSION, RenderConfig
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import System
@@ -153,11 +151,11 @@ def load_study(path: str | Path) -> Study:
         ConfigError: the file or its base is missing or not YAML, or it has an unknown key or a wrong value.
     """
     path = Path(path)
-    given: StudyFile = from_dict(StudyFile, _read_yaml(path), where=str(path))
+    given: StudyFile = from_dict(StudyFile, read_yaml(path), where=str(path))
     if not given.systems or not given.data or not given.seeds or not given.variants:
         missing = next(key for key in ("systems", "data", "seeds", "variants") if not getattr(given, key))
         raise ConfigError(f"{path}: {missing} is empty, expected at least one")
-    base = _read_yaml(path.parent / given.base) if given.base else {}
+    base = read_yaml(path.parent / given.base) if given.base else {}
     base = merged(base, nested(given.run, where=f"{path}: run"))
     sets = [_data_set(path, name, values) for name, values in given.data.items()]
     variants = {name: _variant(path, name, values, given.systems) for name, values in given.variants.items()}
@@ -172,18 +170,6 @@ def load_study(path: str | Path) -> Study:
     out = Path(given.out or f"runs/studies/{path.stem}")
     baseline = _baseline(path, given, specs)
     return Study(path, out, Path(given.results or out), specs, baseline, given.keep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds {values!r}, expected keys and values")
-    return values
 
 
 def nested(values: Any, *, where: str) -> dict[str, Any]:
