@@ -34,7 +34,7 @@ def test_mdtnet2_stays_under_36_gmacs():
     found = cost("mdtnet2")
     assert found.gmacs <= 36
     assert found.uncounted == ()
-    assert found.macs["DCME"] > 1e9
+    assert found.macs["DCME"] > 1e8
     assert found.macs["salience and input"] > 0
 
 

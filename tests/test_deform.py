@@ -35,7 +35,7 @@ def truth(x, offset, weight, bias=None):
 def plain(x, offset, weight, bias=None):
     """The path of other devices, which the CPU can run too."""
     kernel = weight.flatten(2).transpose(1, 2)
-    out = deform._gathered(x, offset, kernel, (weight.shape[-1],))
+    out = deform._gathered(x, offset, kernel, ((weight.shape[-1], 1),))
     return out if bias is None else out + bias.view(1, -1, 1, 1)
 
 
@@ -131,6 +131,30 @@ def test_several_kernels_are_the_sum():
         assert_close(a, b)
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_dilated_kernels(kernel):
+    inputs = make(2, 4, 6, 8, 9, kernel, 1.0)
+    _, offset3, weight3, _ = make(2, 4, 6, 8, 9, 3, 1.0)
+    inputs += [offset3, weight3]
+    grad = torch.randn(2, 6, 8, 9)
+
+    def two(x, offset, weight, bias, offset3, weight3):
+        wide = reference(x, offset, weight, bias, padding=2 * (kernel // 2), dilation=2)
+        return wide + truth(x, offset3, weight3)
+
+    def one(x, offset, weight, bias, offset3, weight3):
+        return deform_conv2d_sum(x, torch.cat((offset, offset3), 1), (weight, weight3), bias, dilations=(2, 1))
+
+    expected, expected_gradients = gradients(two, inputs, grad, range(6))
+    got, got_gradients = gradients(one, inputs, grad, range(6))
+    assert_close(got, expected)
+    for a, b in zip(got_gradients, expected_gradients, strict=True):
+        assert_close(a, b)
+    x, offset, weight, bias = inputs[:4]
+    single = reference(x, offset, weight, bias, padding=2 * (kernel // 2), dilation=2)
+    assert_close(deform_conv2d(x, offset, weight, bias, dilation=2), single)
+
+
 def test_chunks_do_not_change_the_result(monkeypatch):
     inputs = make(5, 4, 4, 8, 8, 3, 2.0)
     grad = torch.randn(5, 4, 8, 8)
@@ -188,7 +212,8 @@ class Net(nn.Module):
         self.kernels = nn.ParameterList(torch.randn(4, 4, k, k) for k in (3, 5))
 
     def forward(self, x):
-        return deform_conv2d_sum(x, torch.cat([offset(x) for offset in self.offsets], 1), list(self.kernels))
+        offset = torch.cat([offset(x) for offset in self.offsets], 1)
+        return deform_conv2d_sum(x, offset, list(self.kernels), dilations=(1, 2))
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -122,34 +122,35 @@ class Probe(nn.Module):
 
 
 def dcme_of(model: nn.Module, stage: int) -> DCME:
-    return next(m for m in model.trunk.stage_blocks(stage)[-1].modules() if isinstance(m, DCME))
+    return [m for block in model.trunk.stage_blocks(stage) for m in block.modules() if isinstance(m, DCME)][-1]
 
 
 def test_zero_offsets_sample_the_regular_grid():
     model = build("mdtnet1")
-    for conv in dcme_of(model, 3).offsets:
-        nn.init.zeros_(conv.weight)
-    offsets = learned_offsets(model, clip_of(model), stage=3)
-    assert list(offsets) == [3, 5]
-    points = sampling_points(offsets[3])
+    nn.init.zeros_(dcme_of(model, 3).offset.weight)
+    small, large = learned_offsets(model, clip_of(model), stage=3)
+    assert (small.span, large.span) == (3, 5)
+    points = small.points()
     assert points.shape == (2, 4, 4, 9, 2)
     expected = [(y, x) for y in (1, 2, 3) for x in (0, 1, 2)]
     assert points[1, 2, 1].tolist() == [list(map(float, p)) for p in expected]
-    assert sampling_points(offsets[5])[0, 2, 2, 0].tolist() == [0, 0]
+    expected = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)]
+    assert large.points()[0, 2, 2].tolist() == [list(map(float, p)) for p in expected]
+    assert torch.equal(large.points()[:1], large.unmoved())
 
 
 def test_points_are_moved_by_what_the_convolution_gives():
     model = build("mdtnet2")
     dcme = dcme_of(model, 2)
-    nn.init.normal_(dcme.offsets[1].bias, std=0.3)
-    nn.init.zeros_(dcme.offsets[1].weight)
-    nn.init.normal_(dcme.offsets[0].weight, std=0.2)
+    nn.init.normal_(dcme.offset.bias, std=0.3)
+    nn.init.normal_(dcme.offset.weight[:18], std=0.2)
+    nn.init.zeros_(dcme.offset.weight[18:])
     seen = []
-    dcme.offsets[0].register_forward_hook(lambda m, x, y: seen.append(y))
-    offsets = learned_offsets(model, clip_of(model), stage=2)
-    assert torch.equal(offsets[3], seen[0])
-    moved = sampling_points(offsets[5]) - sampling_points(torch.zeros_like(offsets[5]))
-    bias = dcme.offsets[1].bias.detach().view(25, 2)
+    dcme.offset.register_forward_hook(lambda m, x, y: seen.append(y))
+    small, large = learned_offsets(model, clip_of(model), stage=2)
+    assert torch.equal(small.offset, seen[0][:, :18])
+    moved = large.points() - large.unmoved()
+    bias = dcme.offset.bias.detach()[18:].view(9, 2)
     assert torch.allclose(moved, bias.expand_as(moved), atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ import torchvision
 from torch import nn
 
 from mdtnet.config import ModelConfig
+from mdtnet.errors import ConfigError
 from mdtnet.models import pretrained
 from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
 from mdtnet.models.mdtnet import DCME, Excitation, MDTNetConfig
@@ -224,17 +226,20 @@ def trunk_alone(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return tsn(x[:, :, model.parts.key_frame : model.parts.key_frame + 1])
 
 
+NEUTRAL = {"temporal": "identity", "fine_start": 0.0}
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("trunk", SMALL)
-def test_mdtnet_with_identity_starts_as_its_trunk(trunk, training):
-    model = build("mdtnet1", trunk, mdtnet=MDTNetConfig(temporal="identity", dcme_backward=True, fine_stage1=True))
+def test_neutral_mdtnet_starts_as_its_trunk(trunk, training):
+    model = build("mdtnet1", trunk, mdtnet=MDTNetConfig(**NEUTRAL, dcme_backward=True, fine_stage1=True))
     model.train(training)
     x = normalised(clips(model, size=64), model)
     torch.testing.assert_close(model(x), trunk_alone(model, x), atol=1e-6, rtol=1e-6)
 
 
 def test_mdtnet_with_shift_starts_as_a_trunk_that_shifts():
-    model = build("mdtnet1").eval()
+    model = build("mdtnet1", mdtnet=MDTNetConfig(fine_start=0.0)).eval()
     only_shift = MDTNetConfig(fine=False, coarse=False, dcme=False, stce=False)
     plain = build("mdtnet1", mdtnet=only_shift).eval()
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()})
@@ -250,9 +255,8 @@ def test_deformable_kernels_start_on_the_grid_and_as_a_difference(trunk):
     modules = [m for m in model.modules() if isinstance(m, DCME)]
     assert modules
     for module in modules:
-        for conv in module.offsets:
-            assert not conv.weight.any()
-            assert not conv.bias.any()
+        assert not module.offset.weight.any()
+        assert not module.offset.bias.any()
         for kernel in module.kernels:
             centre = kernel[:, :, kernel.shape[-2] // 2, kernel.shape[-1] // 2]
             assert (centre.diagonal() - 1).abs().max() < 0.2
@@ -291,7 +295,9 @@ SWITCHES = [
     {"spatial_difference": "sobel"},
     {"coarse": False},
     {"dcme": False},
-    {"dcme_kernels": (3,)},
+    {"dcme_kernels": (3,), "dcme_dilations": (1,)},
+    {"dcme_kernels": (3, 5), "dcme_dilations": (1, 1)},
+    {"excite_every": 2},
     {"dcme_deformable": False},
     {"dcme_backward": True},
     {"dcme_low_level": True},
@@ -316,6 +322,21 @@ def test_every_switch_changes_the_network_and_trains(switch, trunk):
         x = clips(base)
         with torch.no_grad():
             assert not torch.allclose(base.eval()(x), model.eval()(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"dcme_kernels": (3, 4)}, "dcme_kernels is [3, 4], expected odd sizes"),
+        ({"dcme_kernels": (3,)}, "dcme_dilations is [1, 2], expected a number of cells for each of 1 kernels"),
+        ({"dcme_dilations": (1, 0)}, "dcme_dilations is [1, 0]"),
+        ({"excite_every": 0}, "excite_every is 0, expected 1 or more"),
+    ],
+    ids=str,
+)
+def test_parts_that_do_not_fit(parts, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        build("mdtnet1", mdtnet=MDTNetConfig(**parts))
 
 
 def test_causal_network_does_not_see_the_future():
@@ -423,7 +444,7 @@ def test_dcme_sees_no_motion_in_a_still_clip(deformable):
 
 
 def test_dcme_gates_only_segments_that_have_a_neighbour():
-    x = torch.randn(2 * 4, 32, 6, 6)
+    x = torch.randn(2 * 4, 8, 6, 6)
     for switch, steps in (({}, [[0, 1, 2]]), ({"dcme_backward": True}, [[0, 1, 2], [1, 2, 3]])):
         gates = exact_dcme(**switch)(x, Timeline(4))
         assert [list(range(4))[where] for where, _ in gates] == steps
@@ -431,25 +452,45 @@ def test_dcme_gates_only_segments_that_have_a_neighbour():
     assert exact_dcme()(x, Timeline(1)) == []
 
 
-@pytest.mark.parametrize("switch", [{}, {"dcme_backward": True}, {"dcme": False}, {"stce": False}], ids=str)
-def test_excitation_is_the_formula(switch):
-    """x * (1 + E_D / 2 + E_S / 2), with one of the two alone x * (1 + E), spelled out."""
-    config = dataclasses.replace(MDTNetConfig(coarse=False, temporal="none"), **switch)
-    module = Excitation(Place(2, 0, 2, 32, 16), config).eval()
+EXCITATIONS = [
+    {},
+    {"coarse": False},
+    {"dcme_backward": True},
+    {"dcme": False},
+    {"stce": False},
+    {"coarse": False, "dcme": False},
+]
+
+
+@pytest.mark.parametrize("size", [(6, 6), (5, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("switch", EXCITATIONS, ids=str)
+def test_excitation_is_the_formula(switch, stride, size):
+    """x * (1 + E_C) * (1 + E_D / 2 + E_S / 2), with one of the last two alone x * (1 + E_C) * (1 + E), spelled out."""
+    config = dataclasses.replace(MDTNetConfig(temporal="none"), **switch)
+    module = Excitation(Place(2, 0, 2, 32, 16, stride), config).eval()
     perturb(module)
-    x = torch.randn(2 * 4, 32, 6, 6)
-    steps = x.unflatten(0, (2, 4))
+    x = torch.randn(2 * 4, 32, *size)
+    z = module.reduce(x)
+    if stride == 2:
+        z = nn.functional.adaptive_avg_pool2d(
+            nn.functional.pad(z, (0, size[1] % 2, 0, size[0] % 2), mode="replicate"),
+            ((size[0] + 1) // 2, (size[1] + 1) // 2),
+        )
     gates = []
     if config.dcme:
-        maps = torch.zeros(2, 4, 32, 6, 6)
-        found = module.dcme(x, Timeline(4))
+        maps = torch.zeros(2, 4, 32, *z.shape[2:])
+        found = module.dcme(z, Timeline(4))
         for where, openness in found:
             maps[:, where] += (openness - 0.5) / len(found)
         gates.append(maps)
     if config.stce:
-        gates.append(module.stce(steps).expand_as(steps))
-    expected = steps * (1 + sum(gates) / len(gates))
-    torch.testing.assert_close(module(x, Timeline(4)), expected.flatten(0, 1), atol=1e-5, rtol=1e-5)
+        gates.append(module.stce(z, Timeline(4)).expand(2, 4, 32, *z.shape[2:]))
+    gain = (1 + sum(gates) / max(1, len(gates))).flatten(0, 1) if gates else 1
+    if config.coarse:
+        gain = gain * (0.5 + module.coarse(z, Timeline(4)) / 2)
+    gain = gain.repeat_interleave(stride, 2).repeat_interleave(stride, 3)[:, :, : size[0], : size[1]]
+    torch.testing.assert_close(module(x, Timeline(4)), x * gain, atol=1e-5, rtol=1e-5)
 
 
 def test_mobilenet_weights_load_strictly(shared, monkeypatch):

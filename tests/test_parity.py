@@ -11,6 +11,7 @@ import mdtnet
 from mdtnet.checkpoint import load_checkpoint
 from mdtnet.config import ModelConfig
 from mdtnet.models.build import build_model
+from mdtnet.models.mdtnet import MDTNetConfig
 
 SYSTEMS = ("tsn", "tsm", "tea", "tdn")
 
@@ -95,8 +96,8 @@ def test_mdtnet_starts_from_official_tdn(files, shared, caplog):
         "fine.stem.0.weight": "conv1_5.0.weight",
     }.items():
         assert torch.equal(state[ours], official[f"base_model.{theirs}"]), ours
-    assert not state["fine.bn.weight"].any()
+    assert (state["fine.bn.weight"] == MDTNetConfig().fine_start).all()
     assert not state["trunk.layer2.0.temporal.dcme.expand.1.weight"].any()
-    assert "temporal.coarse 325, temporal.conv 13" in caplog.text
+    assert "temporal.coarse 133, temporal.conv 13, temporal.reduce 42" in caplog.text  # 7 of 13 blocks
     assert "classifier of 11 classes replaced by a new one of 7" in caplog.text
     assert "base_model.conv1_temp.weight" in caplog.text

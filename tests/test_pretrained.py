@@ -15,6 +15,7 @@ from mdtnet.config import ModelConfig, RunConfig
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models import pretrained
 from mdtnet.models.build import build_model
+from mdtnet.models.mdtnet import MDTNetConfig
 from mdtnet.models.pretrained import recognise
 from mdtnet.models.trunk import RESNETS
 
@@ -261,8 +262,8 @@ def test_mdtnet_from_tdn(saved, caplog):
     shared_names = [k for k in state if k in given and not k.startswith("head.")]
     assert all(torch.equal(state[k], given[k]) for k in shared_names)
     kinds = {pretrained.components([k]).split()[0] for k in shared_names}
-    assert kinds == {"trunk", "temporal.coarse", "temporal.conv", "fine.stem"}
-    assert not state["fine.bn.weight"].any()
+    assert kinds == {"trunk", "temporal.reduce", "temporal.coarse", "temporal.conv", "fine.stem"}
+    assert (state["fine.bn.weight"] == MDTNetConfig().fine_start).all()
     assert "taken over" in caplog.text
     assert "temporal.dcme" in caplog.text.split("afresh")[1].splitlines()[0]
     assert "not used fine.stage1" in caplog.text

@@ -61,16 +61,23 @@ def test_res2net_block_against_a_loop(inplanes, stride):
 
 def test_coarse_difference_against_a_loop():
     module = alive(CoarseDifference(32, neutral=False))
-    x = torch.randn(2 * T, 32, 5, 6)
-    z = module.reduce(x)
-    expected = torch.empty_like(x)
+    z = torch.randn(2 * T, 8, 5, 6)
+    expected = torch.empty(2 * T, 32, 5, 6)
     for n in range(2 * T):
         gates = []
         for other, exists in ((n + 1, n % T < T - 1), (n - 1, n % T > 0)):
             d = module.move(z[other : other + 1]) - z[n : n + 1] if exists else torch.zeros_like(z[:1])
             half = F.interpolate(module.pooled(F.avg_pool2d(d, 2)), (5, 6), mode="nearest")
             gates.append(torch.sigmoid(module.expand((d + half + module.full(d)) / 3)) - 0.5)
-        expected[n] = x[n] + x[n] * ((gates[0] + gates[1]) / 2)[0]
+        expected[n] = ((gates[0] + gates[1]) / 2)[0]
+    torch.testing.assert_close(module(z, Timeline(T)) / 2 - 0.5, expected)
+
+
+def test_long_term_difference_is_the_formula():
+    module = alive(LongTermDifference(32))
+    x = torch.randn(2 * T, 32, 5, 6)
+    excitation = module.coarse(module.reduce(x), Timeline(T)) / 2 - 0.5
+    expected = depthwise_conv(x + x * excitation, module.conv.weight, T)
     torch.testing.assert_close(module(x, Timeline(T)), expected)
 
 

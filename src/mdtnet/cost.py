@@ -1,9 +1,9 @@
 """What a network costs: parameters, multiply-adds by component, latency here.
 
 Counted are multiply-adds of convolutions, linear layers and matrix products, as the field counts them, and what its
-counters leave out: deformable convolution, the Fourier transform (a matrix product) and depthwise convolution over
-time. Elementwise arithmetic, normalisation, pooling and resampling count as nothing by convention; an operation that
-is neither counted nor on that list is named, so that no figure is silently too small.
+counters leave out: deformable convolution and the Fourier transform (a matrix product). Elementwise arithmetic,
+normalisation, pooling and resampling count as nothing by convention; an operation that is neither counted nor on that
+list is named, so that no figure is silently too small.
 """
 
 import re
@@ -19,13 +19,12 @@ import torchvision  # noqa: F401 (registers deform_conv2d)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mdtnet.models.temporal import DepthwiseConv
-
 COMPONENTS = (
     (r"\.temporal\.dcme", "DCME"),
     (r"\.temporal\.stce", "STCE"),
     (r"\.temporal\.coarse", "coarse differences"),
     (r"\.temporal\.conv", "temporal convolution"),
+    (r"\.temporal\.reduce", "reduction"),
     (r"\.temporal", "temporal modules"),
     (r"\.at_input", "temporal shift"),
     (r"^fine", "fine differences"),
@@ -37,8 +36,8 @@ COMPONENTS = (
 
 FREE = re.compile(
     r"aten::(_?unsafe_|_)?(add|addcmul|sub|rsub|mul|div|neg|abs|sqrt|square|pow|exp|log|sigmoid|relu|hardtanh|clamp|sum|mean|"
-    r"max|amax|min|maximum|minimum|cumsum|sort|native_batch_norm|cudnn_batch_norm|max_pool2d|avg_pool2d|"
-    r"adaptive_avg_pool2d|upsample_\w+|replication_pad2d|constant_pad_nd|pad|cat|stack|copy|clone|to_copy|view|"
+    r"max|amax|min|maximum|minimum|cumsum|sort|bitwise_and|__and__|__rshift__|native_batch_norm|cudnn_batch_norm|max_pool2d|"
+    r"avg_pool2d|adaptive_avg_pool2d|upsample_\w+|replication_pad2d|constant_pad_nd|pad|cat|stack|copy|clone|to_copy|view|"
     r"reshape_alias|unsqueeze|squeeze|select|slice|permute|transpose|t|expand|unbind|split|alias|detach|lift_fresh|"
     r"unfold|as_strided|empty|empty_like|new_empty|zeros|zeros_like|new_zeros|ones|new_ones|rsqrt|full|fill|zero|arange|cos|sin|index|"
     r"unsafe_view|reciprocal|repeat|scalar_tensor|flip|where|ge|gt|lt|le|eq)(_)?(\.|$|::|_with_indices|_legit|_2d)"
@@ -110,8 +109,6 @@ class _Counter(TorchDispatchMode):
         for name, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(lambda m, x, name=name: self.names.append(name)))
             handles.append(module.register_forward_hook(lambda m, x, y: self.names.pop() and None))
-            if isinstance(module, DepthwiseConv):
-                handles.append(module.register_forward_pre_hook(lambda m, x: self.add(3 * x[0].numel())))
         try:
             yield
         finally:

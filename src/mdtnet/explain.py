@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -203,35 +203,57 @@ def _explained(one: _Seen, label: str) -> tuple[int, str]:
 # ---- offsets --------------------------------------------------------------------------------------------
 
 
-def learned_offsets(model: Any, clip: Tensor, *, stage: int) -> dict[int, Tensor]:
-    """Offsets of the last DCME in a stage on a clip [1, T, K, 3, S, S]: kernel size k -> [M, 2 k^2, h, w].
+class Kernel(NamedTuple):
+    """One of DCME's deformable kernels on a clip."""
 
-    Of a network that looks both ways they are those to the next key frame, of a causal one to the previous one.
+    offset: Tensor
+    """[M, 2 k^2, h, w], of M pairs of key frames."""
+    dilation: int
+
+    @property
+    def span(self) -> int:
+        """Cells from its first to its last tap while nothing is moved."""
+        return self.dilation * (math.isqrt(self.offset.shape[1] // 2) - 1) + 1
+
+    def points(self) -> Tensor:
+        """Where its taps sample, [M, h, w, k^2, 2]."""
+        return sampling_points(self.offset, self.dilation)
+
+    def unmoved(self) -> Tensor:
+        """Where they would without offsets, [1, h, w, k^2, 2]."""
+        return sampling_points(torch.zeros_like(self.offset[:1]), self.dilation)
+
+
+def learned_offsets(model: Any, clip: Tensor, *, stage: int) -> list[Kernel]:
+    """The kernels of the last DCME in a stage on a clip [1, T, K, 3, S, S].
+
+    Of a network that looks both ways offsets are those to the next key frame, of a causal one to the previous one.
 
     Raises:
         ConfigError: there is no DCME with offsets in this stage, or the clip has one segment.
     """
     dcmes = [m for block in model.trunk.stage_blocks(stage) for m in block.modules() if isinstance(m, DCME)]
-    if not dcmes or not dcmes[-1].deformable:
+    convolution = dcmes[-1].offset if dcmes else None
+    if convolution is None:
         kind = "has no DCME" if not dcmes else "has a DCME of plain convolutions"
         raise ConfigError(f"stage {stage} of this network {kind}: no offsets to draw (they are MDT-Net's)")
     kept: list[Tensor] = []
-    hooks = [conv.register_forward_hook(lambda m, x, y: kept.append(y.cpu())) for conv in dcmes[-1].offsets]
+    hook = convolution.register_forward_hook(lambda m, x, y: kept.append(y.cpu()))
     try:
         with torch.inference_mode():
             model(clip)
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     if not kept:
         raise ConfigError("a clip of one segment has no next key frame: no offsets to draw")
-    return {kernel.shape[-1]: offset for kernel, offset in zip(dcmes[-1].kernels, kept)}
+    channels = [2 * kernel.shape[-1] ** 2 for kernel in dcmes[-1].kernels]
+    return [Kernel(offset, dilation) for offset, dilation in zip(kept[0].split(channels, 1), dcmes[-1].dilations)]
 
 
-def sampling_points(offset: Tensor) -> Tensor:
+def sampling_points(offset: Tensor, dilation: int = 1) -> Tensor:
     """Where the taps of a k x k kernel sample: offsets [M, 2 k^2, h, w] -> [M, h, w, k^2, 2], (y, x) in cells."""
     k, (height, width) = math.isqrt(offset.shape[1] // 2), offset.shape[2:]
-    reach = torch.arange(k) - k // 2
+    reach = dilation * (torch.arange(k) - k // 2)
     cells = torch.cartesian_prod(torch.arange(height), torch.arange(width)).view(height, width, 1, 2)
     return cells + torch.cartesian_prod(reach, reach) + offset.unflatten(1, (-1, 2)).permute(0, 3, 4, 1, 2)
 
@@ -248,7 +270,7 @@ def most_motion(clip: Tensor, saliency: SaliencyConfig) -> Tensor:
 def _offsets_sheet(
     seen: list[_Seen], title: str, at: tuple[float, float] | None, stages: Sequence[int], columns: int
 ) -> Image.Image:
-    rows, sizes = [], set()
+    rows, spans = [], set()
     for one in seen:
         model: Any = one.network.model
         found = {stage: _offsets_of(one, stage) for stage in stages}
@@ -259,38 +281,31 @@ def _offsets_sheet(
             places = torch.tensor([at] * len(pairs))
         name = f"{one.name}\n\nkey frame of the\n{'second' if back else 'first'} segment"
         rows.append((name, _marked(one.key_frames(pairs + back), places)))
-        for stage, offsets in found.items():
-            points = {k: sampling_points(offset) for k, offset in offsets.items()}
+        for stage, kernels in found.items():
             frames = one.key_frames(pairs + 1 - back)
-            rows.append((_described(stage, points), _pointed(frames, places, points, pairs)))
-            sizes |= set(points)
+            rows.append((_described(stage, kernels), _pointed(frames, places, kernels, pairs)))
+            spans |= {kernel.span for kernel in kernels}
     headings = [f"segments {t + 1} and {t + 2} of {seen[0].clip.shape[1]}" for t in pairs]
     title = f"{title}   where DCME looks in the neighbouring key frame"
-    return sheet(title, headings, rows, _points_legend(sorted(sizes)))
+    return sheet(title, headings, rows, _points_legend(sorted(spans)))
 
 
-def _offsets_of(one: _Seen, stage: int) -> dict[int, Tensor]:
+def _offsets_of(one: _Seen, stage: int) -> list[Kernel]:
     try:
         return learned_offsets(one.network.model, one.clip.to(one.network.device), stage=stage)
     except ConfigError as error:
         raise ConfigError(f"{one.path}: {error}") from None
 
 
-def _described(stage: int, points: dict[int, Tensor]) -> str:
+def _described(stage: int, kernels: Sequence[Kernel]) -> str:
     """Of the whole clip: how far points are moved, and how many lie outside the picture, with those of no offsets."""
-    height, width = next(iter(points.values())).shape[1:3]
-    grids = [_unmoved(found) for found in points.values()]
-    moves = torch.cat([(found - grid).norm(dim=-1).flatten() for found, grid in zip(points.values(), grids)])
+    points, grids = [k.points() for k in kernels], [k.unmoved() for k in kernels]
+    height, width = grids[0].shape[1:3]
+    moves = torch.cat([(found - grid).norm(dim=-1).flatten() for found, grid in zip(points, grids)])
     return (
         f"stage {stage}, {height} x {width} cells\npoints moved by\n{moves.mean():.2f} cells, mean\n"
-        f"{_outside(points.values()):.0%} outside\n(unmoved: {_outside(grids):.0%})"
+        f"{_outside(points):.0%} outside\n(unmoved: {_outside(grids):.0%})"
     )
-
-
-def _unmoved(points: Tensor) -> Tensor:
-    """The points [1, h, w, k^2, 2] of the same kernel without offsets."""
-    _, height, width, taps, _ = points.shape
-    return sampling_points(torch.zeros(1, 2 * taps, height, width))
 
 
 def _outside(kernels: Iterable[Tensor]) -> float:
@@ -310,18 +325,18 @@ def _marked(frames: np.ndarray, places: Tensor) -> list[Image.Image]:
     return _scaled_down(pictures)
 
 
-def _pointed(frames: np.ndarray, places: Tensor, points: dict[int, Tensor], pairs: np.ndarray) -> list[Image.Image]:
+def _pointed(frames: np.ndarray, places: Tensor, kernels: Sequence[Kernel], pairs: np.ndarray) -> list[Image.Image]:
     """Greyed frames [n, S, S, 3] with the sampling points of the cell that holds the place, for pairs [n]."""
     grey = np.repeat((frames @ np.array(LUMA) * 0.55 + 20)[..., None], 3, -1).round().astype(np.uint8)
     pictures = panels(grey, OFFSETS_HEIGHT * SHARP)
-    kernels = sorted(zip(points.values(), COLOURS), key=lambda kernel: -kernel[0].shape[3])  # small ones on top
+    drawn = [(kernel.points(), kernel.unmoved()[0]) for kernel in sorted(kernels, key=lambda kernel: kernel.span)]
     for picture, (x, y), pair in zip(pictures, places.tolist(), pairs):
         pen = ImageDraw.Draw(picture)
-        for found, colour in kernels:
+        for (found, unmoved), colour in reversed(list(zip(drawn, COLOURS))):  # small ones on top
             height, width = found.shape[1:3]
             row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
             scale = OFFSETS_HEIGHT * SHARP / torch.tensor([height, width])
-            start = ((_unmoved(found)[0, row, column] + 0.5) * scale).flip(-1).tolist()
+            start = ((unmoved[row, column] + 0.5) * scale).flip(-1).tolist()
             end = ((found[pair, row, column] + 0.5) * scale).flip(-1).tolist()
             _draw_points(pen, start, end, colour)
         _ring(pen, x * OFFSETS_HEIGHT * SHARP, y * OFFSETS_HEIGHT * SHARP)
@@ -349,9 +364,9 @@ def _scaled_down(pictures: list[Image.Image]) -> list[Image.Image]:
     return [p.resize((p.width // SHARP, p.height // SHARP), Image.Resampling.LANCZOS) for p in pictures]
 
 
-def _points_legend(sizes: list[int]) -> Image.Image:
+def _points_legend(spans: list[int]) -> Image.Image:
     words = [(SPOT, "ring: the place that DCME compares with the neighbouring key frame, at the points of its kernels")]
-    words += [(colour, f"where the {k} x {k} kernel samples") for k, colour in zip(sizes, COLOURS)]
+    words += [(colour, f"where the kernel of {k} x {k} cells samples") for k, colour in zip(spans, COLOURS)]
     words += [(UNMOVED, "where it would without offsets; a line leads from here to there")]
     width = 22 + math.ceil(max(font(12).getlength(text) for _, text in words))
     foot = Image.new("RGB", (width, 22 * len(words)), PAPER)

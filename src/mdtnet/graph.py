@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torchvision.ops import deform_conv2d
 
 from mdtnet.errors import ExportError
 from mdtnet.models.folding import folded
-from mdtnet.models.mdtnet import DCME, STCE, Excitation
+from mdtnet.models.mdtnet import DCME, Excitation
 from mdtnet.models.tdn import LongTermDifference
 from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, Shift
 from mdtnet.models.trunk import Timeline
@@ -77,23 +76,21 @@ class PureDepthwiseConv(DepthwiseConv):
 
 
 class PureCoarseDifference(CoarseDifference):
-    """`CoarseDifference` in few operations; it gives *twice* what that does, which `pure` makes up for."""
+    """`CoarseDifference` in few operations."""
 
     def prepare(self) -> None:
         _scale(1 / 3, self.expand[0])  # of the mean of three scales
 
-    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        z = self.reduce(x)
+    def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
         here, moved = (y.unflatten(0, (-1, timeline.num_segments)) for y in (z, self.move(z)))  # [B, T, c, H, W]
         differences = [_padded(moved[:, :-1] - here[:, 1:], at_start=True)]
         if not self.causal:
             differences.append(_padded(moved[:, 1:] - here[:, :-1], at_start=False))
         d = torch.stack(differences).flatten(0, 2)  # [directions * N, c, H, W]
-        small = min(d.shape[-2:]) < 2  # crops are square: one pixel, which OpenVINO does not pool
-        pooled = self.pooled(d if small else F.avg_pool2d(d, 2))
+        pooled = self.pooled(_halved(d))
         y = d + F.interpolate(pooled, d.shape[-2:], mode="nearest") + self.full(d)
         gates = [torch.sigmoid(self.expand(part)) for part in y.unflatten(0, (len(differences), -1)).unbind(0)]
-        return x + x * (gates[0] + gates[-1])  # 2 x (1 + E), E the mean gate - 1/2
+        return gates[0] + gates[-1]
 
 
 def _padded(x: Tensor, *, at_start: bool) -> Tensor:
@@ -101,24 +98,33 @@ def _padded(x: Tensor, *, at_start: bool) -> Tensor:
     return F.pad(x, (0, 0) * (x.ndim - 2) + ((1, 0) if at_start else (0, 1)))
 
 
+def _halved(x: Tensor, *, ceil: bool = False) -> Tensor:
+    """Averaged over 2 x 2 cells. Crops are square; a map of one pixel, which OpenVINO does not pool, is left alone."""
+    return (
+        x if x.shape[-1] < 2 else F.avg_pool2d(x, 2, ceil_mode=ceil and x.shape[-1] % 2 == 1, count_include_pad=False)
+    )
+
+
 class PureLongTermDifference(LongTermDifference):
-    """`LongTermDifference` that makes up for the coarse differences' factor."""
+    """`LongTermDifference` with a constant factor in the weights of its last step."""
 
     def prepare(self) -> None:
         _scale(1 / 2, self.conv)
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        return self.conv(x + x * self.coarse(self.reduce(x), timeline), timeline)
 
 
 class PureDCME(DCME):
     """`DCME` for all segments at once: what there is no neighbour for gets the gate of no motion."""
 
-    def gates(self, x: Tensor, timeline: Timeline) -> list[tuple[Tensor, Tensor]]:
-        """[N, C, H, W] -> for each direction s [N, C, H, W], and what it is where nothing moves, [T, C]."""
+    def gates(self, z: Tensor, timeline: Timeline) -> list[tuple[Tensor, Tensor]]:
+        """Z [N, c, H, W] -> for each direction s [N, C, H, W], and what it is where nothing moves, [T, C]."""
         segments = timeline.num_segments
-        z = self.reduce(x)
-        if self.low_level is not None and timeline.low_level is not None:
-            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), z.shape[-2:])
         if segments == 1:
             return []
+        if self.low_level is not None and timeline.low_level is not None:
+            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), (z.shape[-2], z.shape[-1]))
         z = z.unflatten(0, (-1, segments))
         earlier, later = z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1)  # [B*(T-1), c, H, W]
         bias = torch.sigmoid(self.expand[0].bias)[None]  # type: ignore[arg-type]
@@ -131,74 +137,40 @@ class PureDCME(DCME):
             gates.append((s, torch.cat((bias, rest) if direction == "past" else (rest, bias))))
         return gates
 
-    def motion(self, here: Tensor, there: Tensor) -> Tensor:
-        """As `DCME.motion`, one runtime's operator a kernel."""
-        if not self.deformable:
-            return super().motion(here, there)
-        pair = torch.cat((here, there), 1)
-        moved = [
-            deform_conv2d(there, conv(pair), kernel, padding=kernel.shape[-1] // 2)
-            for conv, kernel in zip(self.offsets, self.kernels)
-        ]
-        return sum(moved[1:], moved[0]) - len(moved) * here
-
-
-class PureSTCE(STCE):
-    """`STCE` on [N, C, H, W]; what is linear comes before the mean over time, on few channels."""
-
-    def openness(self, x: Tensor, timeline: Timeline) -> Tensor:
-        """[N, C, H, W] -> s [B, T, C] in (0, 1)."""
-        segments = timeline.num_segments
-        y = F.adaptive_avg_pool2d(x, 1).flatten(1).unflatten(0, (-1, segments))  # [B, T, C]
-        y = self.time_squeeze(y).transpose(1, 2)
-        y = self.time_conv(F.pad(y, (2, 0)) if self.causal else y)
-        y = self.time_expand(F.relu(y).transpose(1, 2))
-        return torch.sigmoid(y + self.where(x, segments))
-
-    def where(self, x: Tensor, segments: int) -> Tensor:
-        """The spatial branch: [N, C, H, W] -> [B, 1 or T, C]."""
-        z = self.space_squeeze(x).unflatten(0, (-1, segments))  # [B, T, c, H, W]
-        past = torch.arange(1, segments + 1).view(-1, 1, 1, 1)
-        mean = z.cumsum(1) / past if self.causal else z.mean(1, keepdim=True)
-        y = F.relu(self.space_conv(mean.flatten(0, 1)))
-        return self.space_expand(F.adaptive_avg_pool2d(y, 1).flatten(1)).unflatten(0, (-1, mean.shape[1]))
-
 
 class PureExcitation(Excitation):
     """`Excitation` in few passes over the large map; constant factors are in the weights of what follows."""
 
     def prepare(self) -> None:
-        halved = 1 if self.coarse is None else 1 / 2  # coarse differences come doubled
-        if self.dcme is not None:
-            _scale(halved, self.dcme.reduce[0])
-        if self.stce is not None:
-            _scale(halved, self.stce.time_squeeze, self.stce.space_squeeze)
         self.directions = 1 if self.dcme is None else len(self.dcme.directions)
         self.parts = max(1, (self.dcme is not None) + (self.stce is not None))
-        self.rest = halved / self.parts / self.directions
-        if self.conv is not None:
+        self.rest = (1 if self.coarse is None else 1 / 2) / self.parts / self.directions
+        if self.conv is not None and self.reduce is not None:
             _scale(self.rest, self.conv)
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        if self.coarse is not None:
-            x = self.coarse(x, timeline)
-        if self.dcme is not None or self.stce is not None:
-            x = self.excited(x, timeline)
-        return x * self.rest if self.conv is None else self.conv(x, timeline)
+        if self.reduce is None:
+            return x if self.conv is None else self.conv(x, timeline)
+        z = self.reduce(x)
+        gain = self.gain(_halved(z, ceil=True) if self.halves else z, timeline)
+        if gain.shape[-1] > 1 and self.halves:
+            gain = F.interpolate(gain, x.shape[-2:], mode="nearest")
+        return x * gain * self.rest if self.conv is None else self.conv(x * gain, timeline)
 
-    def excited(self, x: Tensor, timeline: Timeline) -> Tensor:
-        """x * (1 + mean of E_D and E_S), times the number of parts and of directions."""
-        steps = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
-        factor = x.new_full((1, 1, 1), self.parts * self.directions)  # [B, T, C] in the end
-        gates = [] if self.dcme is None else self.dcme.gates(x, timeline)  # type: ignore[operator]
+    def gain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """As `Excitation.gain`, times 2 for coarse differences, the number of parts and of directions."""
+        factor = z.new_full((1, 1, 1), self.parts * self.directions)  # [B, T, C] in the end
+        gates = [] if self.dcme is None else self.dcme.gates(z, timeline)  # type: ignore[operator]
         for _, still in gates:
             factor = factor - still
         if self.stce is not None:
-            factor = factor + self.directions * (self.stce.openness(x, timeline) - 0.5)  # type: ignore[operator]
+            factor = factor + self.directions * self.stce(z, timeline).flatten(2)
         whole = factor[..., None, None]
         for s, _ in gates:
             whole = whole + s.unflatten(0, (-1, timeline.num_segments))
-        return (steps * whole).flatten(0, 1)
+        if self.coarse is not None:
+            whole = whole * (1 + self.coarse(z, timeline)).unflatten(0, (-1, timeline.num_segments))
+        return whole.expand(z.shape[0] // timeline.num_segments, timeline.num_segments, -1, -1, -1).flatten(0, 1)
 
 
 def _scale(factor: float, *modules: nn.Module) -> None:
@@ -213,7 +185,6 @@ PURE: dict[type, type] = {
     CoarseDifference: PureCoarseDifference,
     LongTermDifference: PureLongTermDifference,
     DCME: PureDCME,
-    STCE: PureSTCE,
     Excitation: PureExcitation,
 }
 """Class -> the one of the same parts that is easier on a runtime."""

@@ -108,9 +108,12 @@ def contrast(energy: Tensor, config: SaliencyConfig) -> tuple[Tensor, Tensor]:
     """Median subtracted and clamped at 0, divided by the high quantile, clamped to [0, 1].
 
     [B, T, h, w] -> the same, and the quantile [B, T or 1, 1, 1] of what the median leaves. The median takes
-    compression noise and small camera shake away. Statistics are taken by sorting, which exports everywhere.
+    compression noise and small camera shake away. Statistics are taken of every second cell of a smooth map, by
+    sorting, which exports everywhere.
     """
-    flat = energy.flatten(1 if config.normalise == "clip" else 2).sort(-1).values  # [B, T*h*w] or [B, T, h*w]
+    flat = (
+        energy[..., ::2, ::2].flatten(1 if config.normalise == "clip" else 2).sort(-1).values
+    )  # [B, T*h*w] or [B, T, h*w]
     shape = (*flat.shape[:-1], *(1,) * (4 - flat.dim() + 1))
     n = flat.shape[-1]
     median = flat[..., (n - 1) // 2].reshape(shape)

@@ -384,8 +384,8 @@ def encode(frames: np.ndarray, *, fps: int) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A file is whole or absent, also when the render is killed."""
-    part = path.with_name(path.name + ".part")
+    """A file is whole or absent, also when the render is killed, or another one writes it at the same time."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(content)
     os.replace(part, path)
 

@@ -94,9 +94,23 @@ def _system(config: Any, trunk: Callable[..., Trunk], num_classes: int) -> nn.Mo
         return TDN(trunk(after_conv1=differ), num_classes, dropout=config.dropout)
     saliency: SaliencyConfig | None = config.saliency if config.name == "mdtnet2" else None
     parts: MDTNetConfig = config.mdtnet
+    _check(parts)
     return MDTNet(
         trunk(after_conv1=excite(parts)), num_classes, config=parts, saliency=saliency, dropout=config.dropout
     )
+
+
+def _check(parts: MDTNetConfig) -> None:
+    kernels, dilations = parts.dcme_kernels, parts.dcme_dilations
+    if not kernels or any(k < 1 or k % 2 == 0 for k in kernels):
+        raise ConfigError(f"model.mdtnet.dcme_kernels is {list(kernels)}, expected odd sizes, one a scale")
+    if len(dilations) != len(kernels) or min(dilations) < 1:
+        raise ConfigError(
+            f"model.mdtnet.dcme_dilations is {list(dilations)}, expected a number of cells for each of "
+            f"{len(kernels)} kernels (model.mdtnet.dcme_kernels)"
+        )
+    if parts.excite_every < 1:
+        raise ConfigError(f"model.mdtnet.excite_every is {parts.excite_every}, expected 1 or more blocks")
 
 
 def freeze(model: nn.Module, what: str) -> None:

@@ -1,7 +1,7 @@
 """Deformable convolution: one function, the fastest correct path per device.
 
 Dai et al., "Deformable Convolutional Networks", 2017; the operator is torchvision's `deform_conv2d` with
-stride 1, dilation 1, `same` padding and one offset group. On a CPU torchvision samples one channel at a time;
+stride 1, `same` padding and one offset group. On a CPU torchvision samples one channel at a time;
 here the map is a table, one row of channels a pixel, and `embedding_bag` sums four weighted rows a sample.
 
 Letters: N images, C channels in, O out, H x W pixels, K taps (k * k, or more for several scales) and
@@ -20,13 +20,18 @@ from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 # the allocator (fresh large blocks cost as much in page faults as the arithmetic).
 CHUNK_BYTES = 4 << 20
 
+Kernels = tuple[tuple[int, int], ...]
+"""Size and dilation of each kernel."""
 
-def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+
+def deform_conv2d(
+    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1
+) -> Tensor:
     """Convolve with a kernel whose taps are moved, at each pixel, by their own fractional offsets.
 
     `x` is [N, C, H, W], `offset` [N, 2 * k * k, H, W] in pixels as (dy, dx) per tap in row-major order,
     `weight` [O, C, k, k] with odd k, `bias` [O]; the result is [N, O, H, W] in the type of `x`. Padding is
-    (k - 1) / 2, stride and dilation 1; samples are bilinear, and zero is whatever lies outside the image.
+    dilation * (k - 1) / 2, stride 1; samples are bilinear, and zero is whatever lies outside the image.
     Half types are computed in float32. Equal to `torchvision.ops.deform_conv2d` in value and every gradient
     (first order only on a CPU); torchvision's operator itself on CUDA and under `torch.export`, where it
     becomes ONNX `DeformConv` (opset 19).
@@ -34,19 +39,29 @@ def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None
     Cost per image, as this project counts it: k^2 C O H W multiply-adds for the convolution plus 4 k^2 C H W
     for the sampling. Raises `ValueError` when the shapes do not fit each other.
     """
-    return deform_conv2d_sum(x, offset, (weight,), bias)
+    return deform_conv2d_sum(x, offset, (weight,), bias, dilations=(dilation,))
 
 
-def deform_conv2d_sum(x: Tensor, offset: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
+def deform_conv2d_sum(
+    x: Tensor,
+    offset: Tensor,
+    weights: Sequence[Tensor],
+    bias: Tensor | None = None,
+    *,
+    dilations: Sequence[int] | None = None,
+) -> Tensor:
     """The sum of several deformable convolutions of one map, such as kernels of two scales, in one pass.
 
-    As `deform_conv2d` with a weight per kernel; `offset` [N, 2 * the sum of k * k, H, W] holds the kernels' offsets
-    one after the other. The cost is the sum too. On a CPU it is faster than one kernel after the other, most of all
-    on small maps.
+    As `deform_conv2d` with a weight and a dilation (1 where none is given) per kernel; `offset` [N, 2 * the sum of
+    k * k, H, W] holds the kernels' offsets one after the other. The cost is the sum too. On a CPU it is faster than one
+    kernel after the other, most of all on small maps.
     """
     _check(x, offset, weights)
+    kernels = tuple(
+        (w.shape[-1], dilation) for w, dilation in zip(weights, dilations or [1] * len(weights), strict=True)
+    )
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    out = _dispatch(x.to(dtype), offset.to(dtype), [w.to(dtype) for w in weights])
+    out = _dispatch(x.to(dtype), offset.to(dtype), [w.to(dtype) for w in weights], kernels)
     if bias is not None:
         out = out + bias.to(dtype).view(1, -1, 1, 1)
     return out.to(x.dtype)
@@ -62,24 +77,23 @@ def _check(x: Tensor, offset: Tensor, weights: Sequence[Tensor]) -> None:
         raise ValueError(f"offset {tuple(offset.shape)}: expected {tuple(expected)}")
 
 
-def _dispatch(x: Tensor, offset: Tensor, weights: list[Tensor]) -> Tensor:
-    sizes = tuple(w.shape[-1] for w in weights)
+def _dispatch(x: Tensor, offset: Tensor, weights: list[Tensor], kernels: Kernels) -> Tensor:
     if x.device.type in ("cuda", "meta") or torch.compiler.is_exporting():
-        pairs = zip(offset.split([2 * k * k for k in sizes], 1), weights)
-        parts = [torchvision_deform_conv2d(x, o, w, padding=w.shape[-1] // 2) for o, w in pairs]
+        each = zip(offset.split([2 * k * k for k, _ in kernels], 1), weights, kernels)
+        parts = [torchvision_deform_conv2d(x, o, w, padding=d * (k // 2), dilation=d) for o, w, (k, d) in each]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
     kernel = torch.cat([w.flatten(2) for w in weights], dim=2) if len(weights) > 1 else weights[0].flatten(2)
     convolve = _DeformConv.apply if x.device.type == "cpu" else _gathered
-    return convolve(x, offset, kernel.transpose(1, 2), sizes)
+    return convolve(x, offset, kernel.transpose(1, 2), kernels)
 
 
 @lru_cache(maxsize=64)
-def _grid(sizes: tuple[int, ...], height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Where the taps of kernels of these sizes lie before they are moved, in the zero-framed table: y and x in pixels
+def _grid(kernels: Kernels, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Where the taps of these kernels lie before they are moved, in the zero-framed table: y and x in pixels
     from two above and two left of the image, [2, 1, H, W, K]. Kept, as making it takes as long as sampling a small map.
     """
     with torch.inference_mode(False):  # for whoever asks next
-        taps = [(i // s - s // 2, i % s - s // 2) for s in sizes for i in range(s * s)]
+        taps = [(d * (i // k - k // 2), d * (i % k - k // 2)) for k, d in kernels for i in range(k * k)]
         tap_y, tap_x = torch.tensor(taps, dtype=dtype, device=device).t()
         pixels = torch.arange(2, max(height, width) + 2, dtype=dtype, device=device)
         grid = torch.empty(2, 1, height, width, len(taps), dtype=dtype, device=device)
@@ -145,17 +159,17 @@ def _bags(table: Tensor, index: Tensor, weight: Tensor, start: Tensor | None = N
 
 
 class _DeformConv(torch.autograd.Function):
-    """x [N, C, H, W], offset [N, 2 K, H, W], kernel [O, K, C] of these sizes -> [N, O, H, W], on a CPU.
+    """x [N, C, H, W], offset [N, 2 K, H, W], kernel [O, K, C] of these kernels -> [N, O, H, W], on a CPU.
 
     Nothing is kept for the backward pass but the arguments. All sums are in a fixed order: runs repeat.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, offset: Tensor, kernel: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    def forward(ctx, x: Tensor, offset: Tensor, kernel: Tensor, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(x, offset, kernel)
-        ctx.sizes = sizes
+        ctx.kernels = kernels
         n, _, h, w = x.shape
-        grid = _grid(sizes, h, w, x.dtype, x.device)
+        grid = _grid(kernels, h, w, x.dtype, x.device)
         out = x.new_empty(n, h, w, kernel.shape[0])
         matrix = kernel.flatten(1).t()
         for part in _chunks(x, kernel):
@@ -168,7 +182,7 @@ class _DeformConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, offset, kernel = ctx.saved_tensors
-        grid = _grid(ctx.sizes, x.shape[2], x.shape[3], x.dtype, x.device)
+        grid = _grid(ctx.kernels, x.shape[2], x.shape[3], x.dtype, x.device)
         need_x, need_offset, need_kernel, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if need_x else None
         grad_offset = torch.empty_like(offset) if need_offset else None
@@ -230,11 +244,11 @@ def _slopes(table: Tensor, g: Tensor, base: Tensor, distance: Tensor, width: int
     return out
 
 
-def _gathered(x: Tensor, offset: Tensor, kernel: Tensor, sizes: tuple[int, ...]) -> Tensor:
+def _gathered(x: Tensor, offset: Tensor, kernel: Tensor, kernels: Kernels) -> Tensor:
     """The same by plain indexing and autograd, for devices other than CPU and CUDA."""
     n, _, h, w = x.shape
     table = _table(x)
-    moved = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1) + _grid(sizes, h, w, x.dtype, x.device)
+    moved = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1) + _grid(kernels, h, w, x.dtype, x.device)
     base, (dy, dx) = _locate(moved)
     top = table[base] * (1 - dx)[:, None] + table[base + 1] * dx[:, None]
     bottom = table[base + w + 2] * (1 - dx)[:, None] + table[base + w + 3] * dx[:, None]

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.deform import deform_conv2d_sum
-from mdtnet.models.temporal import CoarseDifference, ConvBN, DepthwiseConv, as_maps, by_time, gated, neutral_, reduced
+from mdtnet.models.temporal import (
+    CoarseDifference,
+    ConvBN,
+    DepthwiseConv,
+    as_maps,
+    by_time,
+    gated,
+    neutral_,
+    reduced,
+    started,
+)
 from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_bn_features, normalise
 from mdtnet.saliency import SaliencyConfig, floored, luma, pool, pooled_saliency, resized
 
@@ -31,6 +41,8 @@ class MDTNetConfig:
     """Index of the key frame in its segment, from 0 (the paper's 4th frame)."""
     fine: bool = True
     """Fine temporal differences (inside segments) at the stem."""
+    fine_start: float = 1.0
+    """Scale of the batch norm that ends the path of fine differences, at the start; 0 starts without the path."""
     fine_stage1: bool = False
     """A copy of stage 1 on the difference path, added again after stage 1."""
     spatial_difference: Literal["none", "sobel"] = "none"
@@ -39,8 +51,10 @@ class MDTNetConfig:
     """Coarse temporal differences (between segments) in stages 2 to 4."""
     dcme: bool = True
     """Motion excitation by deformable convolutions of two scales."""
-    dcme_kernels: tuple[int, ...] = (3, 5)
-    """Kernel sizes of the deformable convolutions."""
+    dcme_kernels: tuple[int, ...] = (3, 3)
+    """Kernel sizes of the deformable convolutions, one a scale."""
+    dcme_dilations: tuple[int, ...] = (1, 2)
+    """How far apart their taps are, in cells: kernels of 3 at 1 and 2 span 3 and 5 cells."""
     dcme_deformable: bool = True
     """Deformable convolutions; false: plain ones in their place (ablation)."""
     dcme_backward: bool = False
@@ -49,6 +63,8 @@ class MDTNetConfig:
     """Add pooled stem features of the difference path to the reduced features (needs `fine`)."""
     stce: bool = True
     """Spatio-temporal channel excitation."""
+    excite_every: int = 2
+    """Coarse differences, DCME and STCE are in every so many blocks of a stage, the temporal convolution in all."""
     temporal: Literal["shift", "identity", "none"] = "shift"
     """Start of the depthwise temporal convolution after the excitation; `none` leaves it out."""
     reduction: int = 16
@@ -126,19 +142,18 @@ class MDTNet(nn.Module):
 class FineDifference(nn.Module):
     """Short-term motion inside segments, added to the stem's output (METHOD section 3).
 
-    Differences of half size pass a copy of the trunk's own stem; the batch norm that ends the path starts at
-    zero.
+    Differences of half size pass a copy of the trunk's own stem and a batch norm, whose scale is the factor of the sum.
     """
 
     def __init__(self, trunk: Trunk, config: MDTNetConfig) -> None:
         super().__init__()
         self.sobel = config.spatial_difference == "sobel"
         self.stem = trunk.difference_stem(3 * (config.frames_per_segment - 1))
-        self.bn = neutral_(nn.BatchNorm2d(last_bn_features(trunk.stem_layers())))
+        self.bn = started(nn.BatchNorm2d(last_bn_features(trunk.stem_layers())), config.fine_start)
         self.stage1: nn.ModuleList | None = None
         if config.fine_stage1:
             self.stage1 = nn.ModuleList(copy.deepcopy(trunk.stage_blocks(1)))
-            self.bn1 = neutral_(nn.BatchNorm2d(last_bn_features(trunk.stage_blocks(1))))
+            self.bn1 = started(nn.BatchNorm2d(last_bn_features(trunk.stage_blocks(1))), config.fine_start)
         self.run_block = trunk.run_block
 
     def forward(self, stem: Tensor, differences: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -164,44 +179,67 @@ def sobel(x: Tensor) -> Tensor:
 
 
 class Excitation(nn.Module):
-    """What MDT-Net does in a block of stages 2 to 4: coarse differences, DCME and STCE, temporal convolution.
+    """What MDT-Net does in a block of stages 2 to 4: coarse differences, DCME and STCE, then a temporal convolution.
 
-    y = x * (1 + E_D/2 + E_S/2), with one of the two alone x * (1 + E).
+    y = x * (1 + E_C) * (1 + E_D/2 + E_S/2), with one of the last two alone x * (1 + E_C) * (1 + E). All three come from
+    the same reduced features Z, at the resolution that the block will leave with.
     """
 
     def __init__(self, place: Place, config: MDTNetConfig) -> None:
         super().__init__()
-        channels = place.channels
-        self.coarse = (
-            CoarseDifference(channels, reduction=config.reduction, causal=config.causal) if config.coarse else None
-        )
-        self.dcme = DCME(place, config) if config.dcme else None
-        self.stce = STCE(channels, reduction=config.reduction, causal=config.causal) if config.stce else None
-        self.conv = (
-            DepthwiseConv(channels, start=config.temporal, causal=config.causal) if config.temporal != "none" else None
-        )
+        channels, reduction, causal = place.channels, config.reduction, config.causal
+        self.halves = place.stride == 2
+        here = place.block % config.excite_every == 0
+        coarse, dcme, stce = (here and part for part in (config.coarse, config.dcme, config.stce))
+        self.reduce = ConvBN(channels, reduced(channels, reduction), 1) if coarse or dcme or stce else None
+        self.coarse = CoarseDifference(channels, reduction=reduction, causal=causal) if coarse else None
+        self.dcme = DCME(place, config) if dcme else None
+        self.stce = STCE(channels, reduction=reduction, causal=causal) if stce else None
+        self.conv = DepthwiseConv(channels, start=config.temporal, causal=causal) if config.temporal != "none" else None
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        if self.coarse is not None:
-            x = self.coarse(x, timeline)
-        if self.dcme is not None or self.stce is not None:
-            x = self.excited(x, timeline)
+        if self.reduce is not None:
+            z = self.reduce(x)
+            if self.halves:
+                z = F.avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False)
+            x = multiplied(x, self.gain(z, timeline))
         return x if self.conv is None else self.conv(x, timeline)
 
-    def excited(self, x: Tensor, timeline: Timeline) -> Tensor:
-        """x * (1 + mean of E_D and E_S) in few passes over the large map: E_S and the 1/2 of E_D = s - 1/2 are one
-        factor per segment and channel, s is multiplied in where a segment has a neighbour."""
-        share = 1 / ((self.dcme is not None) + (self.stce is not None))
-        steps = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
-        factor = steps.new_ones(1, timeline.num_segments, 1, 1, 1)
+    def gain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """Z [N, c, h, w] -> what features are multiplied by, [N, C, h, w] or [N, C, 1, 1].
+
+        In few passes: E_S and the 1/2 of E_D = s - 1/2 are one factor per segment and channel; s is added where a
+        segment has a neighbour.
+        """
+        segments = timeline.num_segments
+        share = 1 / max(1, (self.dcme is not None) + (self.stce is not None))
+        factor = z.new_ones(1, segments, 1, 1, 1)
         if self.stce is not None:
-            factor = factor + share * self.stce(steps)
-        gates = [] if self.dcme is None else self.dcme(x, timeline)
+            factor = factor + share * self.stce(z, timeline)
+        gates = [] if self.dcme is None else self.dcme(z, timeline)
         for where, _ in gates:
             inside = torch.zeros_like(factor[:1, :, :1])
             inside[:, where] = share / len(gates) / 2
             factor = factor - inside
-        return gated(steps, factor, gates, share=share / max(1, len(gates))).flatten(0, 1)
+        if self.coarse is None and not gates:
+            return factor.expand(z.shape[0] // segments, -1, -1, -1, -1).flatten(0, 1)
+        if self.coarse is None:
+            base = z.new_ones(()).expand(z.shape[0] // segments, segments, *gates[0][1].shape[2:])
+        else:
+            base = (1 + self.coarse(z, timeline)).unflatten(0, (-1, segments))  # 2 (1 + E_C)
+            factor, share = factor / 2, share / 2
+        return gated(base, factor, gates, share=share / max(1, len(gates))).flatten(0, 1)
+
+
+def multiplied(x: Tensor, gain: Tensor) -> Tensor:
+    """x [N, C, H, W] times a gain of the same size, of half the size (rounded up), or [N, C, 1, 1]."""
+    size, half = x.shape[-2:], gain.shape[-2:]
+    if half in (size, (1, 1)):
+        return x * gain
+    if size != (2 * half[0], 2 * half[1]):
+        return x * F.interpolate(gain, size, mode="nearest")
+    cells = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [N, C, h, 2, w, 2]
+    return (cells * gain[:, :, :, None, :, None]).flatten(4).flatten(2, 3)
 
 
 def excite(config: MDTNetConfig) -> Maker:
@@ -216,44 +254,41 @@ def excite(config: MDTNetConfig) -> Maker:
 class DCME(nn.Module):
     """Motion excitation by deformable convolutions of several scales (METHOD section 5).
 
-    M_k(t) = DeformConv_k(Z(t+1); offsets from Z(t), Z(t+1)) - Z(t), summed over kernel sizes and expanded to a map
-    s in (0, 1); the excitation is E_D = s - 1/2, and 0 for the last segment, which has no next one.
+    M_k(t) = DeformConv_k(Z(t+1); offsets from Z(t), Z(t+1)) - Z(t), summed over scales and expanded to a map s in
+    (0, 1); the excitation is E_D = s - 1/2, and 0 for the last segment, which has no next one.
     """
 
     def __init__(self, place: Place, config: MDTNetConfig) -> None:
         super().__init__()
-        channels = place.channels
-        width = reduced(channels, config.reduction)
+        width = reduced(place.channels, config.reduction)
         self.directions = ("past",) if config.causal else ("next", "past") if config.dcme_backward else ("next",)
-        self.deformable = config.dcme_deformable
-        self.reduce = ConvBN(channels, width, 1)
+        self.dilations = config.dcme_dilations
         self.kernels = nn.ParameterList(dirac(width, k) for k in config.dcme_kernels)
-        self.offsets = nn.ModuleList(
-            nn.Conv2d(2 * width, 2 * k * k, 3, padding=1) for k in config.dcme_kernels if config.dcme_deformable
-        )
-        for conv in self.offsets:
-            nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        self.expand = ConvBN(width, channels, 1)
+        self.offset = None
+        if config.dcme_deformable:
+            self.offset = nn.Conv2d(2 * width, 2 * sum(k * k for k in config.dcme_kernels), 3, padding=1)
+            nn.init.zeros_(self.offset.weight)
+            nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
+        self.expand = ConvBN(width, place.channels, 1)
         neutral_(self.expand[1])  # type: ignore[arg-type]
         self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
 
     def motion(self, here: Tensor, there: Tensor) -> Tensor:
         """Motion from features `here` to `there`, both [M, c, H, W], as [M, c, H, W]."""
-        if not self.deformable:
-            moved = torch.stack([F.conv2d(there, k, padding=k.shape[-1] // 2) for k in self.kernels]).sum(0)
-        else:
-            pair = torch.cat((here, there), 1)
-            moved = deform_conv2d_sum(there, torch.cat([conv(pair) for conv in self.offsets], 1), list(self.kernels))
+        if self.offset is None:
+            each = zip(self.kernels, self.dilations)
+            plain = [F.conv2d(there, k, padding=d * (k.shape[-1] // 2), dilation=d) for k, d in each]
+            return torch.stack(plain).sum(0) - len(plain) * here
+        offset = self.offset(torch.cat((here, there), 1))
+        moved = deform_conv2d_sum(there, offset, list(self.kernels), dilations=self.dilations)
         return moved - len(self.kernels) * here
 
-    def forward(self, x: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
-        """[N, C, H, W] -> for each direction, which segments have a neighbour there, and their s [B, T-1, C, H, W]."""
-        z = self.reduce(x)
-        if self.low_level is not None and timeline.low_level is not None:
-            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), z.shape[-2:])
+    def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
+        """Z [N, c, H, W] -> for each direction, which segments have a neighbour there, their s [B, T-1, C, H, W]."""
         if timeline.num_segments == 1:
             return []
+        if self.low_level is not None and timeline.low_level is not None:
+            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), (z.shape[-2], z.shape[-1]))
         z = by_time(z, timeline.num_segments)
         earlier, later = as_maps(z[:, :-1]), as_maps(z[:, 1:])  # [B*(T-1), c, H, W]
         pairs = {"next": (slice(0, -1), earlier, later), "past": (slice(1, None), later, earlier)}
@@ -281,34 +316,32 @@ class STCE(nn.Module):
         super().__init__()
         width = reduced(channels, reduction)
         self.causal = causal
-        self.time_squeeze = nn.Linear(channels, width)
         self.time_conv = nn.Conv1d(width, width, 3, padding=0 if causal else 1)
         self.time_expand = nn.Linear(width, channels)
-        self.space_squeeze = nn.Conv2d(channels, width, 1)
         self.space_conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.space_expand = nn.Linear(width, channels, bias=False)  # the sum needs one bias
         for last in (self.time_expand, self.space_expand):
             nn.init.zeros_(last.weight)
         nn.init.zeros_(self.time_expand.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Segments [B, T, C, H, W] -> E_S."""
-        x = x.permute(0, 1, 3, 4, 2)  # [B, T, H, W, C]: in memory order, means are much quicker
-        y = torch.sigmoid(self.temporal_branch(x) + self.spatial_branch(x)) - 0.5  # [B, T, C]
+    def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """Reduced features [N, c, H, W] -> E_S."""
+        z = by_time(z, timeline.num_segments)
+        y = torch.sigmoid(self.temporal_branch(z) + self.spatial_branch(z)) - 0.5  # [B, T, C]
         return y[..., None, None]
 
-    def temporal_branch(self, x: Tensor) -> Tensor:
-        """[B, T, H, W, C] -> [B, T, C]: correlation of the channels over time."""
-        y = self.time_squeeze(x.mean((2, 3))).transpose(1, 2)  # [B, c, T]
+    def temporal_branch(self, z: Tensor) -> Tensor:
+        """[B, T, H, W, c] -> [B, T, C]: correlation of the channels over time."""
+        y = z.mean((2, 3)).transpose(1, 2)  # [B, c, T]
         y = self.time_conv(F.pad(y, (2, 0)) if self.causal else y)
         return self.time_expand(F.relu(y).transpose(1, 2))
 
-    def spatial_branch(self, x: Tensor) -> Tensor:
-        """[B, T, H, W, C] -> [B, 1, C], or [B, T, C] where each segment sees the mean of the past alone."""
+    def spatial_branch(self, z: Tensor) -> Tensor:
+        """[B, T, H, W, c] -> [B, 1, C], or [B, T, C] where each segment sees the mean of the past alone."""
         if self.causal:
-            steps = torch.arange(1, x.shape[1] + 1, device=x.device).view(-1, 1, 1, 1)
-            mean = x.cumsum(1) / steps
+            steps = torch.arange(1, z.shape[1] + 1, device=z.device).view(-1, 1, 1, 1)
+            mean = z.cumsum(1) / steps
         else:
-            mean = x.mean(1, keepdim=True)
-        y = F.relu(self.space_conv(self.space_squeeze(as_maps(mean)))).mean((2, 3))  # [B or N, c]
+            mean = z.mean(1, keepdim=True)
+        y = F.relu(self.space_conv(as_maps(mean))).mean((2, 3))  # [B or N, c]
         return self.space_expand(y).unflatten(0, (-1, mean.shape[1]))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
-from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, fan_out_
+from mdtnet.models.temporal import CoarseDifference, ConvBN, DepthwiseConv, fan_out_, gated, reduced
 from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise
 
 KEY_FRAME = 2
@@ -87,12 +87,16 @@ class LongTermDifference(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.reduce = ConvBN(channels, reduced(channels), 1)
         self.coarse = CoarseDifference(channels, neutral=False)
         self.conv = DepthwiseConv(channels, start="shift")
         fan_out_(self)
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        return self.conv(self.coarse(x, timeline), timeline)
+        opened = self.coarse(self.reduce(x), timeline)
+        steps, opened = (y.unflatten(0, (-1, timeline.num_segments)) for y in (x, opened))  # [B, T, C, H, W]
+        excited = gated(steps, x.new_tensor(0.5), [(slice(None), opened)], share=0.5)  # x * (1 + E)
+        return self.conv(excited.flatten(0, 1), timeline)
 
 
 def differ(place: Place) -> LongTermDifference | None:

@@ -40,46 +40,16 @@ class _Shift(torch.autograd.Function):
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool = False) -> Tensor:
-    """Depthwise convolution over time with kernel 3 and zero padding, as two shifted additions.
+    """Depthwise convolution over time with kernel 3 and zero padding.
 
     `weight` is [C, 1, 3] as in `nn.Conv1d`: taps for t-1, t, t+1, or with `causal` for t-2, t-1, t.
     """
-    return _DepthwiseConv.apply(x, weight.to(x.dtype), num_segments, (-2, -1, 0) if causal else (-1, 0, 1))
-
-
-class _DepthwiseConv(torch.autograd.Function):
-    """out(t) = sum of weight_k x(t + steps_k). By hand for the same reason as `_Shift`."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, num_segments: int, steps: tuple[int, ...]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.num_segments, ctx.steps = num_segments, steps
-        taps = weight.reshape(-1, 3, 1, 1).unbind(1)  # [C, 1, 1] each
-        out = x * taps[steps.index(0)]
-        old, new = x.unflatten(0, (-1, num_segments)), out.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
-        for tap, step in zip(taps, steps):
-            if step:
-                here, there = _overlap(step)
-                new[:, here].addcmul_(old[:, there], tap)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight = ctx.saved_tensors
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _DepthwiseConv.apply(grad, weight, ctx.num_segments, tuple(-step for step in ctx.steps))
-        if ctx.needs_input_grad[1]:
-            old, new = x.unflatten(0, (-1, ctx.num_segments)), grad.unflatten(0, (-1, ctx.num_segments))
-            pairs = ((new[:, here], old[:, there]) for here, there in map(_overlap, ctx.steps))
-            grad_weight = torch.stack([(a * b).sum((0, 1, 3, 4)) for a, b in pairs], -1).view_as(weight)
-        return grad_x, grad_weight, None, None
-
-
-def _overlap(step: int) -> tuple[slice, slice]:
-    """The times t for which there is a t + step, and those t + step."""
-    early, late = slice(None, -abs(step) or None), slice(abs(step), None)
-    return (early, late) if step > 0 else (late, early)
+    height, width = x.shape[-2:]
+    lines = by_time(x, num_segments).flatten(2, 3).permute(0, 3, 1, 2)  # [B, C, T, H W]: one 2D convolution, one pass
+    padding = 2 if causal else 1
+    y = F.conv2d(lines, weight[..., None].to(x.dtype), padding=(padding, 0), groups=x.shape[1])
+    y = y[:, :, :num_segments].permute(0, 2, 3, 1)  # a causal one has two steps too many
+    return as_maps(y.unflatten(2, (height, width)))
 
 
 class Shift(nn.Module):
@@ -159,7 +129,12 @@ class ConvBN(nn.Sequential):
 
 def neutral_(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
     """Start a batch norm at zero, so that the sigmoid after it starts at 1/2 and its gate at 0."""
-    nn.init.zeros_(bn.weight)
+    return started(bn, 0.0)
+
+
+def started(bn: nn.BatchNorm2d, scale: float) -> nn.BatchNorm2d:
+    """Start a batch norm at this scale and no bias."""
+    nn.init.constant_(bn.weight, scale)
     nn.init.zeros_(bn.bias)
     return bn
 
@@ -201,17 +176,16 @@ class _Gated(torch.autograd.Function):
 
 
 class CoarseDifference(nn.Module):
-    """Motion between neighbouring segments as an excitation (TDN's multi-scale module; METHOD section 3).
+    """How far motion between neighbouring segments opens a gate (TDN's multi-scale module; METHOD section 3).
 
-    x + x * E with E = sigmoid(...) - 1/2 averaged over both directions, from three spatial scales.
-    `neutral` starts E at 0; `causal` looks backward only.
+    From reduced features, at three spatial scales, in both directions. `neutral` starts the gate half open; `causal`
+    looks backward only.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16, neutral: bool = True, causal: bool = False) -> None:
         super().__init__()
         width = reduced(channels, reduction)
         self.causal = causal
-        self.reduce = ConvBN(channels, width, 1)
         self.move = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
         self.pooled = ConvBN(width, width, 3)
         self.full = ConvBN(width, width, 3)
@@ -219,18 +193,19 @@ class CoarseDifference(nn.Module):
         if neutral:
             neutral_(self.expand[1])  # type: ignore[arg-type]
 
+    def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """[N, c, H, W] -> 2 (E + 1/2), from 0 to 2, where x * (1 + E) is the excitation; [N, C, H, W]."""
+        forward, backward = neighbour_differences(z, self.move(z), timeline.num_segments)
+        if self.causal:
+            return 2 * self.openness(backward)
+        if self.training:  # each direction has its own batch statistics, as in TDN's code
+            return self.openness(backward) + self.openness(forward)
+        both = self.openness(torch.cat((backward, forward))).unflatten(0, (2, -1))
+        return both[0] + both[1]
+
     def openness(self, difference: Tensor) -> Tensor:
-        """Difference [N, c, H, W] -> how far the gate is open, 0 to 1, 1/2 being neutral; [N, C, H, W]."""
+        """Difference in one direction [N, c, H, W] -> 0 to 1; [N, C, H, W]."""
         size = difference.shape[-2:]
         pooled = self.pooled(F.avg_pool2d(difference, 2, ceil_mode=min(size) < 2))
         y = (difference + F.interpolate(pooled, size, mode="nearest") + self.full(difference)) / 3
         return torch.sigmoid_(self.expand(y))
-
-    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        z = self.reduce(x)
-        forward, backward = neighbour_differences(z, self.move(z), timeline.num_segments)
-        openness, share = self.openness(backward), 1.0
-        if not self.causal:
-            openness, share = openness + self.openness(forward), 0.5
-        steps, openness = (y.unflatten(0, (-1, timeline.num_segments)) for y in (x, openness))  # [B, T, C, H, W]
-        return gated(steps, x.new_tensor(0.5), [(slice(None), openness)], share=share).flatten(0, 1)  # x * (1 + E)
