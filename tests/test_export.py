@@ -148,12 +148,14 @@ READINGS = [
     {"temporal": "none"},
     {"dcme": False, "stce": False},
     {"dcme_deformable": False},
+    {"excite_every": 1},
 ]
 
 
+@pytest.mark.parametrize("steps", [False, True])
 @pytest.mark.parametrize("reading", READINGS, ids=str)
 @pytest.mark.parametrize("segments", [1, 4])
-def test_every_reading_is_the_same_for_a_runtime(reading, segments):
+def test_every_reading_is_the_same_for_a_runtime(reading, segments, steps):
     """Constant factors are moved from module to module; here all are awake."""
     torch.manual_seed(0)
     config = ModelConfig(name="mdtnet2", trunk="resnet18", width=0.125, mdtnet=MDTNetConfig(**reading))
@@ -162,7 +164,7 @@ def test_every_reading_is_the_same_for_a_runtime(reading, segments):
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
         x = torch.randint(0, 256, (2, segments, 5, 3, 64, 64), dtype=torch.uint8)
-        expected, found = model(x), pure(model)(x)
+        expected, found = model(x), pure(model, steps=steps)(x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -172,7 +174,7 @@ def test_small_crops_in_openvino(name):
     openvino = pytest.importorskip("openvino")
     model = build_model(ModelConfig(name=name, trunk="resnet18", width=0.125), num_classes=5).eval()
     x = np.random.default_rng(0).integers(0, 256, (2, 2, 5, 32, 32, 3), dtype=np.uint8)
-    converted = openvino.compile_model(openvino.convert_model(traced(model, x.shape[1:])), "CPU")
+    converted = openvino.compile_model(openvino.convert_model(traced(model, x.shape[1:], steps=True)), "CPU")
     np.testing.assert_allclose(converted(x)[0], eager(model)(x), atol=1e-5)
 
 

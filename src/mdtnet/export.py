@@ -236,7 +236,8 @@ def _clip_shape(description: Description) -> tuple[int, ...]:
 
 def _write(format: Format, model: nn.Module, description: Description, views: np.ndarray, file: Path) -> None:
     half = format == "torch" and description.precision == "half"  # the others store halves themselves
-    program = traced(model, _clip_shape(description), multi_label=description.multi_label, half=half)
+    shape, steps = _clip_shape(description), format == "openvino"
+    program = traced(model, shape, multi_label=description.multi_label, half=half, steps=steps)
     if format == "torch":
         torch.export.save(program, file, extra_files={f"{KEY}.json": description.to_json()})
         return

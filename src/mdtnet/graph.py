@@ -65,7 +65,8 @@ class PureShift(Shift):
 
 
 class PureDepthwiseConv(DepthwiseConv):
-    """`DepthwiseConv` as a sum of steps."""
+    """`DepthwiseConv` as a sum of steps: OpenVINO is slow at moving time beside height and width, as a convolution needs
+    it (ONNX Runtime is quicker with that)."""
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
@@ -190,27 +191,36 @@ PURE: dict[type, type] = {
 """Class -> the one of the same parts that is easier on a runtime."""
 
 
-def pure(model: nn.Module) -> nn.Module:
-    """A copy of the network that writes into no tensor, with batch norms taken into the convolutions before them."""
+def pure(model: nn.Module, *, steps: bool = False) -> nn.Module:
+    """A copy of the network that writes into no tensor, with batch norms taken into the convolutions before them.
+
+    `steps` writes convolutions over time as sums of steps.
+    """
     model = folded(model)
     for module in model.modules():
-        module.__class__ = PURE.get(type(module), type(module))
+        if steps or not isinstance(module, DepthwiseConv):
+            module.__class__ = PURE.get(type(module), type(module))
         if isinstance(module, tuple(PURE.values())) and hasattr(module, "prepare"):
             module.prepare()  # type: ignore[operator]
     return model
 
 
 def traced(
-    model: nn.Module, shape: Sequence[int], *, multi_label: bool = False, half: bool = False
+    model: nn.Module,
+    shape: Sequence[int],
+    *,
+    multi_label: bool = False,
+    half: bool = False,
+    steps: bool = False,
 ) -> torch.export.ExportedProgram:
     """torch.export's program of the whole network for clips of `shape`, (T, K, S, S, 3), any number of them.
 
-    `half` stores weight matrices as float16.
+    `half` stores weight matrices as float16, `steps` is as in `pure`.
 
     Raises:
         ExportError: torch.export cannot follow the network.
     """
-    network = pure(model)
+    network = pure(model, steps=steps)
     whole = PixelsToProbabilities(HalfStored(network) if half else network, multi_label=multi_label).eval()
     example = torch.zeros((2, *shape), dtype=torch.uint8)
     try:

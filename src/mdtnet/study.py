@@ -18,7 +18,8 @@ from mdtnet.runlog import flat
 
 DEFAULT = "default"
 NOT_HASHED = (
-    *("out", "data.cache", "data.workers", "train.device", "train.trackers", "train.save_every"),
+    *("out", "data.cache", "data.workers"),
+    *("train.device", "train.trackers", "train.save_every", "train.val_every"),
     *("train.seed", "data.fold"),  # columns of their own
 )
 """Options that do not change what a run of given seed and fold computes."""
