@@ -65,8 +65,8 @@ class PureShift(Shift):
 
 
 class PureDepthwiseConv(DepthwiseConv):
-    """`DepthwiseConv` as a sum of steps: OpenVINO is slow at moving time beside height and width, as a convolution needs
-    it (ONNX Runtime is quicker with that)."""
+    """`DepthwiseConv` as a sum of steps. A convolution, for which time has to lie beside height and width, is quicker
+    in ONNX Runtime and slower in OpenVINO."""
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
