@@ -16,7 +16,7 @@ from mdtnet.errors import ExportError
 from mdtnet.models.folding import folded
 from mdtnet.models.mdtnet import DCME, Excitation
 from mdtnet.models.tdn import LongTermDifference
-from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, Shift
+from mdtnet.models.temporal import CoarseDifference, DepthwiseConv, Shift, combined
 from mdtnet.models.trunk import Timeline
 
 
@@ -153,10 +153,8 @@ class PureExcitation(Excitation):
         if self.reduce is None:
             return x if self.conv is None else self.conv(x, timeline)
         z = self.reduce(x)
-        gain = self.gain(_halved(z, ceil=True) if self.halves else z, timeline)
-        if gain.shape[-1] > 1 and self.halves:
-            gain = F.interpolate(gain, x.shape[-2:], mode="nearest")
-        return x * gain * self.rest if self.conv is None else self.conv(x * gain, timeline)
+        x = combined(torch.mul, x, self.gain(_halved(z, ceil=True) if self.halves else z, timeline))
+        return x * self.rest if self.conv is None else self.conv(x, timeline)
 
     def gain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """As `Excitation.gain`, times 2 for coarse differences, the number of parts and of directions."""

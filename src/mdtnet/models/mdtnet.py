@@ -22,6 +22,7 @@ from mdtnet.models.temporal import (
     DepthwiseConv,
     as_maps,
     by_time,
+    combined,
     gated,
     neutral_,
     reduced,
@@ -109,7 +110,7 @@ class MDTNet(nn.Module):
             timeline = Timeline(num_segments, low_level)
         y = self.trunk.stage(1, y, timeline)
         if after_stage1 is not None:
-            y = y + F.interpolate(after_stage1, y.shape[-2:], mode="nearest")
+            y = combined(torch.add, y, after_stage1)
         for stage in (2, 3, 4):
             y = self.trunk.stage(stage, y, timeline)
         return self.head(self.trunk.pool(y), num_segments)
@@ -162,7 +163,7 @@ class FineDifference(nn.Module):
         if self.sobel:
             differences = differences + sobel(differences)
         d = self.stem(differences)
-        fused = stem + F.interpolate(self.bn(d), stem.shape[-2:], mode="nearest")
+        fused = combined(torch.add, stem, self.bn(d))
         if self.stage1 is None:
             return fused, None, d
         e = d
@@ -202,7 +203,7 @@ class Excitation(nn.Module):
             z = self.reduce(x)
             if self.halves:
                 z = F.avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False)
-            x = multiplied(x, self.gain(z, timeline))
+            x = combined(torch.mul, x, self.gain(z, timeline))
         return x if self.conv is None else self.conv(x, timeline)
 
     def gain(self, z: Tensor, timeline: Timeline) -> Tensor:
@@ -229,17 +230,6 @@ class Excitation(nn.Module):
             base = (1 + self.coarse(z, timeline)).unflatten(0, (-1, segments))  # 2 (1 + E_C)
             factor, share = factor / 2, share / 2
         return gated(base, factor, gates, share=share / max(1, len(gates))).flatten(0, 1)
-
-
-def multiplied(x: Tensor, gain: Tensor) -> Tensor:
-    """x [N, C, H, W] times a gain of the same size, of half the size (rounded up), or [N, C, 1, 1]."""
-    size, half = x.shape[-2:], gain.shape[-2:]
-    if half in (size, (1, 1)):
-        return x * gain
-    if size != (2 * half[0], 2 * half[1]):
-        return x * F.interpolate(gain, size, mode="nearest")
-    cells = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [N, C, h, 2, w, 2]
-    return (cells * gain[:, :, :, None, :, None]).flatten(4).flatten(2, 3)
 
 
 def excite(config: MDTNetConfig) -> Maker:
@@ -281,7 +271,7 @@ class DCME(nn.Module):
             return torch.stack(plain).sum(0) - len(plain) * here
         offset = self.offset(torch.cat((here, there), 1))
         moved = deform_conv2d_sum(there, offset, list(self.kernels), dilations=self.dilations)
-        return moved - len(self.kernels) * here
+        return -len(self.kernels) * here + moved  # in this order the sum lies in memory as `here` does
 
     def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
         """Z [N, c, H, W] -> for each direction, which segments have a neighbour there, their s [B, T-1, C, H, W]."""

@@ -8,11 +8,10 @@ Letters: B clips, T segments, K frames a segment, N = B*T, C channels, H, W pixe
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
-from mdtnet.models.temporal import CoarseDifference, ConvBN, DepthwiseConv, fan_out_, gated, reduced
+from mdtnet.models.temporal import CoarseDifference, ConvBN, DepthwiseConv, combined, fan_out_, gated, reduced
 from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise
 
 KEY_FRAME = 2
@@ -56,7 +55,7 @@ class TDN(nn.Module):
     def fuse(self, appearance: Tensor, difference: Tensor, timeline: Timeline) -> Tensor:
         """Weighted sum at the appearance's resolution, both [N, C, *, *]."""
         alpha, beta = fusion_weights(self.num_segments_trained or timeline.num_segments)
-        return alpha * appearance + beta * F.interpolate(difference, appearance.shape[-2:], mode="nearest")
+        return combined(torch.add, alpha * appearance, beta * difference)
 
 
 def fusion_weights(num_segments: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ The function is the truth, the module a holder of its parameters. All take [N, C
 B clips and give the same shape back. Letters: B clips, T segments, C channels, H, W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,20 @@ def by_time(x: Tensor, num_segments: int) -> Tensor:
 def as_maps(x: Tensor) -> Tensor:
     """[B, T, H, W, C] -> [N, C, H, W]."""
     return x.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def combined(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """operation(x, y) for x [N, C, H, W] and y of the same size, of one cell, or smaller and spread by nearest cell.
+
+    A y of half the size is broadcast over 2 x 2 cells rather than enlarged, which saves a pass over the large map.
+    """
+    size, small = x.shape[-2:], y.shape[-2:]
+    if small in (size, (1, 1)):
+        return operation(x, y)
+    if size != (2 * small[0], 2 * small[1]) or torch.compiler.is_exporting():  # runtimes prefer to enlarge
+        return operation(x, F.interpolate(y, size, mode="nearest"))
+    cells = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [N, C, h, 2, w, 2]
+    return operation(cells, y[:, :, :, None, :, None]).flatten(4).flatten(2, 3)
 
 
 def neighbour_differences(z: Tensor, moved: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
