@@ -15,8 +15,8 @@ from mdtnet.errors import ConfigError
 from mdtnet.models import pretrained
 from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
 from mdtnet.models.mdtnet import DCME, Excitation, MDTNetConfig
-from mdtnet.models.temporal import depthwise_conv, gated, neighbour_differences, shift
-from mdtnet.models.trunk import Place, Timeline
+from mdtnet.models.temporal import combined, depthwise_conv, gated, neighbour_differences, shift
+from mdtnet.models.trunk import Place, Timeline, half_size
 from mdtnet.saliency import SaliencyConfig
 
 SMALL = ("resnet18", "mobilenet_v2")
@@ -297,7 +297,7 @@ SWITCHES = [
     {"dcme": False},
     {"dcme_kernels": (3,), "dcme_dilations": (1,)},
     {"dcme_kernels": (3, 5), "dcme_dilations": (1, 1)},
-    {"excite_every": 2},
+    {"excite_every": 1},
     {"dcme_deformable": False},
     {"dcme_backward": True},
     {"dcme_low_level": True},
@@ -315,13 +315,14 @@ def test_every_switch_changes_the_network_and_trains(switch, trunk):
     base = build("mdtnet2", trunk)
     model = build("mdtnet2", trunk, mdtnet=dataclasses.replace(MDTNetConfig(), **switch))
     perturb(model)
-    model(clips(model, size=64)).sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
     if "frames_per_segment" not in switch:
         perturb(base)
-        x = clips(base)
+        x = clips(base, size=64)
         with torch.no_grad():
+            base.train()(x), model.train()(x)  # batch statistics of the same clips, or deep features vanish
             assert not torch.allclose(base.eval()(x), model.eval()(x), atol=1e-5)
+    model.train()(clips(model, size=64)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -371,6 +372,24 @@ def test_freeze_leaves_temporal_modules_trainable():
 
 
 # Operators against plain loops
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (2, 2)], ids=str)
+@pytest.mark.parametrize("layout", ["channels first", "channels last", "float"])
+def test_half_size_is_the_mean_of_four_pixels(size, layout):
+    pixels = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    expected = nn.functional.avg_pool2d(pixels.float() / 255, 2)
+    if layout == "channels last":
+        pixels = pixels.movedim(1, -1).contiguous().movedim(-1, 1)
+    torch.testing.assert_close(half_size(pixels / 255 if layout == "float" else pixels), expected)
+
+
+@pytest.mark.parametrize("small", [(6, 10), (3, 5), (2, 3), (1, 1)], ids=str)
+@pytest.mark.parametrize("operation", [torch.mul, torch.add])
+def test_combined_spreads_the_smaller_map(operation, small):
+    x, y = torch.randn(2, 3, 6, 10), torch.randn(2, 3, *small)
+    expected = operation(x, nn.functional.interpolate(y, (6, 10), mode="nearest"))
+    assert torch.equal(combined(operation, x, y), expected)
 
 
 def test_shift_against_a_loop():
@@ -441,6 +460,22 @@ def test_dcme_sees_no_motion_in_a_still_clip(deformable):
     torch.testing.assert_close(module.motion(z, z), torch.zeros_like(z), atol=1e-5, rtol=0)
     other = torch.randn(3, 8, 7, 9)
     torch.testing.assert_close(module.motion(z, other), 2 * (other - z), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("every", "excited"), [(1, 13), (2, 7), (3, 5)])
+def test_excitation_in_every_so_many_blocks(every, excited):
+    model = build("mdtnet1", "resnet50", mdtnet=MDTNetConfig(excite_every=every))
+    found = [m for m in model.modules() if isinstance(m, Excitation)]
+    assert len([m for m in found if m.conv is not None]) == 13
+    for part in ("reduce", "coarse", "dcme", "stce"):
+        assert len([m for m in found if getattr(m, part) is not None]) == excited
+
+
+def test_unmoved_taps_are_plain_convolutions_of_two_scales():
+    module = DCME(Place(2, 0, 2, 32, 16), MDTNetConfig())  # offsets start at 0
+    here, there = torch.randn(2, 3, 8, 7, 9)
+    plain = [nn.functional.conv2d(there, k, padding=d, dilation=d) for k, d in zip(module.kernels, (1, 2), strict=True)]
+    torch.testing.assert_close(module.motion(here, there), sum(plain) - 2 * here, atol=1e-5, rtol=1e-5)
 
 
 def test_dcme_gates_only_segments_that_have_a_neighbour():

@@ -351,6 +351,14 @@ def test_options_that_a_system_ignores_do_not_count(tmp_path):
     assert same == {"tsn": True, "mdtnet2": False}
 
 
+def test_how_often_is_validated_does_not_count(tmp_path):
+    first = load_study(write_study(tmp_path))
+    second = load_study(write_study(tmp_path, run={**RUN, "train": {**RUN["train"], "val_every": 3}}))
+    assert [spec.hash for spec in first.specs] == [spec.hash for spec in second.specs]
+    third = load_study(write_study(tmp_path, run={**RUN, "train": {**RUN["train"], "weight_decay": 0.5}}))
+    assert not {spec.hash for spec in first.specs} & {spec.hash for spec in third.specs}
+
+
 def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
     study = load_study(write_study(tmp_path))
     path = study.results / RESULTS
