@@ -190,8 +190,8 @@ def test_a_failed_run_does_not_stop_the_others(finished, capsys, monkeypatch):
     """The first run cannot start, the second is there and only lacks its row."""
     rows = finished / "out" / RESULTS
     before = rows.read_text()
-    rows.write_text("".join(before.splitlines(keepends=True)[:-1]))
-    missing = sorted({0, 1} - {row.seed for row in read_rows(rows) if row.system == "mdtnet2"})
+    gone = next(row for row in read_rows(rows) if (row.system, row.seed) == ("mdtnet2", 1))
+    rows.write_text("".join(line for line in before.splitlines(keepends=True) if gone.config not in line))
     content = yaml.safe_load((finished / "tiny.yaml").read_text())
     bad = {"systems": ["tsn"], "model.weights": "nothere.pt"}
     path = finished / "bad.yaml"
@@ -200,10 +200,10 @@ def test_a_failed_run_does_not_stop_the_others(finished, capsys, monkeypatch):
     script.write_text("#!/bin/sh\necho 'mdtnet: nothere.pt: no such checkpoint file'\nexit 4\n")
     script.chmod(0o755)
     monkeypatch.setattr(study_run.sys, "executable", str(script))
-    assert main(["study", str(path), "--only", *(f"seed={seed}" for seed in missing), "--no_latency"]) == 5
+    assert main(["study", str(path), "--only", "seed=1", "--no_latency"]) == 5
     assert len(read_rows(rows)) == 4
     said = capsys.readouterr().err
-    assert f"1 of 2 runs failed: tsn bad on tiny seed {missing[0]}" in said
+    assert "1 of 2 runs failed: tsn bad on tiny seed 1" in said
     assert "failed: tsn bad on tiny seed" in said
     assert "nothere.pt: no such checkpoint file (" in said
     rows.write_text(before)
