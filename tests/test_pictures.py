@@ -72,6 +72,19 @@ def test_contact_sheet(clip, tmp_path, name):
     assert [p.name for p in out.parent.iterdir() if p.name.startswith(".")] == []
 
 
+def test_contact_sheet_of_a_dark_video(tmp_path):
+    dark = write_video(tmp_path / "dark.avi", frames_of_square(30) // 8, codec="ffv1", pixels="bgr0")
+    shown = {}
+    for name, options in {"plain": {}, "exposed": {"exposure": "gamma"}, "stride": {"frame_stride": 3}}.items():
+        picture = Image.open(draw_saliency(dark, tmp_path / f"{name}.png", num_segments=2, **options))
+        shown[name] = np.asarray(picture)[64 : 64 + PANEL_HEIGHT].astype(int)  # key frames
+    assert shown["exposed"].mean() > shown["plain"].mean() + 20
+    assert np.abs(shown["stride"] - shown["plain"]).max() > 10
+    for options in ({"exposure": "gamma"}, {"frame_stride": 3}, {"all_variants": True}):
+        with pytest.raises(ConfigError, match="are for contact sheets, expected"):
+            draw_saliency(dark, tmp_path / "x.mp4", **options)
+
+
 def test_overlay_shows_every_frame_beside_its_salience(clip, tmp_path):
     out = draw_saliency(clip, tmp_path / "out.mp4")
     info = probe(out)
@@ -158,5 +171,5 @@ def test_all_variants_on_one_sheet(clip, tmp_path):
     assert every.height - one.height == 6 * row  # two rows more for each of three variants more
     first, second = (np.asarray(every)[60 + k * row :][:PANEL_HEIGHT, -500:] for k in (1, 3))
     assert (first != second).mean() > 0.05  # amplitude is not phase
-    with pytest.raises(ConfigError, match="contact sheet only"):
+    with pytest.raises(ConfigError, match="are for contact sheets, expected"):
         draw_saliency(clip, tmp_path / "all.mp4", all_variants=True)

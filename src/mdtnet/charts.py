@@ -100,7 +100,8 @@ class Dots:
 
 
 def scatter(title: str, series: list[Dots], *, x_name: str, width: int = 480, height: int = 280) -> dict[str, Any]:
-    """Geometry of values over x: a dot each, a bar at each mean. Things at the same x stand side by side."""
+    """Geometry of values over x: a dot each, a bar at each mean, named at the right. What is at the same x stands side
+    by side."""
     longest = max(len(dots.label) for dots in series)
     left, right, top, bottom = 44.0, width - 16 - 6.2 * longest, 12.0, height - 38.0
     low, high = min(d.x for d in series), max(d.x for d in series)

@@ -8,11 +8,21 @@ console = Console()
 
 
 def saliency_arguments(parser: Any) -> None:
+    from mdtnet.data.exposure import Exposure
     from mdtnet.saliency import SaliencyConfig
 
     parser.add_argument("source", help="a video file or a folder of frames")
     parser.add_argument("-o", "--out", required=True, help=".png or .jpg: contact sheet; .mp4: overlay video")
     parser.add_argument("--segments", type=int, default=8, help="segments of the contact sheet")
+    parser.add_argument(
+        "--frame_stride", type=int, default=1, help="frames between two of a segment, on a contact sheet"
+    )
+    parser.add_argument(
+        "--exposure",
+        type=Exposure,
+        default="none",
+        help="brightness of a dark video, on a contact sheet: none, gain, gamma",
+    )
     parser.add_argument("--all_variants", action="store_true", help="what every variant sees, on one contact sheet")
     parser.add_class_arguments(SaliencyConfig)
 
@@ -29,6 +39,8 @@ def saliency(options: Any) -> None:
         options.out,
         saliency=config,
         num_segments=options.segments,
+        frame_stride=options.frame_stride,
+        exposure=options.exposure,
         all_variants=options.all_variants,
     )
     console.print(f"wrote {out}", highlight=False)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from mdtnet.checkpoint import atomic_write
+from mdtnet.data.exposure import Exposure, expose
 from mdtnet.data.segments import test_indices
 from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
 from mdtnet.errors import ConfigError
@@ -59,24 +60,37 @@ def draw_saliency(
     saliency: SaliencyConfig | None = None,
     num_segments: int = 8,
     frames_per_segment: int = 5,
+    frame_stride: int = 1,
+    exposure: Exposure = "none",
     all_variants: bool = False,
 ) -> Path:
     """Show where a video moves: `.png` or `.jpg` gives a contact sheet, `.mp4` an overlay video.
 
-    `all_variants` puts what every variant sees on one sheet, in the place of the one in `saliency`.
+    A sheet shows frames that are `frame_stride` apart, at the brightness that `exposure` brings the whole of them to;
+    `all_variants` puts what every variant sees on it, in the place of the one in `saliency`.
 
     Raises:
         ConfigError: `out` has another extension, is a folder or the source; fewer than 2 frames a segment; a video
-            of all variants.
+            of all variants, of some of the frames or at another exposure.
         VideoError: the source cannot be read.
     """
     saliency, out = saliency or SaliencyConfig(), Path(out)
     if out.suffix.lower() not in VIDEOS:
         variants = VARIANTS if all_variants else (saliency.variant,)
         configs = [replace(saliency, variant=variant) for variant in variants]
-        return contact_sheet(source, out, configs, num_segments=num_segments, frames_per_segment=frames_per_segment)
-    if all_variants:
-        raise ConfigError(f"{out}: all variants fit on a contact sheet only, expected {', '.join(SHEETS)}")
+        return contact_sheet(
+            source,
+            out,
+            configs,
+            num_segments=num_segments,
+            frames_per_segment=frames_per_segment,
+            frame_stride=frame_stride,
+            exposure=exposure,
+        )
+    if all_variants or frame_stride != 1 or exposure != "none":
+        raise ConfigError(
+            f"{out}: all variants, a frame stride and an exposure are for contact sheets, expected {', '.join(SHEETS)}"
+        )
     return overlay_video(source, out, saliency=saliency, frames_per_segment=frames_per_segment)
 
 
@@ -87,14 +101,28 @@ def contact_sheet(
     *,
     num_segments: int = 8,
     frames_per_segment: int = 5,
+    frame_stride: int = 1,
+    exposure: Exposure = "none",
+    start: float | None = None,
+    end: float | None = None,
 ) -> Path:
     """Write one picture: a column a segment; key frames, then for each config salience and what a network sees.
+
+    `start` and `end`, in seconds, bound the part that is shown.
 
     Raises:
         ConfigError, VideoError: see `draw_saliency`.
     """
     out = checked_output(source, out, SHEETS)
-    read = _Segments(source, num_segments=num_segments, frames_per_segment=frames_per_segment)
+    read = _Segments(
+        source,
+        num_segments=num_segments,
+        frames_per_segment=frames_per_segment,
+        frame_stride=frame_stride,
+        exposure=exposure,
+        start=start,
+        end=end,
+    )
     rows = [("key frame", panels(read.key_frames(configs[0]).frames))]
     for config in configs:
         found = read.key_frames(config)
@@ -175,6 +203,7 @@ class _Segments:
         frames_per_segment: int,
         frame_stride: int = 1,
         short_side: int = SHORT_SIDE,
+        exposure: Exposure = "none",
         start: float | None = None,
         end: float | None = None,
     ) -> None:
@@ -190,9 +219,10 @@ class _Segments:
             )
             return self.indices
 
-        self.frames, self.num_frames = read_clip(
+        frames, self.num_frames = read_clip(
             source, choose, start=start, end=end, transform=lambda frame: _resized(frame, short_side)
-        )  # [T, K, H, W, 3]
+        )
+        self.frames = expose(frames, exposure)  # [T, K, H, W, 3]
 
     def key_frames(self, saliency: SaliencyConfig) -> KeyFrames:
         salience = frames_saliency(torch.from_numpy(self.frames).permute(0, 1, 4, 2, 3)[None], saliency)[0]

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from markupsafe import Markup
+from PIL import Image
 
 from mdtnet.bench import describe_machine
-from mdtnet.charts import Dots, scatter, strips
+from mdtnet.charts import Dots, data_uri, scatter, strips
 from mdtnet.checkpoint import atomic_write
 from mdtnet.config import RunConfig, test_crop_size
 from mdtnet.cost import latency as seconds_of
@@ -23,7 +24,7 @@ from mdtnet.models.build import build_model
 from mdtnet.report import SYSTEM_TITLES, environment, write_page
 from mdtnet.study import DEFAULT, Spec, Study, hash_of
 from mdtnet.study_results import RESULTS, Standing, read_configs, read_rows, standing
-from mdtnet.study_run import duration
+from mdtnet.study_run import duration, picture_of
 from mdtnet.study_stats import Cell, Interval, cells, difference, interval
 
 LATENCY = "latency.json"
@@ -32,7 +33,7 @@ STALE_SHOWN = 5
 STYLE = Markup(  # of plots that stand alone; a page has its own colours
     "<style>svg{--rule:#dde1e6;--tsn:#6b737e;--tsm:#b0700c;--tea:#18836a;--tdn:#7a5cc0;--mdtnet1:#4f9bd9;"
     "--mdtnet2:#1f5fbf;background:#fff;font-family:system-ui,sans-serif}text{fill:#5c646f;font-size:11px}"
-    ".name{fill:#1d2127}.halo{stroke:#fff;stroke-width:3px;paint-order:stroke}</style>"
+    ".name{fill:#1d2127}</style>"
 )
 READING = (
     "Top-1 is that of the weights after the last epoch, on videos that were not trained on; no epoch was chosen.",
@@ -144,7 +145,16 @@ def _part(study: Study, name: str, found: list[Cell], times: dict[str, Any]) -> 
         "has_interval": any(len(cell.top1) > 1 for cell in found),
         "strips": strips(f"Top-1 on {name}", [_dots(cell, 0.0) for cell in drawn], x_name="top-1 %") if drawn else None,
         "plots": _scatters(study, name, drawn, times),
+        "picture": _picture(picture_of(study, name)),
     }
+
+
+def _picture(path: Path) -> str:
+    """For the page alone; "" where no run was made here."""
+    if not path.is_file():
+        return ""
+    with Image.open(path) as picture:
+        return data_uri(picture, "JPEG")
 
 
 def _row(cell: Cell, base: Cell | None, times: dict[str, Any], *, has_pairs: bool, has_ms: bool) -> dict[str, Any]:

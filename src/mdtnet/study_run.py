@@ -28,6 +28,7 @@ from mdtnet.errors import ConfigError, DataError, MdtnetError
 from mdtnet.evaluation import ScoreTable, load_figures, load_split
 from mdtnet.metrics import pair_accuracy
 from mdtnet.models.build import build_model
+from mdtnet.pictures import VARIANTS, contact_sheet
 from mdtnet.report import read_history
 from mdtnet.runlog import BEST, LAST, Signals
 from mdtnet.study import DataSet, Spec, Study, hash_of, rendered
@@ -88,6 +89,8 @@ def run_study(study: Study, specs: Sequence[Spec], *, root: str = "", jobs: int 
     located = {s.data.name: s.data for s in specs}
     places = {name: locate(study, data, root=root, workers=jobs) for name, data in located.items()}
     waiting = [(spec, _resolved(study, spec, places[spec.data.name])) for spec in specs]
+    for spec, config in {spec.data.name: (spec, config) for spec, config in waiting}.values():
+        _draw(picture_of(study, spec.data.name), config)
     failed: list[Spec] = []
     paces: dict[str, list[float]] = defaultdict(list)
     with Signals() as signals:
@@ -149,6 +152,31 @@ def _found(study: Study, data: DataSet, key: str, path: str, root: str) -> Path:
     tried = " and ".join(str(folder) for folder in folders)
     hint = "" if root else "; mdtnet study --root FOLDER says where the data are"
     raise DataError(f"{study.path}: data '{data.name}': {key} is '{path}', which is not in {tried}{hint}")
+
+
+def picture_of(study: Study, data: str) -> Path:
+    """The sheet that shows a data set: it stays beside the data, and out of the results, which others may publish."""
+    return study.out / "pictures" / f"{data}.jpg"
+
+
+def _draw(path: Path, config: RunConfig) -> None:
+    """Frames of one training video as networks get them, and what every variant of the salience map makes of them."""
+    if path.exists():
+        return
+    video, data = load_split(config.data)[0][0], config.data
+    try:
+        contact_sheet(
+            video.path,
+            path,
+            [replace(config.model.saliency, variant=variant) for variant in VARIANTS],
+            num_segments=5,
+            frame_stride=data.frame_stride,
+            exposure=data.exposure,
+            start=video.start,
+            end=video.end,
+        )
+    except MdtnetError as error:  # the runs themselves say what a bad video means to them
+        log.warning("no picture: %s", error)
 
 
 def _resolved(study: Study, spec: Spec, places: dict[str, str]) -> RunConfig:
