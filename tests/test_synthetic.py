@@ -1,6 +1,7 @@
 """The built-in data set: deterministic files, exact twins, nothing in one frame that tells them apart."""
 
 import csv
+import multiprocessing
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -192,6 +193,24 @@ def test_same_bytes_again_with_two_processes_and_after_an_interruption(rendered,
     assert 0 < render_dataset(tmp_path / "cut", SMALL).rendered < 36
     assert files(tmp_path / "cut") == files(rendered)
     assert render_dataset(tmp_path / "cut", SMALL).rendered == 0
+
+
+def test_two_renderers_of_one_set(rendered, tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    both = [spawn.Process(target=render_dataset, args=(tmp_path / "both", SMALL)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert files(tmp_path / "both") == files(rendered)
+
+
+def test_a_render_killed_at_its_first_file_goes_on(rendered, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/README.md.77.part").write_text("half")
+    render_dataset(tmp_path / "data", SMALL)
+    assert files(tmp_path / "data").keys() - files(rendered).keys() == {"README.md.77.part"}
 
 
 def test_encoding_is_deterministic():

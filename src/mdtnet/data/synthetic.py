@@ -314,7 +314,7 @@ def _claim(out: Path, config: RenderConfig) -> None:
     readme = _readme(config).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if {path.name for path in out.iterdir()} <= {"README.md.part"}:  # empty, or killed at the first file
+        if all(path.match("README.md.*.part") for path in out.iterdir()):  # empty, or killed at the first file
             _write(out / "README.md", readme)
         ours = (out / "README.md").is_file() and (out / "README.md").read_bytes() == readme
     except OSError as error:
