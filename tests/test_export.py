@@ -83,7 +83,7 @@ def test_the_traced_network_is_the_network(tmp_path, name):
     """What both runtimes convert: any number of clips, no writing into tensors, every module awake."""
     model = module.load_model(make_checkpoint(tmp_path / "best.pt", name))
     description = describe(model, "float32")
-    program = traced(model, (4, model.frames_per_segment, 64, 64, 3))
+    program = traced(pure(model), (4, model.frames_per_segment, 64, 64, 3))
     scatters = [n.target for n in program.graph.nodes if "scatter" in str(n.target) or "copy_" in str(n.target)]
     assert scatters == []
     views, labels = module.real_clips("", description)
@@ -174,7 +174,7 @@ def test_small_crops_in_openvino(name):
     openvino = pytest.importorskip("openvino")
     model = build_model(ModelConfig(name=name, trunk="resnet18", width=0.125), num_classes=5).eval()
     x = np.random.default_rng(0).integers(0, 256, (2, 2, 5, 32, 32, 3), dtype=np.uint8)
-    converted = openvino.compile_model(openvino.convert_model(traced(model, x.shape[1:], steps=True)), "CPU")
+    converted = openvino.compile_model(openvino.convert_model(traced(pure(model, steps=True), x.shape[1:])), "CPU")
     np.testing.assert_allclose(converted(x)[0], eager(model)(x), atol=1e-5)
 
 

@@ -34,7 +34,8 @@ from mdtnet.deployed import (
     resize_short,
 )
 from mdtnet.errors import ConfigError, DataError, ExportError, VideoError
-from mdtnet.graph import PixelsToProbabilities, first_line, traced
+from mdtnet.graph import PixelsToProbabilities, first_line, pure, traced
+from mdtnet.models.folding import folded
 from mdtnet.prediction import expand_sources
 
 log = logging.getLogger(__name__)
@@ -236,8 +237,8 @@ def _clip_shape(description: Description) -> tuple[int, ...]:
 
 def _write(format: Format, model: nn.Module, description: Description, views: np.ndarray, file: Path) -> None:
     half = format == "torch" and description.precision == "half"  # the others store halves themselves
-    shape, steps = _clip_shape(description), format == "openvino"
-    program = traced(model, shape, multi_label=description.multi_label, half=half, steps=steps)
+    network = folded(model) if format == "torch" else pure(model, steps=format == "openvino")
+    program = traced(network, _clip_shape(description), multi_label=description.multi_label, half=half)
     if format == "torch":
         torch.export.save(program, file, extra_files={f"{KEY}.json": description.to_json()})
         return
@@ -330,12 +331,12 @@ def _quantised_onnx(model: Any, views: np.ndarray, file: Path) -> Any:
             return None if clip is None else {name: clip[None]}
 
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        plain, folded, small = (str(Path(folder, f"{n}.onnx")) for n in ("plain", "folded", "small"))
+        plain, ready, small = (str(Path(folder, f"{n}.onnx")) for n in ("plain", "folded", "small"))
         onnx.save(model, plain)
-        quant_pre_process(plain, folded, skip_symbolic_shape=True)
+        quant_pre_process(plain, ready, skip_symbolic_shape=True)
         with redirect_stdout(StringIO()):
             quantization.quantize_static(
-                folded,
+                ready,
                 small,
                 Clips(),
                 per_channel=True,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mdtnet.errors import ExportError
+from mdtnet.models.deform import by_torchvision
 from mdtnet.models.folding import folded
 from mdtnet.models.mdtnet import DCME, Excitation
 from mdtnet.models.tdn import LongTermDifference
@@ -117,7 +118,12 @@ class PureLongTermDifference(LongTermDifference):
 
 
 class PureDCME(DCME):
-    """`DCME` for all segments at once: what there is no neighbour for gets the gate of no motion."""
+    """`DCME` for all segments at once, by an operator that runtimes have: what there is no neighbour for gets the gate
+    of no motion."""
+
+    def moved(self, z: Tensor, offset: Tensor) -> Tensor:
+        kernels = [(weight.shape[-1], dilation) for weight, dilation in zip(self.kernels, self.dilations)]
+        return by_torchvision(z, offset, list(self.kernels), tuple(kernels))
 
     def gates(self, z: Tensor, timeline: Timeline) -> list[tuple[Tensor, Tensor]]:
         """Z [N, c, H, W] -> for each direction s [N, C, H, W], and what it is where nothing moves, [T, C]."""
@@ -204,21 +210,15 @@ def pure(model: nn.Module, *, steps: bool = False) -> nn.Module:
 
 
 def traced(
-    model: nn.Module,
-    shape: Sequence[int],
-    *,
-    multi_label: bool = False,
-    half: bool = False,
-    steps: bool = False,
+    network: nn.Module, shape: Sequence[int], *, multi_label: bool = False, half: bool = False
 ) -> torch.export.ExportedProgram:
-    """torch.export's program of the whole network for clips of `shape`, (T, K, S, S, 3), any number of them.
+    """torch.export's program for clips of `shape`, (T, K, S, S, 3), any number of them: from pixels to probabilities.
 
-    `half` stores weight matrices as float16, `steps` is as in `pure`.
+    `half` stores weight matrices as float16.
 
     Raises:
         ExportError: torch.export cannot follow the network.
     """
-    network = pure(model, steps=steps)
     whole = PixelsToProbabilities(HalfStored(network) if half else network, multi_label=multi_label).eval()
     example = torch.zeros((2, *shape), dtype=torch.uint8)
     try:

@@ -29,7 +29,7 @@ def deform_conv2d(
     dilation * (k - 1) / 2, stride 1; samples are bilinear, and zero is whatever lies outside the image.
     Half types are computed in float32. Equal to `torchvision.ops.deform_conv2d` in value and every gradient
     (first order only); where a sample lies exactly on a pixel the slope of its offset is that to either side.
-    torchvision's operator itself on CUDA and under `torch.export`, where it becomes ONNX `DeformConv` (opset 19).
+    torchvision's operator itself on CUDA.
 
     Cost per image, as this project counts it: k^2 C O H W multiply-adds for the convolution plus 4 k^2 C H W
     for the sampling. Raises `ValueError` when the shapes do not fit each other.
@@ -53,7 +53,8 @@ def deform_conv2d_sum(
     _check(x, offset, weights)
     kernels = tuple((w.shape[-1], d) for w, d in zip(weights, dilations or [1] * len(weights), strict=True))
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    out = _dispatch(x.to(dtype), offset.to(dtype), [w.to(dtype) for w in weights], kernels)
+    compute = by_torchvision if x.device.type in ("cuda", "meta") else _by_grid_sample
+    out = compute(x.to(dtype), offset.to(dtype), [w.to(dtype) for w in weights], kernels)
     if bias is not None:
         out = out + bias.to(dtype).view(1, -1, 1, 1)
     return out.to(x.dtype)
@@ -69,11 +70,14 @@ def _check(x: Tensor, offset: Tensor, weights: Sequence[Tensor]) -> None:
         raise ValueError(f"offset {tuple(offset.shape)}: expected {tuple(expected)}")
 
 
-def _dispatch(x: Tensor, offset: Tensor, weights: list[Tensor], kernels: Kernels) -> Tensor:
-    if x.device.type in ("cuda", "meta") or torch.compiler.is_exporting():
-        each = zip(offset.split([2 * k * k for k, _ in kernels], 1), weights, kernels)
-        parts = [torchvision_deform_conv2d(x, o, w, padding=d * (k // 2), dilation=d) for o, w, (k, d) in each]
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+def by_torchvision(x: Tensor, offset: Tensor, weights: Sequence[Tensor], kernels: Kernels) -> Tensor:
+    """As `deform_conv2d_sum` by torchvision's operator, which ONNX (`DeformConv`, opset 19) and OpenVINO know."""
+    each = zip(offset.split([2 * k * k for k, _ in kernels], 1), weights, kernels)
+    parts = [torchvision_deform_conv2d(x, o, w, padding=d * (k // 2), dilation=d) for o, w, (k, d) in each]
+    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+
+def _by_grid_sample(x: Tensor, offset: Tensor, weights: Sequence[Tensor], kernels: Kernels) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         return _sampled(x, offset, torch.cat([w.flatten(2) for w in weights], dim=2), kernels)
 
@@ -81,7 +85,9 @@ def _dispatch(x: Tensor, offset: Tensor, weights: list[Tensor], kernels: Kernels
 def _sampled(x: Tensor, offset: Tensor, weight: Tensor, kernels: Kernels) -> Tensor:
     """x [N, C, H, W], offset [N, 2 K, H, W], weight [O, C, K] -> [N, O, H, W]."""
     n, _, h, w = x.shape
-    column, row = _grid(kernels, h, w, x.dtype, x.device)
+    is_traced = torch.compiler.is_compiling() or type(x) is not Tensor  # then what is made is of no use to others
+    grid_of = _grid.__wrapped__ if is_traced else _grid
+    column, row = grid_of(kernels, h, w, x.dtype, x.device)
     offset = offset.unflatten(1, (-1, 2))  # [N, K, 2, H, W]
     places = (torch.add(column, offset[:, :, 1], alpha=2 / w), torch.add(row, offset[:, :, 0], alpha=2 / h))
     # -3 and 3 lie outside a picture of any size; an infinite place would be weighed by 0 times infinity

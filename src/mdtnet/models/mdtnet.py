@@ -270,8 +270,12 @@ class DCME(nn.Module):
             plain = [F.conv2d(there, k, padding=d * (k.shape[-1] // 2), dilation=d) for k, d in each]
             return torch.stack(plain).sum(0) - len(plain) * here
         offset = self.offset(torch.cat((here, there), 1))
-        moved = deform_conv2d_sum(there, offset, list(self.kernels), dilations=self.dilations)
-        return -len(self.kernels) * here + moved  # in this order the sum lies in memory as `here` does
+        # in this order the sum lies in memory as `here` does
+        return -len(self.kernels) * here + self.moved(there, offset)
+
+    def moved(self, z: Tensor, offset: Tensor) -> Tensor:
+        """Features [M, c, H, W] through the deformable kernels, summed over scales."""
+        return deform_conv2d_sum(z, offset, list(self.kernels), dilations=self.dilations)
 
     def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
         """Z [N, c, H, W] -> for each direction, which segments have a neighbour there, their s [B, T-1, C, H, W]."""
