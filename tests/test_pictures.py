@@ -83,6 +83,8 @@ def test_contact_sheet_of_a_dark_video(tmp_path):
     for options in ({"exposure": "gamma"}, {"frame_stride": 3}, {"all_variants": True}):
         with pytest.raises(ConfigError, match="are for contact sheets, expected"):
             draw_saliency(dark, tmp_path / "x.mp4", **options)
+    with pytest.raises(ConfigError, match="frame_stride is 0, expected at least 1"):
+        draw_saliency(dark, tmp_path / "x.png", frame_stride=0)
 
 
 def test_overlay_shows_every_frame_beside_its_salience(clip, tmp_path):

@@ -211,6 +211,17 @@ def test_a_failed_run_does_not_stop_the_others(finished, capsys, monkeypatch):
     rows.write_text(before)
 
 
+def test_an_unreadable_video_gives_no_picture_and_stops_nothing(tmp_path, caplog):
+    for name in ("broken.mp4", "other.mp4"):
+        (tmp_path / name).write_text("no video")
+    (tmp_path / "list.csv").write_text("path,label\nbroken.mp4,a\nother.mp4,b\n")
+    data = DataConfig(train=str(tmp_path / "list.csv"), val=str(tmp_path / "list.csv"))
+    study_run._draw(tmp_path / "sheet.jpg", RunConfig(data=data))
+    assert "no picture" in caplog.text
+    assert "broken.mp4" in caplog.text
+    assert not (tmp_path / "sheet.jpg").exists()
+
+
 def test_a_run_that_another_process_is_at_is_left_alone(finished):
     """As after a study was killed and its run goes on, or where two studies share a part."""
     study = load_study(finished / "tiny.yaml")

@@ -70,8 +70,8 @@ def draw_saliency(
     `all_variants` puts what every variant sees on it, in the place of the one in `saliency`.
 
     Raises:
-        ConfigError: `out` has another extension, is a folder or the source; fewer than 2 frames a segment; a video
-            of all variants, of some of the frames or at another exposure.
+        ConfigError: `out` has another extension, is a folder or the source; fewer than 2 frames a segment, or
+            less than 1 apart; a video of all variants, of some of the frames or at another exposure.
         VideoError: the source cannot be read.
     """
     saliency, out = saliency or SaliencyConfig(), Path(out)
@@ -208,6 +208,8 @@ class _Segments:
         end: float | None = None,
     ) -> None:
         _check_frames(frames_per_segment)
+        if frame_stride < 1:
+            raise ConfigError(f"frame_stride is {frame_stride}, expected at least 1")
         self.indices = np.empty(0)
 
         def choose(num_frames: int) -> np.ndarray:

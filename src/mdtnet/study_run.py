@@ -89,8 +89,9 @@ def run_study(study: Study, specs: Sequence[Spec], *, root: str = "", jobs: int 
     located = {s.data.name: s.data for s in specs}
     places = {name: locate(study, data, root=root, workers=jobs) for name, data in located.items()}
     waiting = [(spec, _resolved(study, spec, places[spec.data.name])) for spec in specs]
-    for spec, config in {spec.data.name: (spec, config) for spec, config in waiting}.values():
-        _draw(picture_of(study, spec.data.name), config)
+    for name, place in places.items():
+        first = next(s for s in study.specs if s.data.name == name)
+        _draw(picture_of(study, name), _resolved(study, first, place))
     failed: list[Spec] = []
     paces: dict[str, list[float]] = defaultdict(list)
     with Signals() as signals:
@@ -161,8 +162,6 @@ def picture_of(study: Study, data: str) -> Path:
 
 def _draw(path: Path, config: RunConfig) -> None:
     """Frames of one training video as networks get them, and what every variant of the salience map makes of them."""
-    if path.exists():
-        return
     video, data = load_split(config.data)[0][0], config.data
     try:
         contact_sheet(
