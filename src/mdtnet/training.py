@@ -455,6 +455,7 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
         log_with=trackers or None,
         project_config=ProjectConfiguration(config.out, logging_dir=str(Path(config.out, "tensorboard"))),
     )
+    torch.backends.cudnn.deterministic = True  # on a GPU the same run gives the same weights
     check_config(config, processes=accelerator.num_processes)
     check_folder(config, resume=resume)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
