@@ -137,3 +137,13 @@ def test_a_failed_write_leaves_the_old_file(path):
     with pytest.raises(OSError, match="disk full"):
         ckpt.atomic_write(path, fail)
     assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(path):
+    def slow(file):
+        file.write(b"slow")
+        ckpt.atomic_write(path, lambda other: other.write(b"quick"))
+
+    ckpt.atomic_write(path, slow)
+    assert path.read_bytes() == b"slow"
