@@ -15,7 +15,7 @@ import numpy as np
 
 from mdtnet.data.annotations import VideoList, write_list
 from mdtnet.data.isolated import Failure, run_isolated
-from mdtnet.data.video import probe
+from mdtnet.data.video import LENIENT, probe
 from mdtnet.errors import VideoError
 
 USABLE = ("", "header lies")  # kinds that stay in the clean list: nothing here believes a header
@@ -149,7 +149,7 @@ def _judge(task: _Task, num_frames: int) -> tuple[str, str]:
 
 def _header_frames(path: str) -> int:
     """Frames by the header of a file that is known to decode; 0 where it says nothing."""
-    with av.open(path, metadata_errors="ignore") as container:
+    with av.open(path, **LENIENT) as container:
         return container.streams.video[0].frames
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from mdtnet.data.annotations import VideoList
 from mdtnet.data.labels import class_counts
-from mdtnet.data.video import read_clip
+from mdtnet.data.video import LENIENT, read_clip
 from mdtnet.errors import DataError, VideoError
 
 MAX_OPENED = 2000  # of a longer list, this many videos spread evenly over it are looked into
@@ -69,7 +69,7 @@ def _header(path: str) -> tuple[tuple[int, int], float] | None:
             first = sorted(os.listdir(path))[0]
             with Image.open(os.path.join(path, first)) as image:
                 return image.size, 0.0
-        with av.open(path, metadata_errors="ignore") as container:
+        with av.open(path, **LENIENT) as container:
             video = container.streams.video[0]
             duration = container.duration / av.time_base if container.duration else 0.0
             return (video.width, video.height), duration

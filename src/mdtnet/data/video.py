@@ -33,6 +33,8 @@ NONE_CHOSEN = np.empty(0, dtype=np.int64)
 THREADS_FROM_PIXELS = 500_000  # starting threads costs more than it saves on smaller frames
 MAX_THREADS = 8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+LENIENT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+"""For `av.open`: titles that are no UTF-8 do no harm. PyAV from 19 on reads them without being told."""
 MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 
 Choose = Callable[[int], np.ndarray]
@@ -277,7 +279,7 @@ def _open(path: str) -> Iterator[tuple[Any, Any]]:
     try:
         if os.path.getsize(path) == 0:
             raise VideoError(path, "empty file")
-        container = av.open(path, metadata_errors="ignore")
+        container = av.open(path, **LENIENT)
     except FileNotFoundError as error:
         raise VideoError(path, "no such file") from error
     except av.error.InvalidDataError as error:
