@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check bench study-quick clean
+.PHONY: setup demo test test-slow test-gpu check bench study-quick clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -23,6 +23,9 @@ test: setup        ## the quick tests
 
 test-slow: setup   ## the slow ones
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup    ## those that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 check: setup       ## lint, format, types
 	$(BIN)/ruff check .

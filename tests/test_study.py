@@ -77,6 +77,7 @@ def row_of(spec, top1: float, **values) -> Row:
         parameters=1000,
         epochs=2,
         seconds=60.0,
+        machine="a laptop",
         commit="abc",
         date="2026-01-01T00:00:00+00:00",
         config=spec.hash,

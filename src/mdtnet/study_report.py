@@ -226,6 +226,7 @@ def _facts(study: Study, now: Standing, times: dict[str, Any]) -> list[tuple[str
     facts = [
         ("study", study.path.name),
         ("training time in all", duration(sum(row.seconds for row in rows))),
+        ("machines", "; ".join(dict.fromkeys(row.machine for row in rows))),
         ("commits", ", ".join(dict.fromkeys(row.commit or "unknown" for row in rows))),
         ("dates", " to ".join(dict.fromkeys((min(r.date for r in rows)[:10], max(r.date for r in rows)[:10])))),
     ]

@@ -55,6 +55,8 @@ class Row:
     epochs: int
     seconds: float
     """Training."""
+    machine: str
+    """Processor, cores and GPUs that made it."""
     commit: str
     date: str
     config: str

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import torch
 
+from mdtnet.checkpoint import hardware
 from mdtnet.config import RunConfig, TestConfig, save_yaml, test_crop_size, to_dict
 from mdtnet.cost import Cost, count
 from mdtnet.data.annotations import write_list
@@ -376,6 +377,7 @@ def collect(study: Study, spec: Spec, folder: Path) -> Row:
         parameters=cost.parameters,
         epochs=len(history),
         seconds=sum(row.get("seconds") or 0.0 for row in history),
+        machine=hardware(),
         commit=commit(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         config=spec.hash,
