@@ -163,8 +163,8 @@ def _row(cell: Cell, base: Cell | None, times: dict[str, Any], *, has_pairs: boo
     ms = times["ms"].get(_network(cell.spec))
     texts = [title_of(cell.system, cell.variant), str(len(cell.top1)), _plus_minus(cell.top1), _mean(cell.mean_class)]
     texts += [_mean(cell.pairs)] if has_pairs else []
-    texts += ["–" if apart is None else _signed(apart), f"{cell.gmacs:#.3g}", f"{cell.rows[0].parameters / 1e6:.2f}"]
-    texts += ["–" if ms is None else f"{ms * cell.rows[0].views:#.3g}"] if has_ms else []
+    texts += ["–" if apart is None else _signed(apart), _three(cell.gmacs), f"{cell.rows[0].parameters / 1e6:.2f}"]
+    texts += ["–" if ms is None else _three(ms * cell.rows[0].views)] if has_ms else []
     return {"texts": texts, "colour": cell.system, "sure": apart is not None and apart.sure}
 
 
@@ -177,6 +177,11 @@ def _plus_minus(values: dict[int, float]) -> str:
 
 def _mean(values: dict[int, float]) -> str:
     return f"{100 * sum(values.values()) / len(values):.1f}" if values else "–"
+
+
+def _three(value: float) -> str:
+    """Three digits."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _signed(found: Interval) -> str:
