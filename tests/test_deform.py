@@ -233,6 +233,7 @@ def test_shapes_that_do_not_fit(place, shape):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device")
 def test_cuda_equals_cpu():
     inputs = make(2, 8, 8, 14, 14, 3, 2.0)
     with torch.autocast("cuda", dtype=torch.float16):

@@ -164,6 +164,6 @@ def write_json(predictions: Iterable[Prediction], out: str | Path) -> None:
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"{out}: cannot be written, expected a file name in a folder that exists")
     text = json.dumps([prediction.to_dict() for prediction in predictions], indent=1, ensure_ascii=False)
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.write_bytes(text.encode("utf-8", "replace"))
     os.replace(temporary, out)
