@@ -4,8 +4,7 @@ for the system to clear the same pages again: a third of MobileNetV2's time on o
 
 import ctypes
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGE = 1 << 30  # bytes; the largest activation is smaller
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h; 2.31 takes no M_MMAP_THRESHOLD above 32 MiB
 NEVER = -1
 
 
@@ -15,5 +14,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, Windows
         return
-    mallopt(M_MMAP_THRESHOLD, LARGE)
+    mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, NEVER)
