@@ -36,6 +36,7 @@ def test_folder_of_class_folders(tmp_path):
         ".git/a.mp4",
     )
     touch(tmp_path, "walk/notes.txt", "README.md")
+    touch(tmp_path, "walk/._2.mp4", "run/empty/._0.jpg")  # macOS writes them
     videos = load_videos(str(tmp_path))
     assert videos.classes == ("run", "walk")
     assert rows_of(videos) == [

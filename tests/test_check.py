@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from misbehave import misbehave
+from PIL import Image
 
 from mdtnet.data import check as module
 from mdtnet.data import isolated
@@ -98,8 +99,6 @@ def test_a_stopped_check_goes_on_and_sees_changes(folder, tmp_path, monkeypatch)
 def test_missing_files_parts_and_frame_folders(folder, tmp_path):
     (folder / "frames").mkdir()
     (folder / "empty").mkdir()
-    from PIL import Image
-
     for i in range(6):
         Image.new("RGB", (20, 10)).save(folder / f"frames/{i}.jpg")
     (folder / "list.csv").write_text(
@@ -109,6 +108,26 @@ def test_missing_files_parts_and_frame_folders(folder, tmp_path):
     assert [f.kind for f in check.findings] == ["", "no frames", "missing", "", "no frames"]
     assert [f.num_frames for f in check.findings] == [12, 0, 0, 6, 0]
     assert (tmp_path / "check/clean.csv").read_text() == "path,label,start,end\nleft/00.mp4,a,0.0,0.5\nframes,a,,\n"
+
+
+def test_what_a_busy_machine_cut_short_is_looked_at_again(folder, tmp_path, monkeypatch):
+    videos = load_videos(str(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_isolated", lambda f, items, **o: [(t, Failure("timeout", "60 s")) for t in items])
+        assert {f.kind for f in check_videos(videos, tmp_path / "check").findings} == {"timeout"}
+    assert {f.kind for f in check_videos(videos, tmp_path / "check", workers=0).findings} == {""}
+
+
+def test_every_frame_of_a_folder_is_read(tmp_path):
+    for folder in ("a/frames", "b/frames"):
+        (tmp_path / "videos" / folder).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (20, 10)).save(tmp_path / "videos" / folder / f"{i}.png")
+    videos = load_videos(str(tmp_path / "videos"))
+    assert [f.kind for f in check_videos(videos, tmp_path / "check").findings] == ["", ""]
+    (tmp_path / "videos/a/frames/4.png").write_bytes(b"")
+    first, second = check_videos(videos, tmp_path / "check").findings
+    assert (first.kind, first.detail[:11], second.kind) == ("not a video", "frame 4.png", "")
 
 
 def test_headers_that_lie_are_told_and_kept(shared, tmp_path):

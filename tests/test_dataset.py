@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mdtnet.config import DataConfig, TestConfig
 from mdtnet.data import dataset as module
@@ -242,6 +243,16 @@ def test_the_cache_notices_changes_and_keeps_nothing_unreadable(broken, tmp_path
     write_video(tmp_path / "empty.mkv", 3, count=9)
     os.utime(tmp_path / "empty.mkv", (1, 1))
     assert len(cached_frames(broken[3], dataset.data)) == 9
+
+
+def test_the_cache_notices_a_changed_frame(tmp_path):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "list.csv").write_text("frames,a\nframes,b\n")
+    for value in (10, 200):
+        for i in range(3):
+            Image.new("RGB", (40, 32), (value, value, value)).save(tmp_path / f"frames/{i}.png")
+        dataset = training(load_videos(str(tmp_path / "list.csv")), cache=str(tmp_path / "cache"))
+        assert (cached_frames(dataset.videos[0], dataset.data) == value).all()
 
 
 def test_a_full_disk_costs_only_the_cache(folder, tmp_path, monkeypatch, caplog):

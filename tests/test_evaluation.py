@@ -1,6 +1,7 @@
 """Score tables: every view once, the same numbers whatever the batch, on disk and back; the `test` verb."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from mdtnet.checkpoint import save_checkpoint
 from mdtnet.config import DataConfig, TestConfig
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
-from mdtnet.errors import ConfigError, DataError
+from mdtnet.errors import ConfigError, DataError, DivergedError
 from mdtnet.evaluation import ScoreTable, evaluate, evaluate_checkpoint, load_split
 from mdtnet.models.build import build_model
 
@@ -184,6 +185,20 @@ def test_a_bad_test_leaves_earlier_results_alone(tmp_path, checkpoint, videos):
             checkpoint, data=str(tmp_path / "none"), out=tmp_path / "test", test=TestConfig(), device="cpu"
         )
     assert (tmp_path / "test" / "scores.npz").read_bytes() == before
+
+
+def test_scores_that_are_no_numbers_are_no_unreadable_video(dataset, config):
+    broken = build_model(config.model, num_classes=2)
+    broken.head.fc.bias.data[0] = float("nan")
+    with pytest.raises(DivergedError, match=r"left/00\.mp4: the network's scores are not finite"):
+        evaluate(broken, dataset, batch_size=2)
+
+
+def test_a_test_reads_as_this_machine_can(tmp_path, model, config, videos):
+    there = replace(config, data=replace(config.data, cache=str(tmp_path / "cache"), backend="torchcodec"))
+    save_checkpoint(tmp_path / "model.pt", model=model, config=there, classes=("left", "right"))
+    evaluate_checkpoint(tmp_path / "model.pt", data=str(videos), out=tmp_path / "test", test=TestConfig(), device="cpu")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_unknown_device():

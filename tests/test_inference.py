@@ -161,6 +161,8 @@ def test_expand_sources(tmp_path):
         "notes.txt",
         "sub/c.webm",
         "sub/.hidden/d.mp4",
+        "sub/._c.webm",
+        "no_frames/._1.jpg",
         "frames/2.jpg",
         "frames/10.jpg",
     ]

@@ -20,7 +20,7 @@ from mdtnet import recipe, training
 from mdtnet.checkpoint import load_checkpoint, load_model
 from mdtnet.config import load_yaml, save_yaml
 from mdtnet.data.dataset import ClipBatches
-from mdtnet.errors import CheckpointError, ConfigError, VideoError
+from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
 from mdtnet.evaluation import ScoreTable
 from mdtnet.training import train
 
@@ -84,6 +84,12 @@ def test_a_run_that_fails_before_it_starts_leaves_nothing(tmp_path, videos):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_diverges_says_so(tmp_path, videos):
+    with pytest.raises(DivergedError, match=r"loss of epoch 1 is nan, .* \(train.lr is 1e\+30\)"):
+        train(tiny.config(tmp_path / "run", videos, optimizer="sgd", lr=1e30))
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").training_state["state"]["epoch"] == 0
+
+
 def test_training_learns_which_way_the_square_moves(tmp_path, videos):
     model = {"name": "tsm", "dropout": 0.0}
     data = {"num_segments": 4, "flip": False}
@@ -136,7 +142,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, videos, monkeypatch,
 
 
 SCRIPT = """
-import sys, torch
+import os, sys, torch
 torch.set_num_threads(1)
 from torch.nn.modules.batchnorm import _BatchNorm
 from mdtnet import training
@@ -150,6 +156,7 @@ def eval_norms(model):
 
 if "--frozen-norms" in sys.argv:
     training.set_train_mode = eval_norms
+training.time.strftime = lambda *_: "process" + os.environ.get("RANK", "")  # clocks differ
 training.train(load_yaml(sys.argv[1]))
 """
 
@@ -165,6 +172,7 @@ def launch(tmp_path: Path, config, *options: str, processes: int = 0) -> subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        cwd=tmp_path,
     )
 
 
@@ -192,7 +200,10 @@ def log_rows_or_none(out: Path) -> list:
 
 
 def test_two_processes_equal_one(tmp_path):
-    """Same global batch, five steps, frozen batch norms; one process has no readable clip in the last."""
+    """Same global batch, five steps, frozen batch norms; one process has no readable clip in the last.
+
+    The pair has no folder yet: both must name the same one.
+    """
     videos = tiny.write_videos(tmp_path / "videos", per_class=9)
     one = tiny.config(
         tmp_path / "one",
@@ -205,12 +216,15 @@ def test_two_processes_equal_one(tmp_path):
     assert len(empty) == 1
     names = sorted(p.relative_to(videos) for p in videos.rglob("*.mp4"))
     (videos / names[empty[0]]).write_bytes(b"")
-    pair = launch(tmp_path, replace(one, out=str(tmp_path / "two")), "--frozen-norms", processes=2)
+    pair = launch(tmp_path, replace(one, out=""), "--frozen-norms", processes=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "set_train_mode", lambda model: eval_norms(model))
         train(replace(one, train=replace(one.train, accumulate=2)))
     output, _ = pair.communicate(timeout=100)
     assert pair.returncode == 0, output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == "process0_mdtnet1_resnet18"
+    folder.rename(tmp_path / "two")
     a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "two"))
     start = training.build_model(one.model, num_classes=2).state_dict()
     assert any((a.model_state[k] - start[k]).abs().max() > 1e-3 for k in start if k.startswith("trunk.conv1"))
@@ -265,6 +279,15 @@ def test_resume_refuses_other_videos(tmp_path):
     (videos / "left" / "02.mp4").unlink()
     with pytest.raises(ConfigError, match="had 6 training videos"):
         train(replace(config, train=replace(config.train, epochs=2)), resume=True)
+
+
+def test_resume_does_without_the_weights_that_the_run_started_from(tmp_path, videos):
+    train(tiny.config(tmp_path / "first", videos, epochs=1))
+    start = (tmp_path / "first/checkpoints/best.pt").rename(tmp_path / "start.pt")
+    config = tiny.config(tmp_path / "run", videos, epochs=1, model={"weights": str(start)})
+    train(config)
+    start.unlink()
+    assert train(replace(config, train=replace(config.train, epochs=2)), resume=True).epochs == 2
 
 
 def test_resume_needs_a_training_state(tmp_path, videos):

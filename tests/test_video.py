@@ -170,6 +170,7 @@ def test_folder_of_frames_in_numeric_order(tmp_path):
     for i, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"img_{i}.png")  # img_10 comes after img_2
     (tmp_path / "notes.txt").write_text("not a frame")
+    (tmp_path / "._img_0.png").write_bytes(b"what macOS keeps beside a file")
     pixels, count = read_clip(tmp_path, lambda n: np.array([[0, 10], [2, 2]]))
     assert count == probe(tmp_path).num_frames == 12
     np.testing.assert_array_equal(pixels, frames[[[0, 10], [2, 2]]])

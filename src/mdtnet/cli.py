@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,11 +158,14 @@ def _train_arguments(parser: Any) -> None:
 
 
 def _train(options: Any) -> None:
+    from accelerate import PartialState
+
     from mdtnet.report import build_report
     from mdtnet.training import train
 
-    config = _run_config(options)
-    result = train(config, resume=options.resume)
+    result = train(_run_config(options), resume=options.resume)
+    if not PartialState().is_main_process:
+        return
     page = build_report(result.out)
     name, best = ("top-1", result.val_top1) if result.val_map is None else ("mAP", result.val_map)
     console.print(f"\nbest epoch {result.best_epoch}: validation {name} [bold]{best:.1%}[/]")
@@ -174,16 +176,10 @@ def _train(options: Any) -> None:
 
 def _run_config(options: Any) -> Any:
     """The YAML file's values with the command line's over them."""
-    from dataclasses import replace
-
     from mdtnet.config import RunConfig, from_dict, load_yaml, to_dict
 
     base = to_dict(load_yaml(options.config)) if options.config else {}
-    config = from_dict(RunConfig, _merged(base, _given(options, RunConfig)), where="command line")
-    if not config.out:
-        name = f"{time.strftime('%Y-%m-%d_%H%M%S')}_{config.model.name}_{config.model.trunk}"
-        config = replace(config, out=f"runs/{name}")
-    return config
+    return from_dict(RunConfig, _merged(base, _given(options, RunConfig)), where="command line")
 
 
 def _given(options: Any, kind: type) -> dict[str, Any]:

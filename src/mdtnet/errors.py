@@ -2,7 +2,7 @@
 
 Everything the command line reports without a traceback derives from `MdtnetError`; the code tells scripts
 what kind of mistake it was (0 success, 1 bug, 2 usage or configuration, 3 data, 4 checkpoint,
-5 some runs of a study failed).
+5 some runs of a study failed, 6 a training diverged).
 """
 
 
@@ -40,6 +40,12 @@ class CheckpointError(MdtnetError):
     """A file is not a checkpoint of this project, or does not fit what it is loaded into."""
 
     exit_code = 4
+
+
+class DivergedError(MdtnetError):
+    """The loss or the scores of a network are no numbers any more."""
+
+    exit_code = 6
 
 
 class ExportError(CheckpointError):

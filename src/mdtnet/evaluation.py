@@ -28,7 +28,7 @@ from mdtnet.data.annotations import VideoList, load_videos, split_by_group
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.folds import split_folds
 from mdtnet.data.transforms import mirror_labels, stack_clips
-from mdtnet.errors import ConfigError, DataError
+from mdtnet.errors import ConfigError, DataError, DivergedError
 from mdtnet.models.folding import folded
 from mdtnet.runlog import CONSOLE, ignore_signals
 
@@ -206,6 +206,9 @@ def evaluate(
     Views are computed `batch_size` at a time whatever video they belong to; in the table a mirrored view follows
     the view itself. With an accelerator of several processes each takes every n-th video, and all get the whole
     table. `progress` is called with the number of videos that this process has read.
+
+    Raises:
+        DivergedError: scores of a video are not finite numbers.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     loader = make_loader(dataset, batch_size=1, shuffle=False, seed=0, workers=workers, rank=rank, world=processes)
@@ -274,6 +277,8 @@ def _table(
     count = len(videos)
     table = np.full((count, len(views), len(videos.classes)), np.nan, dtype=np.float32)
     for index, rows in scores.items():
+        if not np.isfinite(rows).all():  # NaN stands for videos that cannot be read
+            raise DivergedError(f"{videos.name(index)}: the network's scores are not finite, so it has diverged")
         table[index] = rows
     return ScoreTable(
         names=[videos.name(i) for i in range(count)],
@@ -392,6 +397,7 @@ def evaluate_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint; DataError: the data, or classes that were not learned.
+        DivergedError: the network's scores are no numbers.
     """
     found = load_checkpoint(checkpoint)
     model: Any = folded(model_of(found, where=str(checkpoint)))
@@ -399,9 +405,8 @@ def evaluate_checkpoint(
     videos = load_videos(data, root=root, classes=names, multi_label=several)
     videos = relabel(videos, found.classes)
     accelerator = make_accelerator(device)
-    dataset = ClipDataset(
-        videos, found.config.data, frames_per_segment=model.frames_per_segment, train=False, test=test
-    )
+    here = dataclasses.replace(found.config.data, cache="", backend="auto")  # those were of the machine it learned on
+    dataset = ClipDataset(videos, here, frames_per_segment=model.frames_per_segment, train=False, test=test)
     with _bar(len(dataset), active=accelerator.is_main_process) as progress:
         table = evaluate(
             model.to(accelerator.device, memory_format=torch.channels_last),

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mdtnet.data.annotations import VIDEO_SUFFIXES
-from mdtnet.data.video import IMAGE_SUFFIXES
+from mdtnet.data.annotations import is_video
+from mdtnet.data.video import is_image
 from mdtnet.errors import ConfigError, DataError, VideoError
 
 NOTHING = "no class is as probable as that"
@@ -127,8 +127,8 @@ def _in_folder(folder: str) -> list[str]:
     found = []
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        videos = sorted(name for name in files if _is_video(name))
-        if not videos and any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
+        videos = sorted(name for name in files if is_video(name))
+        if not videos and any(map(is_image, files)):
             found.append(path)
         found += [os.path.join(path, name) for name in videos]
     if not found:
@@ -138,7 +138,7 @@ def _in_folder(folder: str) -> list[str]:
 
 def _matching(pattern: str) -> list[str]:
     matches = sorted(glob.glob(pattern, recursive=True))
-    videos = [path for path in matches if os.path.isfile(path) and _is_video(path)]
+    videos = [path for path in matches if os.path.isfile(path) and is_video(path)]
     frames = [path for path in matches if os.path.isdir(path) and _holds_images(path)]
     if not videos and not frames:
         other = f"; {len(matches)} other files match" if matches else ""
@@ -147,11 +147,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _holds_images(folder: str) -> bool:
-    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in os.listdir(folder))
-
-
-def _is_video(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+    return any(map(is_image, os.listdir(folder)))
 
 
 def write_json(predictions: Iterable[Prediction], out: str | Path) -> None:

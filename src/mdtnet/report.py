@@ -186,12 +186,13 @@ def _number(text: Any) -> float | None:
 
 
 def _figures(run: Run) -> dict[str, Any] | None:
-    """Figures of the score table, else those that were written down; versions come from the latter alone."""
+    """Figures of the score table, else those that were written down; what computed them is in the latter alone."""
     written = _attempt(run, "metrics.json", _read_figures)
     if run.table is None or not len(run.table.names):
         return written
-    versions = written.get("versions", {}) if written else {}
-    return {**run.table.metrics(_protocol(run)), "versions": versions}
+    made_by = {"versions": {}, "hardware": ""}
+    made_by |= {key: written[key] for key in made_by if written and key in written}
+    return {**run.table.metrics(_protocol(run)), **made_by}
 
 
 def _protocol(run: Run) -> TestConfig:

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, gather_object, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, set_seed
 from torch import Tensor, nn
 
 from mdtnet.checkpoint import fill, load_checkpoint, save_checkpoint
-from mdtnet.config import RunConfig, save_yaml, to_dict
+from mdtnet.config import ModelConfig, RunConfig, save_yaml, to_dict
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.transforms import mirror_labels
-from mdtnet.errors import CheckpointError, ConfigError, MdtnetError, VideoError
+from mdtnet.errors import CheckpointError, ConfigError, DivergedError, MdtnetError, VideoError
 from mdtnet.evaluation import ScoreTable, evaluate, load_split, make_accelerator, protocol, save_results
 from mdtnet.models.build import build_model
 from mdtnet.models.pretrained import cost_of_start
@@ -118,14 +118,16 @@ class State:
 class Run:
     """The parts of a training run and what is done with them; `train` has the order."""
 
-    def __init__(self, config: RunConfig, accelerator: Accelerator, signals: Signals) -> None:
+    def __init__(self, config: RunConfig, accelerator: Accelerator, signals: Signals, *, resume: bool) -> None:
         self.config, self.accelerator, self.signals = config, accelerator, signals
+        self.resumed = resume
         self.out, self.state, self.multi_label = Path(config.out), State(), config.data.multi_label
         self.validation = dataclasses.replace(config.test, clips=1, crops=1, crop_size=0, rule="uniform", flip=False)
         set_seed(config.train.seed)
         train_videos, val_videos = load_split(config.data)
         self.classes = train_videos.classes
-        self.model = self._build()
+        weights = "" if resume else config.model.weights  # `last.pt` has them all
+        self.model = self._build(dataclasses.replace(config.model, weights=weights))
         self.average = copy.deepcopy(self.model).eval() if config.train.ema else None
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.model, config.train))
         frames = int(self.model.frames_per_segment)  # type: ignore[arg-type]
@@ -141,9 +143,9 @@ class Run:
         self.clock = time.monotonic()
         set_seed(config.train.seed, device_specific=True)  # dropout differs between processes
 
-    def _build(self) -> nn.Module:
+    def _build(self, config: ModelConfig) -> nn.Module:
         train = self.config.train
-        model = build_model(self.config.model, num_classes=len(self.classes))
+        model = build_model(config, num_classes=len(self.classes))
         model.trunk.checkpoint_activations = train.checkpoint_activations  # type: ignore[union-attr, assignment]
         if train.partial_bn:
             freeze_partial_bn(model)
@@ -277,6 +279,11 @@ class Run:
         """Validate if it is time, note the epoch's figures, keep the best weights."""
         state, train = self.state, self.config.train
         loss, right, clips = self.accelerator.reduce(self.sums, reduction="sum").tolist()
+        if not math.isfinite(loss) and self.accelerator.scaler is None:  # which passes over steps that overflow
+            raise DivergedError(
+                f"{self.out}: the loss of epoch {state.epoch + 1} is {loss}, training has diverged "
+                f"(train.lr is {train.lr:g}); {LAST} is the state before this epoch"
+            )
         seconds = self._seconds()
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
@@ -415,7 +422,7 @@ class Run:
         rate = train.lr * train.batch_size / REFERENCE_BATCH
         log.info("%s on %s, %.2f M trained parameters", model.name, model.trunk, trained / 1e6)
         log.info("%d training and %d validation videos", len(self.train_set), len(self.val_set))
-        if cost := cost_of_start(str(self.model.pretrained), self.classes):
+        if not self.resumed and (cost := cost_of_start(str(self.model.pretrained), self.classes)):
             log.warning("warning: %s", cost)
         if self.config.data.flip is True and (mirror_labels(self.classes) != np.arange(len(self.classes))).any():
             log.warning("warning: class names say left and right, and clips are mirrored: data.flip swap or false")
@@ -440,12 +447,13 @@ class Run:
 
 
 def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
-    """Train a model; everything it writes is in the folder `config.out`.
+    """Train a model; everything it writes is in the folder `config.out` (empty: a new one in `runs/`).
 
     Raises:
         ConfigError: options that do not fit together, a folder that holds a run, or (resuming) a changed one.
         DataError: the videos; VideoError: one of them, under `data.on_unreadable: error`.
         CheckpointError: there is nothing to resume, or it is damaged.
+        DivergedError: the loss is no number any more.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
     trackers = [name for name in config.train.trackers if name != "csv"]
@@ -453,14 +461,16 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
         config.train.device,
         amp=config.train.amp,
         log_with=trackers or None,
-        project_config=ProjectConfiguration(config.out, logging_dir=str(Path(config.out, "tensorboard"))),
+        project_config=ProjectConfiguration(logging_dir="runs"),  # until processes can agree on a folder
     )
+    config = config if config.out else dataclasses.replace(config, out=_new_folder(config))
+    accelerator.project_configuration.logging_dir = str(Path(config.out, "tensorboard"))
     torch.backends.cudnn.deterministic = True  # on a GPU the same run gives the same weights
     check_config(config, processes=accelerator.num_processes)
     check_folder(config, resume=resume)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
     with log_file(Path(config.out, "train.log"), active=accelerator.is_main_process), Signals() as signals:
-        run = Run(config, accelerator, signals)
+        run = Run(config, accelerator, signals, resume=resume)
         if resume:
             run.load()
         run.open_folder()
@@ -469,6 +479,12 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
         finally:
             run.close()
     return run.result()
+
+
+def _new_folder(config: RunConfig) -> str:
+    """The main process's clock names it for all."""
+    name = f"runs/{time.strftime('%Y-%m-%d_%H%M%S')}_{config.model.name}_{config.model.trunk}"
+    return broadcast_object_list([name])[0]
 
 
 def _loop(run: Run) -> None:

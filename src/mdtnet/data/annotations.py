@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mdtnet.data.labels import class_counts, label_sets, label_table, label_text, nearest_class
-from mdtnet.data.video import IMAGE_SUFFIXES
+from mdtnet.data.video import is_image
 from mdtnet.errors import DataError
 
 VIDEO_SUFFIXES = (
@@ -299,14 +299,19 @@ def _from_folder(folder: str, names: tuple[str, ...]) -> VideoList:
     return VideoList(names, np.array(labels), folder, Texts.of(paths), np.arange(len(paths)))
 
 
+def is_video(path: str) -> bool:
+    """Whether a file is a video by its name; hidden ones, such as macOS's `._jump.mp4`, are none."""
+    name = os.path.basename(path)
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
+
+
 def _videos_in(folder: str) -> list[str]:
     """Video files, and folders that hold frames, in the order of their names."""
     with os.scandir(folder) as entries:
         return sorted(
             entry.name
             for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES
-            or (entry.is_dir() and any(e.name.lower().endswith(IMAGE_SUFFIXES) for e in os.scandir(entry)))
+            if is_video(entry.name) or (entry.is_dir() and any(map(is_image, os.listdir(entry))))
         )
 
 

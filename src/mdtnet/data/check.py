@@ -15,10 +15,12 @@ import numpy as np
 
 from mdtnet.data.annotations import VideoList, write_list
 from mdtnet.data.isolated import Failure, run_isolated
-from mdtnet.data.video import LENIENT, probe
+from mdtnet.data.video import LENIENT, probe, stamp
 from mdtnet.errors import VideoError
 
 USABLE = ("", "header lies")  # kinds that stay in the clean list: nothing here believes a header
+
+PASSING = ("crash", "timeout")  # kinds that can have come from a busy machine
 
 KINDS = (  # how the reason of a VideoError starts -> kind
     ("no such file", "missing"),
@@ -104,7 +106,7 @@ def check_videos(
         if not found:
             rows.writeheader()
         for i, (task, result) in enumerate(
-            run_isolated(examine, todo, workers=workers, timeout_seconds=timeout_seconds), start=1
+            run_isolated(examine, todo, workers=max(1, workers), timeout_seconds=timeout_seconds), start=1
         ):
             finding = _failed(task, result) if isinstance(result, Failure) else result
             found[task.name] = finding
@@ -154,12 +156,11 @@ def _header_frames(path: str) -> int:
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """Size in bytes and time of the last change in ns; zeros where there is no file."""
+    """`stamp`, or zeros where there is no file."""
     try:
-        stat = os.stat(path)
+        return stamp(path)
     except OSError:
         return 0, 0
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _failed(task: _Task, failure: Failure) -> Finding:
@@ -169,6 +170,8 @@ def _failed(task: _Task, failure: Failure) -> Finding:
 
 def _still_true(finding: Finding | None, task: _Task) -> bool:
     if finding is None or (finding.bytes, finding.changed) != _stamp(task.path):
+        return False
+    if finding.kind in PASSING or finding.detail.startswith("cannot be opened"):
         return False
     short = 0 < finding.num_frames < task.min_frames
     return short == (finding.kind == "too short")  # else another `min_frames` was asked for

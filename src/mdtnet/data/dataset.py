@@ -23,7 +23,7 @@ from mdtnet.data.annotations import Sample, VideoList
 from mdtnet.data.exposure import Exposure, expose
 from mdtnet.data.segments import clip_indices, train_indices
 from mdtnet.data.transforms import ClipAugment, mirror_labels, resize_short, stack_clips, views, views_box
-from mdtnet.data.video import check_backend, read_clip, scaled_size
+from mdtnet.data.video import check_backend, read_clip, scaled_size, stamp
 from mdtnet.errors import ConfigError, VideoError
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -205,10 +205,10 @@ def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
         VideoError: as `read_clip`.
     """
     try:
-        stat = os.stat(sample.path)
+        size, changed = stamp(sample.path)
     except OSError as error:
         raise VideoError(sample.path, "no such file") from error
-    key = (sample.path, stat.st_mtime_ns, stat.st_size, sample.start, sample.end, data.short_side, data.backend, PIXELS)
+    key = (sample.path, changed, size, sample.start, sample.end, data.short_side, data.backend, PIXELS)
     name = hashlib.sha1(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
     path = os.path.join(data.cache, name[:2], f"{name}.npy")
     try:

@@ -32,13 +32,29 @@ PASSES = 3  # two suffice for a file that stays as it is
 NONE_CHOSEN = np.empty(0, dtype=np.int64)
 THREADS_FROM_PIXELS = 500_000  # starting threads costs more than it saves on smaller frames
 MAX_THREADS = 8
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LENIENT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 """For `av.open`: titles that are no UTF-8 do no harm. PyAV from 19 on reads them without being told."""
 MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 
 Choose = Callable[[int], np.ndarray]
 Transform = Callable[[np.ndarray], np.ndarray]
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is a frame by its name; hidden ones, such as macOS's `._0001.jpg`, are none."""
+    return name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith(".")
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns of a video file, or of a folder and all frames in it.
+
+    Raises:
+        OSError: it is not there.
+    """
+    stats = [os.stat(path)]
+    if os.path.isdir(path):
+        stats += [entry.stat() for entry in os.scandir(path) if is_image(entry.name)]
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ def probe(path: str | os.PathLike, *, start: float | None = None, end: float | N
     path = os.fspath(path)
     if os.path.isdir(path):
         files = _frame_files(path, start, end)
-        height, width = _read_image(path, files[0]).shape[:2]
+        height, width = _one_size(path, (_read_image(path, name) for name in files))
         return VideoInfo(len(files), height, width, None, os.path.splitext(files[0])[1][1:].lower(), 0)
     with _open(path) as (container, stream):
         count, first = 0, None
@@ -352,10 +368,15 @@ def _read_folder(
     files = _frame_files(path, start, end)
     indices, wanted, inverse = _chosen(choose, len(files))
     frames = [_read_image(path, files[i]) for i in wanted]
-    shapes = sorted({frame.shape for frame in frames})
-    if len(shapes) > 1:
-        raise VideoError(path, f"frames of different sizes, {shapes[0][:2]} and {shapes[1][:2]}")
+    _one_size(path, frames)
     return _arranged(_all_of(frames, collect), indices, inverse), len(files)
+
+
+def _one_size(path: str, frames: Iterable[np.ndarray]) -> tuple[int, int]:
+    sizes = sorted({frame.shape[:2] for frame in frames})
+    if len(sizes) > 1:
+        raise VideoError(path, f"frames of different sizes, {sizes[0]} and {sizes[1]}")
+    return sizes[0]
 
 
 def _all_of(frames: Sequence[np.ndarray] | np.ndarray, collect: Collect) -> np.ndarray:
@@ -369,7 +390,7 @@ def _frame_files(path: str, start: float | None, end: float | None) -> list[str]
     """Image files in the order of the numbers in their names: frame2 comes before frame10."""
     if start is not None or end is not None:
         raise VideoError(path, "a folder of frames has no times: start and end cannot be used")
-    files = [entry.name for entry in os.scandir(path) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    files = [entry.name for entry in os.scandir(path) if is_image(entry.name)]
     if not files:
         raise VideoError(path, "no frames (.jpg or .png) in this folder")
     return sorted(files, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
