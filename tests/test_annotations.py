@@ -118,6 +118,18 @@ def test_another_root(tmp_path):
     assert [v.path for v in videos] == [str(tmp_path / "videos" / "x.mp4"), str(tmp_path / "a.mp4")]
 
 
+def test_videos_are_looked_for_where_they_are_opened(tmp_path):
+    """A list in a linked folder, with `..` in its paths."""
+    touch(tmp_path, "far/away/lists/x.mp4", "far/away/there.mp4", "here.mp4")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away" / "lists")
+    path = tmp_path / "link" / "list.csv"
+    path.write_text("path,label\n../here.mp4,a\n../here.mp4,b\n")
+    assert load_videos(str(path))[0].path == str(tmp_path / "here.mp4")
+    path.write_text("path,label\n../there.mp4,a\n../there.mp4,b\n")
+    with pytest.raises(DataError, match=rf"looked for {tmp_path}/there\.mp4"):
+        load_videos(str(path))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

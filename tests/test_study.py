@@ -250,6 +250,16 @@ def test_more_views_are_tested_after_training(tmp_path):
     assert [listed[i].path for i in range(4)] == [val[i].path for i in range(4)]
 
 
+def test_more_views_are_tested_through_a_linked_folder(tmp_path):
+    videos = write_videos(tmp_path / "videos", per_class=1)
+    (tmp_path / "disk" / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "deep" / "er")
+    config = RunConfig(data=DataConfig(train=str(videos), val=str(videos)))
+    arguments = study_run._test_command(tmp_path / "out" / "run", config)
+    listed = load_videos(arguments[arguments.index("--data") + 1])
+    assert [listed[i].path for i in range(2)] == [str(videos / "left" / "00.mp4"), str(videos / "right" / "00.mp4")]
+
+
 # ---- the file -----------------------------------------------------------------------------------------
 
 

@@ -89,7 +89,7 @@ class VideoList:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> Sample:
-        path = os.path.normpath(os.path.join(self.root, self.paths[self.rows[i]]))
+        path = _joined(self.root, self.paths[self.rows[i]])
         start, end = self._part(i)
         group = "" if self.groups is None else self.groups[self.rows[i]]
         return Sample(path, -1 if self.multi_label else int(self.labels[i]), start, end, group)
@@ -178,6 +178,11 @@ def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None
             times = () if videos.times is None else tuple("" if t is None else t for t in (sample.start, sample.end))
             group = () if videos.groups is None else (sample.group,)
             rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group))
+
+
+def _joined(root: str, path: str) -> str:
+    """Where a video lies; `..` goes up in the path as it is written, whatever links it holds, as `_relative` does."""
+    return os.path.normpath(os.path.join(root, path))
 
 
 def _relative(path: str, root: str) -> str:
@@ -456,6 +461,6 @@ def _check_one_row_each(path: str, videos: VideoList) -> None:
 
 
 def _check_root(path: str, root: str, paths: Texts) -> None:
-    first = [os.path.join(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
+    first = [_joined(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
     if not any(map(os.path.exists, first)):
         raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {first[0]}")
