@@ -284,6 +284,13 @@ def test_the_grid(tmp_path):
     assert len({spec.hash for spec in study.specs}) == 3  # seeds and folds apart
 
 
+def test_folds_are_run_wherever_they_are_given(tmp_path):
+    data = {"set": {"train": "x"}, "whole": {"train": "x", "folds": 0}}
+    study = load_study(write_study(tmp_path, run={**RUN, "data": {"folds": 3}}, data=data, seeds=[0], systems=["tsn"]))
+    folds = [(spec.data.name, spec.fold, spec.config.data.fold) for spec in study.specs]
+    assert folds == [("set", 0, 0), ("set", 1, 1), ("set", 2, 2), ("whole", None, 0)]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -303,6 +310,11 @@ def test_the_grid(tmp_path):
         ({"base": "nothere.yaml"}, "nothere.yaml: cannot be read"),
         ({"run": {"train.early_stopping": 3}}, "early_stopping is 3"),
         ({"run": {"data.multi_label": True}}, "multi_label is true"),
+        ({"data": {"a": {"train": "x", "folds": "5"}}}, "data 'a', variant 'default': data.folds is '5', expected int"),
+        (
+            {"data": {"a": {"train": "x", "folds": 5, "fold": 3}}},
+            "data.fold is 3, but a study runs every fold; --only fold=3 runs that one",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path, change, words):
@@ -506,7 +518,7 @@ def test_load_split_takes_folds(tmp_path):
     videos = str(write_videos(tmp_path, per_class=3))
     parts = [load_split(DataConfig(train=videos, folds=3, fold=k))[1] for k in range(3)]
     assert sorted(part[i].path for part in parts for i in range(2)) == sorted(map(str, tmp_path.glob("*/*.mp4")))
-    for wrong in ({"folds": 3, "fold": 3}, {"folds": 1}, {"folds": 3, "val": videos}):
+    for wrong in ({"folds": 3, "fold": 3}, {"folds": 1}, {"folds": 3, "val": videos}, {"fold": 3}):
         with pytest.raises(ConfigError, match=r"data\.folds is"):
             load_split(DataConfig(train=videos, **wrong))
 

@@ -318,10 +318,10 @@ def load_split(data: DataConfig) -> tuple[VideoList, VideoList]:
     if not data.train:
         raise ConfigError("data.train is empty, expected a folder of class folders or a list file")
     videos = load_videos(data.train, root=data.root, classes=data.classes, multi_label=data.multi_label)
-    if data.folds and (data.val or not 0 <= data.fold < data.folds or data.folds < 2):
+    if (data.folds or data.fold) and (data.val or not 0 <= data.fold < data.folds or data.folds < 2):
         raise ConfigError(
             f"data.folds is {data.folds}, data.fold {data.fold}, data.val {data.val!r}; expected at least 2 folds, "
-            "a fold from 0 to one less, and no val"
+            "a fold from 0 to one less, and no val; or no folds, and fold 0"
         )
     if data.val:
         val = load_videos(data.val, root=data.root, classes=videos.classes, multi_label=data.multi_label)

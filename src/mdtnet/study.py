@@ -66,8 +66,6 @@ class DataSet:
     """The built-in set that is made for it."""
     pairs: tuple[tuple[str, str], ...] | None = None
     """Classes that are each other's time reversal; None: those of the built-in set."""
-    folds: int = 0
-    """Folds of a cross-validation; 0: the set has a validation part of its own."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +159,12 @@ def load_study(path: str | Path) -> Study:
     sets = [_data_set(path, name, values) for name, values in given.data.items()]
     variants = {name: _variant(path, name, values, given.systems) for name, values in given.variants.items()}
     specs = tuple(
-        _spec(path, base, system, name, overrides, data, fold, seed)
+        spec
         for seed in given.seeds  # first: a study that is stopped has compared what it has
         for data in sets
         for name, (systems, overrides) in variants.items()
         for system in systems
-        for fold in (range(data.folds) if data.folds else (None,))
+        for spec in _folds(_spec(path, base, system, name, overrides, data, seed))
     )
     out = Path(given.out or f"runs/studies/{path.stem}")
     baseline = _baseline(path, given, specs)
@@ -209,7 +207,7 @@ def _data_set(path: Path, name: Any, values: Any) -> DataSet:
     where = f"{path}: data '{name}'"
     _check_name(where, str(name))
     options = nested(values, where=where)
-    render, pairs, folds = options.pop("render", None), options.pop("pairs", None), options.get("folds", 0)
+    render, pairs = options.pop("render", None), options.pop("pairs", None)
     if render is not None:
         try:
             render = from_dict(RenderConfig, render, where=where, prefix="render.")
@@ -220,9 +218,7 @@ def _data_set(path: Path, name: Any, values: Any) -> DataSet:
                 raise ConfigError(f"{where}: {key} and render exclude each other")
     if pairs is not None and not all(isinstance(p, list) and len(p) == 2 for p in pairs):
         raise ConfigError(f"{where}: pairs is {pairs!r}, expected a list of pairs of class names")
-    if not isinstance(folds, int):
-        raise ConfigError(f"{where}: folds is {folds!r}, expected int")
-    return DataSet(str(name), options, render, None if pairs is None else tuple((a, b) for a, b in pairs), folds)
+    return DataSet(str(name), options, render, None if pairs is None else tuple((a, b) for a, b in pairs))
 
 
 def _check_name(where: str, name: str) -> None:
@@ -251,7 +247,6 @@ def _spec(
     variant: str,
     overrides: dict[str, Any],
     data: DataSet,
-    fold: int | None,
     seed: int,
 ) -> Spec:
     where = f"{path}: data '{data.name}', variant '{variant}'"
@@ -263,18 +258,25 @@ def _spec(
         raise ConfigError(
             f"{where}: train.early_stopping is {config.train.early_stopping}, but last epochs are compared"
         )
-    if config.data.multi_label:
-        raise ConfigError(f"{where}: data.multi_label is true, but top-1 is compared")
+    if config.data.fold:
+        fold = config.data.fold
+        raise ConfigError(f"{where}: data.fold is {fold}, but a study runs every fold; --only fold={fold} runs that one")
     train = replace(config.train, seed=seed, val_every=config.train.epochs, trackers=("csv",))
-    parts = replace(config.data, fold=fold or 0)
     return Spec(
         system=system,
         variant=variant,
         data=data,
-        fold=fold,
+        fold=None,
         seed=seed,
-        config=replace(config, out="", data=parts, train=train, model=replace(config.model, name=system)),  # type: ignore[arg-type]
+        config=replace(config, out="", train=train, model=replace(config.model, name=system)),  # type: ignore[arg-type]
     )
+
+
+def _folds(spec: Spec) -> list[Spec]:
+    """The run on every fold of its data, in place of one that has none yet."""
+    data = spec.config.data
+    parts = [replace(data, fold=fold) for fold in range(data.folds)]
+    return [replace(spec, fold=part.fold, config=replace(spec.config, data=part)) for part in parts] or [spec]
 
 
 def _baseline(path: Path, given: StudyFile, specs: Sequence[Spec]) -> tuple[str, str]:

@@ -197,7 +197,7 @@ def _words(found: list[Cell]) -> str:
     start = {"": "from scratch", "imagenet": "from ImageNet weights"}.get(
         model.weights, f"from {Path(model.weights).name}"
     )
-    tested = f"{row.videos} videos" if spec.fold is None else f"{spec.data.folds} folds"
+    tested = f"{row.videos} videos" if spec.fold is None else f"{data.folds} folds"
     exposure = "" if data.exposure == "none" else f", exposure by {data.exposure}"
     seeds = max(len(cell.top1) for cell in found)
     text = (
