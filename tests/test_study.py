@@ -310,6 +310,12 @@ def test_folds_are_run_wherever_they_are_given(tmp_path):
         ({"base": "nothere.yaml"}, "nothere.yaml: cannot be read"),
         ({"run": {"train.early_stopping": 3}}, "early_stopping is 3"),
         ({"run": {"data.multi_label": True}}, "multi_label is true"),
+        (
+            {"variants": {"v": {"data.train": "x.csv"}}},
+            "data 'tiny', variant 'v': data.train is 'x.csv', but the videos are rendered; expected one or the other",
+        ),
+        ({"data": {"a": {"render": RENDER, "root": "x"}}}, "data.root is 'x', but the videos are rendered"),
+        ({"run": {"data.folds": 3}}, "data.folds is 3, but the videos are rendered"),
         ({"data": {"a": {"train": "x", "folds": "5"}}}, "data 'a', variant 'default': data.folds is '5', expected int"),
         (
             {"data": {"a": {"train": "x", "folds": 5, "fold": 3}}},
@@ -336,9 +342,28 @@ def test_data_are_found_under_root_first(tmp_path):
     study = load_study(write_study(tmp_path, data={"real": {"train": "list.csv", "root": "videos"}}))
     (tmp_path / "list.csv").touch()
     (tmp_path / "elsewhere" / "videos").mkdir(parents=True)
-    found = study_run.locate(study, study.specs[0].data, root=str(tmp_path / "elsewhere"), workers=1)
+    found = study_run.locate(study, study.specs[0], root=str(tmp_path / "elsewhere"), workers=1)
     assert found["train"] == str(tmp_path / "list.csv")
     assert found["root"] == str(tmp_path / "elsewhere" / "videos")
+
+
+def test_a_variant_has_its_own_videos(tmp_path, monkeypatch):
+    for name in ("all.csv", "half.csv", "val.csv", "other.csv"):
+        (tmp_path / name).touch()
+    data = {"set": {"train": "all.csv", "val": "val.csv"}}
+    variants = {"default": {}, "half": {"data.train": "half.csv"}, "other": {"data.val": "other.csv"}}
+    study = load_study(write_study(tmp_path, data=data, variants=variants))
+    given, pictures = [], []
+    monkeypatch.setattr(study_run, "_draw", lambda path, config: pictures.append(config.data.train))
+    monkeypatch.setattr(study_run, "_finished", lambda _, waiting, *rest: given.extend(waiting) or ())
+    study_run.run_study(study, study.specs)
+    found = {spec.variant: (Path(config.data.train).name, Path(config.data.val).name) for spec, config in given}
+    assert found == {
+        "default": ("all.csv", "val.csv"),
+        "half": ("half.csv", "val.csv"),
+        "other": ("all.csv", "other.csv"),
+    }
+    assert pictures == [str(tmp_path / "all.csv")]
 
 
 def test_only(tmp_path):

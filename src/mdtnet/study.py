@@ -23,6 +23,8 @@ NOT_HASHED = (
     *("train.seed", "data.fold"),  # columns of their own
 )
 """Options that do not change what a run of given seed and fold computes."""
+PATHS = ("train", "val", "root", "classes")
+"""Options of `data` that are files or folders."""
 PARTS = {"model.mdtnet.": ("mdtnet1", "mdtnet2"), "model.saliency.": ("mdtnet2",)}
 """Options that only some systems look at."""
 
@@ -213,9 +215,6 @@ def _data_set(path: Path, name: Any, values: Any) -> DataSet:
             render = from_dict(RenderConfig, render, where=where, prefix="render.")
         except ConfigError as error:
             raise error if str(error).startswith(where) else ConfigError(f"{where}: render: {error}") from None
-        for key in ("train", "val", "root"):
-            if key in options:
-                raise ConfigError(f"{where}: {key} and render exclude each other")
     if pairs is not None and not all(isinstance(p, list) and len(p) == 2 for p in pairs):
         raise ConfigError(f"{where}: pairs is {pairs!r}, expected a list of pairs of class names")
     return DataSet(str(name), options, render, None if pairs is None else tuple((a, b) for a, b in pairs))
@@ -258,9 +257,16 @@ def _spec(
         raise ConfigError(
             f"{where}: train.early_stopping is {config.train.early_stopping}, but last epochs are compared"
         )
+    for key in (*PATHS, "folds") if data.render else ():
+        if value := getattr(config.data, key):
+            raise ConfigError(
+                f"{where}: data.{key} is {value!r}, but the videos are rendered; expected one or the other"
+            )
     if config.data.fold:
         fold = config.data.fold
-        raise ConfigError(f"{where}: data.fold is {fold}, but a study runs every fold; --only fold={fold} runs that one")
+        raise ConfigError(
+            f"{where}: data.fold is {fold}, but a study runs every fold; --only fold={fold} runs that one"
+        )
     train = replace(config.train, seed=seed, val_every=config.train.epochs, trackers=("csv",))
     return Spec(
         system=system,

@@ -32,7 +32,7 @@ from mdtnet.models.build import build_model
 from mdtnet.pictures import VARIANTS, contact_sheet
 from mdtnet.report import read_history
 from mdtnet.runlog import BEST, LAST, Signals
-from mdtnet.study import DataSet, Spec, Study, hash_of, rendered
+from mdtnet.study import PATHS, Spec, Study, hash_of, rendered
 from mdtnet.study_results import RESULTS, Row, append_row, write_configs
 
 try:
@@ -87,12 +87,12 @@ def run_study(study: Study, specs: Sequence[Spec], *, root: str = "", jobs: int 
     if jobs < 1:
         raise ConfigError(f"--jobs is {jobs}, expected at least 1")
     write_configs(study)
-    located = {s.data.name: s.data for s in specs}
-    places = {name: locate(study, data, root=root, workers=jobs) for name, data in located.items()}
-    waiting = [(spec, _resolved(study, spec, places[spec.data.name])) for spec in specs]
-    for name, place in places.items():
-        first = next(s for s in study.specs if s.data.name == name)
-        _draw(picture_of(study, name), _resolved(study, first, place))
+    asked = {_paths(spec): spec for spec in specs}
+    places = {paths: locate(study, spec, root=root, workers=jobs) for paths, spec in asked.items()}
+    waiting = [(spec, _resolved(study, spec, places[_paths(spec)])) for spec in specs]
+    for name in dict.fromkeys(spec.data.name for spec in specs):
+        first = next(s for s in study.specs if s.data.name == name and _paths(s) in places)
+        _draw(picture_of(study, name), _resolved(study, first, places[_paths(first)]))
     failed: list[Spec] = []
     paces: dict[str, list[float]] = defaultdict(list)
     with Signals() as signals:
@@ -128,32 +128,36 @@ def duration(seconds: float) -> str:
 # ---- data ---------------------------------------------------------------------------------------------
 
 
-def locate(study: Study, data: DataSet, *, root: str, workers: int) -> dict[str, str]:
-    """Options of `data` that are paths, as they are on this machine; a built-in set is rendered if need be.
+def _paths(spec: Spec) -> tuple[str, ...]:
+    """What decides where a run's data are: the data set and the paths as written, which a variant may change."""
+    return spec.data.name, *(getattr(spec.config.data, key) for key in PATHS)
+
+
+def locate(study: Study, spec: Spec, *, root: str, workers: int) -> dict[str, str]:
+    """Paths of a run's data, as they are on this machine; a built-in set is rendered if need be.
 
     Raises:
         DataError: a file or folder that is not there.
     """
-    cache = {"cache": str(study.out / "cache")}
+    data, cache = spec.data, {"cache": str(study.out / "cache")}
     if data.render:
         folder = study.out / "data" / f"{data.name}_{hash_of(rendered(data.render))}"
         render_dataset(folder, data.render, workers=workers)
         return cache | {"train": str(folder / "train.csv"), "val": str(folder / "val.csv")}
-    wanted = next(s.config.data for s in study.specs if s.data.name == data.name)
-    if not wanted.train:
+    if not spec.config.data.train:
         raise ConfigError(f"{study.path}: data '{data.name}': train is empty, expected a folder or a list file")
-    paths = {key: getattr(wanted, key) for key in ("train", "val", "root", "classes")}
-    return cache | {key: str(_found(study, data, key, path, root)) for key, path in paths.items() if path}
+    paths = {key: getattr(spec.config.data, key) for key in PATHS}
+    return cache | {key: str(_found(study, data.name, key, path, root)) for key, path in paths.items() if path}
 
 
-def _found(study: Study, data: DataSet, key: str, path: str, root: str) -> Path:
+def _found(study: Study, data: str, key: str, path: str, root: str) -> Path:
     folders = [Path(root), study.path.parent] if root else [study.path.parent]
     for folder in folders:
         if (folder / path).exists():
             return folder / path
     tried = " and ".join(str(folder) for folder in folders)
     hint = "" if root else "; mdtnet study --root FOLDER says where the data are"
-    raise DataError(f"{study.path}: data '{data.name}': {key} is '{path}', which is not in {tried}{hint}")
+    raise DataError(f"{study.path}: data '{data}': {key} is '{path}', which is not in {tried}{hint}")
 
 
 def picture_of(study: Study, data: str) -> Path:
