@@ -25,7 +25,7 @@ from mdtnet.data.exposure import expose, exposure_table
 from mdtnet.data.folds import deal, split_folds
 from mdtnet.deployed import Description, read_views
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.evaluation import load_split
+from mdtnet.evaluation import ScoreTable, load_split
 from mdtnet.study import load_study, only
 from mdtnet.study_report import build_study
 from mdtnet.study_results import RESULTS, Row, append_row, read_configs, read_rows, standing, write_configs
@@ -405,6 +405,35 @@ def test_an_option_that_is_new_and_at_its_default_changes_nothing(tmp_path):
     assert len(standing(study, rows, {key[::-1]: about for key, about in configs.items()}).done) == 4
 
 
+def test_rows_of_earlier_versions(tmp_path):
+    """Without the column `pair_videos`; a row more has the file's columns."""
+    study = load_study(write_study(tmp_path))
+    path = study.results / RESULTS
+    fill(study, lambda spec: 0.5)
+    with open(path, newline="") as file:
+        lines = [{key: cell for key, cell in line.items() if key != "pair_videos"} for line in csv.DictReader(file)]
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(lines)
+    append_row(path, row_of(study.specs[3], 0.25, pairs=0.5, pair_videos=2))
+    assert [(row.top1, row.pairs, row.pair_videos) for row in read_rows(path)] == [
+        *[(0.5, None, None)] * 4,
+        (0.25, 0.5, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in STUDIES.parent.glob("docs/results/*/results.csv")), ids=lambda p: p.name
+)
+def test_rows_of_shipped_studies_still_count(folder):
+    study = load_study(STUDIES / f"{folder.name}.yaml")
+    rows = read_rows(folder / RESULTS)
+    now = standing(study, rows, read_configs(folder))
+    assert rows
+    assert not now.stale
+
+
 def test_options_that_a_system_ignores_do_not_count(tmp_path):
     first = load_study(write_study(tmp_path))
     second = load_study(write_study(tmp_path, run={**RUN, "model": {**RUN["model"], "saliency": {"floor": 0.8}}}))
@@ -462,6 +491,36 @@ def test_paired_differences_and_folds_are_the_hand_worked_ones(tmp_path):
     assert (found.n, found.mean) == (2, pytest.approx(0.15))  # 0.2 and 0.1
     assert found.half == pytest.approx(12.706 * math.sqrt(0.005) / math.sqrt(2))
     assert not found.sure
+
+
+def test_folds_weigh_by_the_videos_that_count(tmp_path):
+    """A seed's two folds, the same number of videos in each."""
+
+    def pooled(first: dict, second: dict, **test: str):
+        data = {"set": {"train": "x", "folds": 2}}
+        study = load_study(write_study(tmp_path, data=data, run={"test": test}, systems=["tsn"], seeds=[0]))
+        rows = [row_of(spec, **{"top1": 0.0, **row}) for spec, row in zip(study.specs, (first, second))]
+        return cells(study, standing(study, rows, {}).done)[0]
+
+    found = pooled({"pairs": 1.0, "pair_videos": 1}, {"pairs": 0.0, "pair_videos": 9})
+    assert found.pairs == pytest.approx({0: 0.1})
+    assert pooled({"pairs": None, "pair_videos": 0}, {"pairs": 0.5, "pair_videos": 4}).pairs == {0: 0.5}
+    assert pooled({"pairs": 1.0}, {"pairs": 0.0, "pair_videos": 9}).pairs == {0: 0.5}  # an earlier version's row
+    first, second = {"top1": 1.0, "unreadable": 9}, {"top1": 0.0}
+    assert pooled(first, second, on_unreadable="exclude").top1 == pytest.approx({0: 1 / 11})
+    assert pooled(first, second).top1 == {0: 0.5}
+
+
+@pytest.mark.parametrize(("policy", "pairs", "videos"), [("wrong", 0.5, 4), ("exclude", 2 / 3, 3)])
+def test_videos_of_pairs_are_counted(tmp_path, policy, pairs, videos):
+    """Three of a pair, one of which is taken for the other class, one that cannot be read, and one of another class."""
+    given = {"set": {"train": "x", "pairs": [["a", "b"]]}}
+    spec = load_study(write_study(tmp_path, data=given, run={"test": {"on_unreadable": policy}})).specs[0]
+    scores = np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 2]][:, None]  # [N, 1, C]
+    scores[3] = np.nan
+    one = np.zeros(1, dtype=np.int64)
+    table = ScoreTable(list("vwxyz"), np.array([0, 1, 1, 1, 2]), one, one, scores, [""] * 5, ("a", "b", "c"))
+    assert study_run._inside_pairs(spec, table) == {"pairs": pytest.approx(pairs), "pair_videos": videos}
 
 
 def test_one_seed_has_no_interval(tmp_path):

@@ -37,8 +37,8 @@ STYLE = Markup(  # of plots that stand alone; a page has its own colours
 )
 READING = (
     "Top-1 is that of the weights after the last epoch, on videos that were not trained on; no epoch was chosen.",
-    "± is the half width of a 95 % interval of Student's t over seeds; folds are pooled within a seed. It says how far "
-    "another set of seeds may differ, not another set of videos.",
+    "± is the half width of a 95 % interval of Student's t over seeds; folds are pooled within a seed "
+    "(mean class: averaged). It says how far another set of seeds may differ, not another set of videos.",
     "Differences are paired: the same seed, that is the same order of videos, and the same data and folds. Bold: the "
     "interval lies on one side of zero. With many rows some do so by chance.",
     "GMACs are of all views of a video; a network that reads more frames a segment is not charged for decoding them.",

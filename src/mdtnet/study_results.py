@@ -11,7 +11,7 @@ import json
 import os
 import typing
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Row:
     mean_class: float
     pairs: float | None
     """Accuracy inside pairs of classes that are time reversals, chance 1/2; None where there are none."""
+    pair_videos: int | None = field(default=None, kw_only=True)
+    """Videos of these classes; None in rows of earlier versions."""
     videos: int
     unreadable: int
     clips: int
@@ -69,6 +71,7 @@ class Row:
 
 
 COLUMNS = tuple(f.name for f in dataclasses.fields(Row))
+NEEDED = tuple(f.name for f in dataclasses.fields(Row) if f.default is dataclasses.MISSING)
 _KINDS = typing.get_type_hints(Row)
 
 
@@ -87,11 +90,11 @@ def read_rows(path: Path) -> list[Row]:
     if not text.strip():
         return []
     table = csv.DictReader(io.StringIO(text, newline=""))
-    if missing := set(COLUMNS) - set(table.fieldnames or ()):
+    if missing := set(NEEDED) - set(table.fieldnames or ()):
         raise DataError(f"{path}: not the results of a study, no column '{min(missing)}'")
-    whole = [cells for cells in table if all(cells[column] is not None for column in COLUMNS) and cells["config"]]
+    whole = [cells for cells in table if all(cells[column] is not None for column in NEEDED) and cells["config"]]
     try:
-        return [Row(**{column: _value(column, cells[column]) for column in COLUMNS}) for cells in whole]
+        return [Row(**{c: _value(c, cells[c]) for c in COLUMNS if c in cells}) for cells in whole]
     except ValueError as error:
         raise DataError(f"{path}: not the results of a study: {error}") from error
 
@@ -105,14 +108,20 @@ def _value(column: str, text: str) -> Any:
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a line in one write, so that several studies at once, or a crash, leave whole lines."""
+    """Add a line in one write, so that several studies at once, or a crash, leave whole lines.
+
+    An older file keeps its columns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     if not path.exists():
         atomic_write(path, lambda file: file.write((",".join(COLUMNS) + "\n").encode()))
+    with open(path, encoding="utf-8", newline="") as old:
+        columns = next(csv.reader(old), COLUMNS)
     values = asdict(row)
-    writer.writerow("" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values.values())
+    cells = (values.get(column) for column in columns)
+    writer.writerow("" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in cells)
     with open(path, "rb+") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -27,7 +27,7 @@ from mdtnet.data.annotations import write_list
 from mdtnet.data.synthetic import REVERSAL_PAIRS, render_dataset
 from mdtnet.errors import ConfigError, DataError, MdtnetError
 from mdtnet.evaluation import ScoreTable, load_figures, load_split
-from mdtnet.metrics import pair_accuracy
+from mdtnet.metrics import pair_accuracy, readable
 from mdtnet.models.build import build_model
 from mdtnet.pictures import VARIANTS, contact_sheet
 from mdtnet.report import read_history
@@ -371,7 +371,7 @@ def collect(study: Study, spec: Spec, folder: Path) -> Row:
         top1=figures["top1"],
         top5=figures["top5"] if len(figures["classes"]) > 5 else None,
         mean_class=figures["mean_class"],
-        pairs=_inside_pairs(spec, ScoreTable.load(tested / "scores.npz")),
+        **_inside_pairs(spec, ScoreTable.load(tested / "scores.npz")),
         videos=figures["videos"],
         unreadable=figures["unreadable"],
         clips=test.clips,
@@ -388,12 +388,16 @@ def collect(study: Study, spec: Spec, folder: Path) -> Row:
     )
 
 
-def _inside_pairs(spec: Spec, table: ScoreTable) -> float | None:
+def _inside_pairs(spec: Spec, table: ScoreTable) -> dict[str, Any]:
     wanted = REVERSAL_PAIRS if spec.data.pairs is None else spec.data.pairs
     pairs = [pair for pair in wanted if set(pair) <= set(table.classes)]
     if not pairs:
-        return None
-    return pair_accuracy(table.fuse(spec.config.test.fusion), table.labels, table.classes, pairs)["accuracy"]
+        return {"pairs": None}
+    scores, labels = table.fuse(spec.config.test.fusion), table.labels
+    if spec.config.test.on_unreadable == "exclude":
+        scores, labels = scores[readable(scores)], labels[readable(scores)]
+    found = pair_accuracy(scores, labels, table.classes, pairs)
+    return {"pairs": found["accuracy"], "pair_videos": found["support"]}
 
 
 def cost_of(config: RunConfig, num_classes: int) -> Cost:

@@ -1,12 +1,13 @@
 """Rows of a study -> what its tables hold: means over seeds with 95 % intervals, and paired differences.
 
-A seed's figure is that of all its folds together, weighted by their videos; a seed that lacks a fold does not count.
+A seed's figure is that of all its folds together, weighted by the videos that it counts; of mean class accuracy, which
+folds cannot be pooled to, it is the mean over folds. A seed that lacks a fold does not count.
 Intervals are Student's t over seeds: of one seed there is none.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -58,8 +59,9 @@ class Cell:
     top1: dict[int, float]
     """Seed -> accuracy over all folds, 0 to 1, in the order of the study's seeds."""
     mean_class: dict[int, float]
+    """Seed -> mean over folds, weighted as `top1`."""
     pairs: dict[int, float]
-    """Empty where there are no pairs."""
+    """Seed -> accuracy over all folds that have videos of pairs; empty where none has."""
     incomplete: tuple[int, ...]
     """Seeds of which folds are missing."""
 
@@ -83,27 +85,35 @@ def _cell(key: tuple[str, str, str], specs: list[Spec], done: dict[tuple, Row]) 
         seeds[spec.seed].append(done.get(spec.key))
     whole = {seed: [row for row in rows if row] for seed, rows in seeds.items() if all(rows)}
     found = tuple(row for rows in seeds.values() for row in rows if row)
+    exclude = specs[0].config.test.on_unreadable == "exclude"
+
+    def counted(row: Row) -> int:
+        return row.videos - row.unreadable if exclude else row.videos
+
     return Cell(
         *key,
         spec=specs[0],
         rows=found,
-        top1={seed: pooled(rows, lambda row: row.top1) for seed, rows in whole.items()},
-        mean_class={seed: pooled(rows, lambda row: row.mean_class) for seed, rows in whole.items()},
-        pairs=_pairs(whole),
+        top1={seed: pooled(rows, lambda row: row.top1, counted) for seed, rows in whole.items()},
+        mean_class={seed: pooled(rows, lambda row: row.mean_class, counted) for seed, rows in whole.items()},
+        pairs=_pairs(whole, counted),
         incomplete=tuple(seed for seed, rows in seeds.items() if any(rows) and not all(rows)),
     )
 
 
-def _pairs(whole: dict[int, list[Row]]) -> dict[int, float]:
-    if any(row.pairs is None for rows in whole.values() for row in rows):
-        return {}
-    return {seed: pooled(rows, lambda row: row.pairs or 0.0) for seed, rows in whole.items()}
+def _pairs(whole: dict[int, list[Row]], counted: Callable[[Row], int]) -> dict[int, float]:
+    found = {seed: [row for row in rows if row.pairs is not None] for seed, rows in whole.items()}
+    known = all(row.pair_videos for rows in found.values() for row in rows)  # those of earlier versions do not say
+
+    def weight(row: Row) -> int:
+        return row.pair_videos if known and row.pair_videos else counted(row)
+
+    return {seed: pooled(rows, lambda row: row.pairs or 0.0, weight) for seed, rows in found.items() if rows}
 
 
-def pooled(rows: Iterable[Row], figure: Callable[[Row], float]) -> float:
-    """Mean of a figure over folds, weighted by their videos."""
-    rows = list(rows)
-    return sum(figure(row) * row.videos for row in rows) / sum(row.videos for row in rows)
+def pooled(rows: Sequence[Row], figure: Callable[[Row], float], weight: Callable[[Row], int]) -> float:
+    """Weighted mean of a figure over folds."""
+    return sum(figure(row) * weight(row) for row in rows) / sum(map(weight, rows))
 
 
 def difference(cell: Cell, base: Cell) -> Interval | None:
