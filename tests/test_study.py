@@ -405,6 +405,24 @@ def test_an_option_that_is_new_and_at_its_default_changes_nothing(tmp_path):
     assert len(standing(study, rows, {key[::-1]: about for key, about in configs.items()}).done) == 4
 
 
+def test_other_pairs_make_rows_stale_but_no_new_runs(tmp_path):
+    def pairs_of(**pairs: object):
+        return load_study(write_study(tmp_path, data={"real": {"train": "x", **pairs}}, systems=["tsn"], seeds=[0]))
+
+    def reasons(row: Row, configs: dict, now) -> list[str]:
+        return [reason for _, reason in standing(now, [row], configs).stale]
+
+    none, one, other = pairs_of(), pairs_of(pairs=[["a", "b"]]), pairs_of(pairs=[["a", "c"]])
+    assert len({study.specs[0].hash for study in (none, one, other)}) == 3
+    assert len({study.specs[0].name for study in (none, one, other)}) == 1
+    configs = {study.specs[0].hash: study.specs[0].about for study in (none, one, other)}
+    row = row_of(one.specs[0], 0.5, pairs=0.5)
+    assert reasons(row, configs, one) == []
+    assert reasons(row, configs, other) == ["pairs was [['a', 'b']], is [['a', 'c']]"]
+    assert reasons(row_of(none.specs[0], 0.5), configs, one) == ["pairs was None, is [['a', 'b']]"]
+    assert reasons(row_of(none.specs[0], 0.5, pairs=0.5), configs, one) == []  # earlier versions did not note the pairs
+
+
 def test_rows_of_earlier_versions(tmp_path):
     """Without the column `pair_videos`; a row more has the file's columns."""
     study = load_study(write_study(tmp_path))

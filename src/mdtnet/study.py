@@ -89,11 +89,13 @@ class Spec:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Everything that decides what a run computes, beside seed and fold: flat, plain values."""
+        """Everything that decides what a run's row says, beside seed and fold: flat, plain values."""
         values = flat(to_dict(self.config))
         ignored = tuple(part for part, systems in PARTS.items() if self.system not in systems)
         if self.data.render:
             values |= flat({"render": rendered(self.data.render)})
+        if self.data.pairs is not None:
+            values["pairs"] = [list(pair) for pair in self.data.pairs]
         kept = {k: v for k, v in values.items() if k not in NOT_HASHED and not k.startswith(ignored)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
@@ -104,8 +106,9 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """Its folder: data / system, variant, fold, seed and hash."""
-        parts = [self.system, self.variant, f"fold{self.fold}", f"seed{self.seed}", self.hash]
+        """Its folder: data / system, variant, fold, seed and hash, but for `pairs`, which training does not know of."""
+        trained = hash_of({key: value for key, value in self.about.items() if key != "pairs"})
+        parts = [self.system, self.variant, f"fold{self.fold}", f"seed{self.seed}", trained]
         return f"{self.data.name}/" + "_".join(part for part in parts if part not in (DEFAULT, "foldNone"))
 
     def __str__(self) -> str:

@@ -169,6 +169,8 @@ def _difference(row: Row, spec: Spec, hash_now: str, configs: dict[str, dict[str
     if then is None:
         return f"another config, which is not in {CONFIGS}"
     now, usual = spec.about, _defaults(spec)
+    if row.pairs is not None and not spec.data.render:
+        usual["pairs"] = now.get("pairs")  # configs of earlier versions do not say
     for key in [*now, *(k for k in then if k not in now)]:
         old, new = then.get(key, usual.get(key)), now.get(key)
         if old != new:
@@ -178,7 +180,7 @@ def _difference(row: Row, spec: Spec, hash_now: str, configs: dict[str, dict[str
 
 def _defaults(spec: Spec) -> dict[str, Any]:
     render = RenderConfig() if spec.data.render else None
-    return replace(spec, config=RunConfig(), data=replace(spec.data, render=render)).about
+    return replace(spec, config=RunConfig(), data=replace(spec.data, render=render, pairs=None)).about
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
