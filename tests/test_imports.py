@@ -36,6 +36,7 @@ LAYERS = [
     {"data.canvas"},
     {"data.download", "data.isolated", "data.scene"},
     {"data.movers", "data.labels", "data.exposure", "saliency", "metrics", "charts", "models.renames", "memory"},
+    {"checks"},
     {"errors", "__init__", "data.__init__", "models.__init__"},
 ]
 """Top to bottom: a module imports from the layers below its own."""

@@ -331,7 +331,7 @@ def test_every_switch_changes_the_network_and_trains(switch, trunk):
         ({"dcme_kernels": (3, 4)}, "dcme_kernels is [3, 4], expected odd sizes"),
         ({"dcme_kernels": (3,)}, "dcme_dilations is [1, 2], expected a number of cells for each of 1 kernels"),
         ({"dcme_dilations": (1, 0)}, "dcme_dilations is [1, 0]"),
-        ({"excite_every": 0}, "excite_every is 0, expected 1 or more"),
+        ({"excite_every": 0}, "excite_every is 0, expected at least 1"),
     ],
     ids=str,
 )

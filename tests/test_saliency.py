@@ -51,6 +51,12 @@ def test_still_clip_passes_unchanged(variant, window, normalise):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_without_a_threshold_of_noise_a_still_clip_passes_too(variant):
+    s = saliency_map(still(), SaliencyConfig(variant=variant, noise=0.0))
+    torch.testing.assert_close(s, torch.ones_like(s), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_noisy_still_h264_clip_passes_unchanged(variant, tmp_path):
     path = tmp_path / "still.mp4"
     noise = np.random.default_rng(0)

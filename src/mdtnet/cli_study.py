@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mdtnet.errors import MdtnetError
+from mdtnet.errors import ConfigError, MdtnetError
 
 if TYPE_CHECKING:
     from mdtnet.study import Spec, Study
@@ -46,6 +46,7 @@ def study(options: Any) -> None:
         return
     if not options.report:
         missing = [spec for spec in wanted if spec.key not in now.done]
+        _check(found, missing)
         console.print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are done", highlight=False)
         try:
             run_study(found, missing, root=options.root, jobs=options.jobs)
@@ -53,6 +54,17 @@ def study(options: Any) -> None:
             _report(found, latency=False)
             raise
     _report(found, latency=not options.report and not options.no_latency)
+
+
+def _check(found: "Study", specs: list["Spec"]) -> None:
+    """See that the numbers of every run make sense, before the first one starts."""
+    from mdtnet.recipe import check_config
+
+    for spec in specs:
+        try:
+            check_config(spec.config, processes=1)
+        except ConfigError as error:
+            raise ConfigError(f"{found.path}: {spec}: {error}") from None
 
 
 def _standing(found: "Study") -> "Standing":

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from mdtnet.checkpoint import atomic_write
+from mdtnet.checks import check_ranges
 from mdtnet.data.exposure import Exposure, expose
 from mdtnet.data.segments import test_indices
 from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
@@ -70,11 +71,13 @@ def draw_saliency(
     `all_variants` puts what every variant sees on it, in the place of the one in `saliency`.
 
     Raises:
-        ConfigError: `out` has another extension, is a folder or the source; fewer than 2 frames a segment, or
-            less than 1 apart; a video of all variants, of some of the frames or at another exposure.
+        ConfigError: `out` has another extension, is a folder or the source; no segment, fewer than 2 frames a segment,
+            or less than 1 apart; a number of `saliency` out of its range; a video of all variants, of some of the
+            frames or at another exposure.
         VideoError: the source cannot be read.
     """
     saliency, out = saliency or SaliencyConfig(), Path(out)
+    check_ranges(saliency, part="model.saliency")
     if out.suffix.lower() not in VIDEOS:
         variants = VARIANTS if all_variants else (saliency.variant,)
         configs = [replace(saliency, variant=variant) for variant in variants]
@@ -208,8 +211,9 @@ class _Segments:
         end: float | None = None,
     ) -> None:
         _check_frames(frames_per_segment)
-        if frame_stride < 1:
-            raise ConfigError(f"frame_stride is {frame_stride}, expected at least 1")
+        for name, value in (("num_segments", num_segments), ("frame_stride", frame_stride)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}, expected at least 1")
         self.indices = np.empty(0)
 
         def choose(num_frames: int) -> np.ndarray:

@@ -12,28 +12,23 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mdtnet.checks import check_ranges
 from mdtnet.config import RunConfig, TrainConfig
 from mdtnet.errors import ConfigError
+from mdtnet.models.build import check_model
 
 REFERENCE_BATCH = 64  # `train.lr` is for this many clips a step
 
 
 def check_config(config: RunConfig, *, processes: int) -> None:
-    """See that the numbers of a recipe make sense together.
+    """See that the numbers of a run are in their ranges and make sense together.
 
     Raises:
         ConfigError: the message names the key, the value and what was expected.
     """
     train = config.train
-    for name in ("epochs", "batch_size", "accumulate", "val_every"):
-        if getattr(train, name) < 1:
-            raise ConfigError(f"train.{name} is {getattr(train, name)}, expected at least 1")
-    for name in ("mixup", "cutmix"):
-        if getattr(train, name) < 0:
-            raise ConfigError(f"train.{name} is {getattr(train, name)}, expected 0 (off) or more")
-    for name in ("label_smoothing", "ema"):
-        if not 0 <= getattr(train, name) < 1:
-            raise ConfigError(f"train.{name} is {getattr(train, name)}, expected 0 or more and less than 1")
+    check_ranges(config)
+    check_model(config.model)
     if train.batch_size % (processes * train.accumulate):
         raise ConfigError(
             f"train.batch_size is {train.batch_size}, which does not divide by "

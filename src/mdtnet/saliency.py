@@ -39,7 +39,7 @@ class SaliencyConfig:
     noise: float = 2 / 255
     """Amplitude per frame, on luma in [0, 1], below which a segment counts as motionless (tau = K * noise)."""
     pool: int = 4
-    """Area pooling before everything else, in pixels."""
+    """Area pooling before everything else, in pixels; in a network an even number."""
     frequency_weights: tuple[float, ...] = ()
     """w_u for u = 1, 2, ... up to half the window, for `amplitude`; empty: all 1."""
 
@@ -99,7 +99,7 @@ def pooled_saliency(luma: Tensor, config: SaliencyConfig) -> Tensor:
     energy = amplitude
     if config.variant != "amplitude":
         energy, _ = contrast(smooth(ENERGIES[config.variant](luma, config.noise)), config)
-    confidence = (strength / (window * config.noise)).clamp(max=1).square()
+    confidence = (strength / (window * max(config.noise, 1e-6))).clamp(max=1).square()  # 0/0 where nothing moves
     salient = 1 - confidence + confidence * energy
     return salient.expand(batch, segments, -1, -1) if config.window == "clip" else salient
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from mdtnet.checks import check_ranges
 from mdtnet.errors import ConfigError
 from mdtnet.models.mdtnet import MDTNet, MDTNetConfig, excite
 from mdtnet.models.pretrained import start_trunk, start_weights, take_over
@@ -58,11 +59,13 @@ def build_model(config: Any, *, num_classes: int) -> nn.Module:
     classes]; K is its `frames_per_segment`. Its `pretrained` is `ImageNet`, `video` or empty, by what it starts from.
 
     Raises:
-        ConfigError: ImageNet weights that cannot be had, or a width other than 1 where it is not possible.
+        ConfigError: see `check_model`; ImageNet weights that cannot be had, or a width other than 1 where it is not
+            possible.
         CheckpointError: weights that are not recognised or of another trunk.
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}, expected at least 1")
+    check_model(config)
     source = config.weights
     weights = source and start_weights(source, system=config.name, trunk=config.trunk, width=config.width)
     makers = TEA_TRUNK_MAKERS if config.name == "tea" else TRUNK_MAKERS
@@ -94,14 +97,38 @@ def _system(config: Any, trunk: Callable[..., Trunk], num_classes: int) -> nn.Mo
         return TDN(trunk(after_conv1=differ), num_classes, dropout=config.dropout)
     saliency: SaliencyConfig | None = config.saliency if config.name == "mdtnet2" else None
     parts: MDTNetConfig = config.mdtnet
-    _check(parts)
     return MDTNet(
         trunk(after_conv1=excite(parts)), num_classes, config=parts, saliency=saliency, dropout=config.dropout
     )
 
 
+def check_model(config: Any) -> None:
+    """See that the numbers of a `ModelConfig` are in their ranges and go together.
+
+    Raises:
+        ConfigError: the message names the key, the value and what was expected.
+    """
+    check_ranges(config, part="model")
+    if config.name in ("mdtnet1", "mdtnet2"):
+        _check(config.mdtnet)
+    if config.name == "mdtnet2" and config.saliency.pool % 2:
+        raise ConfigError(
+            f"model.saliency.pool is {config.saliency.pool}, expected an even number: the network takes its salience "
+            "of frames of half size"
+        )
+
+
 def _check(parts: MDTNetConfig) -> None:
-    kernels, dilations = parts.dcme_kernels, parts.dcme_dilations
+    kernels, dilations, frames = parts.dcme_kernels, parts.dcme_dilations, parts.frames_per_segment
+    if frames < 2 and parts.fine:
+        raise ConfigError(
+            f"model.mdtnet.frames_per_segment is {frames}, expected at least 2 for differences (model.mdtnet.fine)"
+        )
+    if parts.key_frame >= frames:
+        raise ConfigError(
+            f"model.mdtnet.key_frame is {parts.key_frame}, expected one of the {frames} frames of a segment "
+            f"(model.mdtnet.frames_per_segment), counted from 0"
+        )
     if not kernels or any(k < 1 or k % 2 == 0 for k in kernels):
         raise ConfigError(f"model.mdtnet.dcme_kernels is {list(kernels)}, expected odd sizes, one a scale")
     if len(dilations) != len(kernels) or min(dilations) < 1:
@@ -109,8 +136,6 @@ def _check(parts: MDTNetConfig) -> None:
             f"model.mdtnet.dcme_dilations is {list(dilations)}, expected a number of cells for each of "
             f"{len(kernels)} kernels (model.mdtnet.dcme_kernels)"
         )
-    if parts.excite_every < 1:
-        raise ConfigError(f"model.mdtnet.excite_every is {parts.excite_every}, expected 1 or more blocks")
 
 
 def freeze(model: nn.Module, what: str) -> None:
