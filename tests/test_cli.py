@@ -42,6 +42,7 @@ def trained(videos, tmp_path_factory) -> Path:
 
 TINY = ["--train.epochs", "1", "--train.batch_size", "4", "--data.size", "32", "--data.short_side", "36",
         "--data.num_segments", "4", "--model.width", "0.125"]  # fmt: skip
+SMALL = ["--model", "tsn", "--trunk", "resnet18"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -149,6 +150,40 @@ def test_a_test_is_as_the_run_says_unless_told_otherwise(videos, trained, tmp_pa
         assert (said["clips"], said["fusion"], said["flip"]) == (clips, fusion, "--flip" in words)
 
 
+def test_results_that_cannot_be_written_are_refused_before_the_work(videos, trained, tmp_path, monkeypatch, capsys):
+    best, file = trained / "checkpoints/best.pt", tmp_path / "file"
+    file.touch()
+    monkeypatch.setattr("mdtnet.evaluation.evaluate", None)
+    monkeypatch.setattr("mdtnet.inference.Recogniser.predict_many", None)
+    for words, place in (
+        (["test", best, "--data", videos / "val", "--out", file], file),
+        (["predict", best, videos / "val", "--json", tmp_path / "none/o.json"], tmp_path / "none/o.json"),
+        (["train", *TINY, *SMALL, "--data", videos / "train.csv", "--out", file], file),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 2
+        assert err.startswith(f"mdtnet: {place}")
+
+
+def test_a_full_disk_is_one_line(videos, tmp_path):
+    """A limit on the size of files stands for it."""
+    words = ["train", *TINY, *SMALL, "--data", videos / "train.csv", "--out", "run"]
+    command = f"ulimit -f 100; exec {sys.executable} -m mdtnet {' '.join(map(str, words))}"
+    found = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1] == "mdtnet: run/checkpoints/last.pt: File too large"
+    assert "Traceback" not in found.stderr
+
+
+def test_a_narrow_encoding_ends_nothing(videos, trained):
+    words = ["predict", trained / "checkpoints/best.pt", next((videos / "val").rglob("*.mp4"))]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "mdtnet", *map(str, words)]
+    found = subprocess.run(command, env=environment, capture_output=True, encoding="cp1252", check=False)
+    assert found.returncode == 0
+    assert "  ????" in found.stdout
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_configs_are_valid(path):
     from mdtnet.config import load_yaml
@@ -174,6 +209,23 @@ MISTAKES = {
     "empty class": (["train", "--data", "empty_class"], 3, "waving"),
     "one class": (["train", "--data", "one_class"], 3, "one class"),
     "label out of range": (["train", "--data", "range.csv", "--data.classes", "classes.txt"], 3, "7"),
+    "a number out of range": (
+        ["train", "--data", "one_class", "--data.val_fraction", "20"],
+        2,
+        "data.val_fraction is 20.0",
+    ),
+    "a number of salience": (
+        ["saliency", "one_class/a/1.mp4", "-o", "x.png", "--quantile", "98"],
+        2,
+        "quantile is 98.0",
+    ),
+    "no segments": (["saliency", "one_class/a/1.mp4", "-o", "x.png", "--segments", "0"], 2, "num_segments is 0"),
+    "a number in a study": (
+        ["study", "study.yaml"],
+        2,
+        "study.yaml: tsn on x seed 0: train.lr is -1.0",
+    ),
+    "a file as folder": (["data", "check", "range.csv", "--out", "key.yaml"], 2, "key.yaml: File exists"),
     "no checkpoint": (["test", "none.pt", "--data", "one_class"], 4, "none.pt"),
     "not a checkpoint": (["predict", "broken.yaml", "x.mp4"], 4, "broken.yaml"),
     "no videos": (["predict", "broken.yaml", "*.nothing"], 3, "*.nothing"),
@@ -189,6 +241,7 @@ def test_mistakes_get_one_clear_line(mistake, tmp_path, monkeypatch, capsys):
     Path("key.yaml").write_text("train: {epohcs: 3}")
     Path("value.yaml").write_text("model: {trunk: resnet5}")
     Path("broken.yaml").write_text("train: [1,")
+    Path("study.yaml").write_text("systems: [tsn]\ndata: {x: {train: x}}\nseeds: [0]\nrun: {train: {lr: -1.0}}\n")
     Path("classes.txt").write_text("a\nb\n")
     Path("range.csv").write_text("path,label\none_class/a/1.mp4,0\none_class/a/1.mp4,7\n")
     for folder in ("empty_class/running", "empty_class/waving", "one_class/a"):

@@ -19,9 +19,11 @@ from accelerate.utils import set_seed
 from mdtnet import recipe, training
 from mdtnet.checkpoint import load_checkpoint, load_model
 from mdtnet.config import load_yaml, save_yaml
+from mdtnet.data.annotations import load_videos, write_list
 from mdtnet.data.dataset import ClipBatches
 from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
 from mdtnet.evaluation import ScoreTable
+from mdtnet.report import build_report
 from mdtnet.training import train
 
 
@@ -329,6 +331,22 @@ def test_all_videos_unreadable_does_not_crash_a_step(tmp_path, broken):
         path.write_bytes(b"no")
     result = train(tiny.config(tmp_path / "run", broken, data={"on_unreadable": "skip"}))
     assert (len(result.unreadable), result.val_top1) == (8, 0.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_a_name_that_is_not_utf8(tmp_path, broken):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    (broken / "left" / name).write_bytes(b"no")
+    result = train(tiny.config(tmp_path / "run", broken, data={"on_unreadable": "skip"}, epochs=1))
+    assert str(broken / "left" / name) in result.unreadable
+    assert b"caf\xe9.mp4" in (tmp_path / "run" / "unreadable.csv").read_bytes()
+    assert b"caf\xe9.mp4" in (tmp_path / "run" / "train.log").read_bytes()
+    assert build_report(tmp_path / "run").is_file()
+    listed = tmp_path / "list.csv"
+    videos = load_videos(str(broken))
+    write_list(listed, videos, root=str(broken))
+    again = load_videos(str(listed), root=str(broken))
+    assert [again.name(i) for i in range(len(again))] == [videos.name(i) for i in range(len(videos))]
 
 
 def test_the_moving_average_is_what_is_tested_and_kept(tmp_path, videos):

@@ -7,11 +7,13 @@ metadata. Other people's checkpoints that `models.pretrained` recognises are rea
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,7 +75,9 @@ def save_checkpoint(
     """
     content = _content(model, config, classes, metrics)
     content |= {"model": dict(model.state_dict()), "training": training_state}
-    atomic_write(path, lambda file: torch.save(content, file))
+    data = io.BytesIO()  # into a file PyTorch's writer hides why it failed, such as a full disk
+    torch.save(content, data)
+    atomic_write(path, lambda file: file.write(data.getbuffer()))
 
 
 def save_safetensors(
@@ -119,7 +123,7 @@ def _content(
 def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write(file)` fill a temporary file in the same folder, then put it in the place of `path`.
 
-    Of several processes that write the same path at once the last one wins.
+    Of several processes that write the same path at once the last one wins. An `OSError` names `path`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -129,8 +133,11 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.strerror:
+            error.filename = str(path)
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened
         folder = os.open(path.parent, os.O_RDONLY)

@@ -1,7 +1,7 @@
 """The command line: one verb a job; parse, call one function, exit code.
 
-Exit codes: 0 success, 1 a bug, 2 usage or configuration, 3 data, 4 checkpoint, 5 runs of a study failed,
-130 interrupted.
+Exit codes: 0 success, 1 a bug, 2 usage or configuration, or a file that the operating system refuses (no permission,
+a full disk), 3 data, 4 checkpoint, 5 runs of a study failed, 6 a training diverged, 130 interrupted.
 """
 
 import logging
@@ -41,17 +41,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     keep_freed_memory()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if hasattr(sys.stdout, "reconfigure"):  # what its encoding has not is shown as `?`; stderr copes by itself
+        sys.stdout.reconfigure(errors="replace")
     try:
         return _main(arguments)
     except MdtnetError as error:
-        errors.print(f"[bold red]mdtnet:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
-        return error.exit_code
+        return _told(str(error), error.exit_code)
     except KeyboardInterrupt:
         errors.print("mdtnet: interrupted")
         return 130
     except BrokenPipeError:  # `mdtnet models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if not error.strerror:  # not the operating system's word
+            raise
+        return _told(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, ConfigError.exit_code)
+
+
+def _told(message: str, exit_code: int) -> int:
+    errors.print(f"[bold red]mdtnet:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+    return exit_code
 
 
 def _escaped(text: str) -> str:
@@ -219,6 +229,8 @@ def _test(options: Any) -> None:
     base = protocol_named(named) if named else to_dict(load_checkpoint(options.checkpoint).config.test)
     test = from_dict(TestConfig, base | _given(options, TestConfig), where="command line")
     how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
+    if options.workers < 0:
+        raise ConfigError(f"--workers is {options.workers}, expected 0 or more")
     out = options.out or _beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
     title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
     figures = evaluate_checkpoint(
@@ -252,9 +264,12 @@ def _predict_arguments(parser: Any) -> None:
 
 
 def _predict(options: Any) -> int:
+    from mdtnet.checks import check_file
     from mdtnet.prediction import NOTHING, expand_sources, write_json
 
     sources = expand_sources(options.sources)
+    if options.json:
+        check_file(options.json)
     model = _recogniser(options.checkpoint, options.device)
     found = []
     which = {key: getattr(options, key) for key in ("topk", "threshold", "clips", "crops")}

@@ -107,12 +107,16 @@ def bench_arguments(parser: Any) -> None:
 
 
 def bench(options: Any) -> None:
-    from mdtnet.bench import BenchConfig
+    from mdtnet.bench import BenchConfig, check
     from mdtnet.bench import bench as run_bench
+    from mdtnet.checks import make_folder
 
     values = {key: value for key, value in options.as_dict().items() if key in BenchConfig.__dataclass_fields__}
     lists = {key: tuple(filter(None, values[key].split(","))) for key in ("models", "trunks", "formats")}
     config = BenchConfig(**{**values, **lists})
+    check(config)
+    if options.out:
+        make_folder(options.out)
     with console.status("") as status:
         result = run_bench(config, components=options.components, note=status.update)
     console.print(machine_line(result), highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdtnet.checkpoint import load_checkpoint, model_of, save_safetensors, trained_with
+from mdtnet.checks import check_file
 from mdtnet.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -86,8 +87,7 @@ def convert(
 
 def _check_out(path: str | Path, out: str | Path) -> None:
     out = Path(out)
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"{out}: cannot be written, expected a file name in a folder that exists")
+    check_file(out)
     if out.resolve() == Path(path).resolve():
         raise ConfigError(f"{out}: is the checkpoint itself, expected another file name")
 

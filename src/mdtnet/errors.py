@@ -1,8 +1,8 @@
 """The mistakes a user can make, each one clear line and an exit code.
 
 Everything the command line reports without a traceback derives from `MdtnetError`; the code tells scripts
-what kind of mistake it was (0 success, 1 bug, 2 usage or configuration, 3 data, 4 checkpoint,
-5 some runs of a study failed, 6 a training diverged).
+what kind of mistake it was (0 success, 1 bug, 2 usage or configuration, or a file that the operating
+system refuses, 3 data, 4 checkpoint, 5 some runs of a study failed, 6 a training diverged).
 """
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mdtnet import metrics
 from mdtnet.checkpoint import atomic_write, hardware, load_checkpoint, model_of, versions
+from mdtnet.checks import check_ranges, make_folder
 from mdtnet.config import DataConfig, TestConfig, nearest, protocol_name, test_crop_size, to_dict
 from mdtnet.data.annotations import VideoList, load_videos, split_by_group
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
@@ -396,9 +397,11 @@ def evaluate_checkpoint(
         The content of `metrics.json` (see `metrics.summary`).
 
     Raises:
-        CheckpointError: the checkpoint; DataError: the data, or classes that were not learned.
+        CheckpointError: the checkpoint; DataError: the data, or classes that were not learned; ConfigError: a number
+            of `test` out of its range, or a folder that cannot be written into.
         DivergedError: the network's scores are no numbers.
     """
+    check_ranges(test, part="test")
     found = load_checkpoint(checkpoint)
     model: Any = folded(model_of(found, where=str(checkpoint)))
     names, several = classes or found.classes, found.config.data.multi_label
@@ -407,6 +410,8 @@ def evaluate_checkpoint(
     accelerator = make_accelerator(device)
     here = dataclasses.replace(found.config.data, cache="", backend="auto")  # those were of the machine it learned on
     dataset = ClipDataset(videos, here, frames_per_segment=model.frames_per_segment, train=False, test=test)
+    if accelerator.is_main_process:
+        make_folder(out)  # seen to now: after hours of tests their scores would be lost
     with _bar(len(dataset), active=accelerator.is_main_process) as progress:
         table = evaluate(
             model.to(accelerator.device, memory_format=torch.channels_last),

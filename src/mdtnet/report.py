@@ -173,7 +173,7 @@ def _read_figures(path: Path) -> dict[str, Any]:
 
 
 def _read_reasons(path: Path) -> dict[str, str]:
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return {row.get("path") or "": row.get("reason") or "" for row in csv.DictReader(file)}
 
 

@@ -421,7 +421,7 @@ def _fields(lines: Iterable[str], separator: str):
 def _lines(path: str) -> Iterator[str]:
     """Lines without their ends; comment lines come as empty ones, so that line numbers stay right."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             for line in file:
                 if "\0" in line:
                     raise DataError(f"{path}: not a text file")
