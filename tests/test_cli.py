@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -148,6 +149,27 @@ def test_a_test_is_as_the_run_says_unless_told_otherwise(videos, trained, tmp_pa
         assert run(capsys, "test", path, "--data", videos / "val", *words)[0] == 0
         said = json.loads((tmp_path / "run" / name / "metrics.json").read_text())["protocol"]
         assert (said["clips"], said["fusion"], said["flip"]) == (clips, fusion, "--flip" in words)
+
+
+def test_a_test_replaces_none_but_its_own_results(videos, trained, tmp_path, capsys):
+    checkpoints = tmp_path / "run/checkpoints"
+    shutil.copytree(trained / "checkpoints", checkpoints)
+    words = ["--data", videos / "val"]
+    for _ in range(2):
+        assert run(capsys, "test", checkpoints / "best.pt", *words)[0] == 0
+    table = tmp_path / "run/test_val_1x1/scores.npz"
+    before = table.read_bytes()
+    for name, more, said in (
+        ("last.pt", [], "checkpoint = "),
+        ("best.pt", ["--rule", "random"], "rule = 'uniform', not 'random'"),
+        ("best.pt", ["--data", videos / "val.csv"], "data = "),
+    ):
+        code, _, err = run(capsys, "test", checkpoints / name, *words, *more)
+        assert code == 2
+        assert f"test_val_1x1 holds the test with {said}" in err
+        assert "--out" in err
+    assert table.read_bytes() == before
+    assert run(capsys, "test", checkpoints / "last.pt", *words, "--out", table.parent)[0] == 0  # as it was told to
 
 
 def test_results_that_cannot_be_written_are_refused_before_the_work(videos, trained, tmp_path, monkeypatch, capsys):

@@ -223,15 +223,19 @@ def _test_arguments(parser: Any) -> None:
 def _test(options: Any) -> None:
     from mdtnet.checkpoint import load_checkpoint
     from mdtnet.config import TestConfig, from_dict, protocol_named, to_dict
-    from mdtnet.evaluation import evaluate_checkpoint
+    from mdtnet.evaluation import evaluate_checkpoint, protocol
 
     named = options.protocol
-    base = protocol_named(named) if named else to_dict(load_checkpoint(options.checkpoint).config.test)
+    checkpoint = load_checkpoint(options.checkpoint)
+    base = protocol_named(named) if named else to_dict(checkpoint.config.test)
     test = from_dict(TestConfig, base | _given(options, TestConfig), where="command line")
     how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
     if options.workers < 0:
         raise ConfigError(f"--workers is {options.workers}, expected 0 or more")
     out = options.out or _beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
+    if not options.out:
+        said = protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint)
+        _check_unused(out, said)
     title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
     figures = evaluate_checkpoint(
         options.checkpoint,
@@ -245,6 +249,25 @@ def _test(options: Any) -> None:
     )
     console.print(cli_data.figures_table(figures, title=title))
     console.print(f"scores {out}/scores.npz, metrics {out}/metrics.json", highlight=False)
+
+
+def _check_unused(out: str, said: dict[str, Any]) -> None:
+    """See that a folder holds no test but the one that is made again; names of folders do not say everything.
+
+    Raises:
+        ConfigError: it holds another; the message says how that one differs.
+    """
+    from mdtnet.evaluation import load_figures
+
+    if not Path(out, "metrics.json").exists():
+        return
+    old = load_figures(out).get("protocol", {})
+    for key in dict.fromkeys([*said, *old]):
+        if old.get(key) != said.get(key):
+            raise ConfigError(
+                f"{out} holds the test with {key} = {old.get(key)!r}, not {said.get(key)!r}: choose another folder "
+                "with --out"
+            )
 
 
 def _beside(checkpoint: str, name: str) -> str:
