@@ -1,5 +1,6 @@
 """Folders and lists become the right samples, and every mistake in them one clear line."""
 
+import os
 import pickle
 
 import numpy as np
@@ -116,6 +117,19 @@ def test_another_root(tmp_path):
     path = write_list(tmp_path, f"x.mp4 run\n{tmp_path}/a.mp4 walk\n")
     videos = load_videos(path, root=str(tmp_path / "videos"))
     assert [v.path for v in videos] == [str(tmp_path / "videos" / "x.mp4"), str(tmp_path / "a.mp4")]
+
+
+def test_names_of_files_need_not_be_utf8_but_classes_must(tmp_path):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    try:
+        touch(tmp_path, name)
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    (tmp_path / "list.csv").write_bytes(b"caf\xe9.mp4,run\ncaf\xe9.mp4,walk\n")
+    assert load_videos(str(tmp_path / "list.csv"))[0].path == str(tmp_path / name)
+    (tmp_path / "list.csv").write_bytes(b"caf\xe9.mp4,run\ncaf\xe9.mp4,caf\xe9\n")
+    with pytest.raises(DataError, match=r"list\.csv: not a text file in UTF-8"):
+        load_videos(str(tmp_path / "list.csv"))
 
 
 def test_videos_are_looked_for_where_they_are_opened(tmp_path):

@@ -274,6 +274,7 @@ def _read_classes(path: str) -> tuple[str, ...]:
     if not path:
         return ()
     lines = [line.strip() for line in _lines(path) if line.strip()]
+    _check_utf8(path, "".join(lines))
     numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", line) for line in lines]
     if all(m and int(m[1]) == i for i, m in enumerate(numbered)):
         lines = [m[2] for m in numbered if m]
@@ -343,6 +344,7 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: Callable) ->
         code = texts.setdefault(fields[what], len(texts))
         if code == len(first_row):
             first_row.append(row)
+            _check_utf8(path, fields[what])
         codes.append(code)
         if "start" in layout.columns or "end" in layout.columns:
             times.extend(_times(path, row, fields, layout.columns))
@@ -418,6 +420,14 @@ def _fields(lines: Iterable[str], separator: str):
     return csv.reader(lines, delimiter=separator, skipinitialspace=True)
 
 
+def _check_utf8(path: str, text: str) -> None:
+    """Names of files are whatever the system has, those of classes are text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: not a text file in UTF-8") from error
+
+
 def _lines(path: str) -> Iterator[str]:
     """Lines without their ends; comment lines come as empty ones, so that line numbers stay right."""
     try:
@@ -428,8 +438,6 @@ def _lines(path: str) -> Iterator[str]:
                 yield "" if line.startswith("#") else line.strip(" \n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8") from error
 
 
 def _times(path: str, row: int, fields: list[str], columns: dict[str, int]) -> tuple[float, float]:
