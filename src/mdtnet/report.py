@@ -174,7 +174,10 @@ def _read_figures(path: Path) -> dict[str, Any]:
 
 def _read_reasons(path: Path) -> dict[str, str]:
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {row.get("path") or "": row.get("reason") or "" for row in csv.DictReader(file)}
+        rows = csv.DictReader(file)
+        if "path" not in (rows.fieldnames or ()):
+            raise ValueError("no column 'path'")
+        return {row["path"] or "": row.get("reason") or "" for row in rows}
 
 
 def _number(text: Any) -> float | None:
