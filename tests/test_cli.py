@@ -136,6 +136,32 @@ def test_what_is_typed_goes_over_the_config_also_where_it_is_the_default(tmp_pat
     assert (found.train.steps, found.test.clips) == ((1,), 10)
 
 
+@pytest.mark.parametrize("words", [["--train.steps", "5,9"], ["--train.steps=5,9"], ["--train.steps", "[5, 9]"]])
+def test_lists_need_no_brackets(words):
+    assert cli._run_config(cli._parse("train", VERBS["train"], words)).train.steps == (5, 9)
+
+
+def test_help_tells_defaults_and_no_group_of_options(capsys):
+    with pytest.raises(SystemExit):
+        cli._parse("train", VERBS["train"], ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Passes over the training videos. (default: 70)" in text
+    assert "--config CONFIG YAML file" in text
+    assert "--train CONFIG" not in text
+
+
+def test_a_test_without_a_readable_video(trained, tmp_path, capsys):
+    one, other, *_ = load_checkpoint(trained / "checkpoints/best.pt").classes
+    (tmp_path / "list.csv").write_text(f"path,label\na.mp4,{one}\nb.mp4,{other}\n")
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    words = ["--data", tmp_path / "list.csv", "--out", tmp_path / "test"]
+    code, out, err = run(capsys, "test", trained / "checkpoints/best.pt", *words)
+    assert code == 3
+    assert "none of the 2 videos can be read" in err
+    assert "over 0 videos" not in out
+
+
 def test_a_test_is_as_the_run_says_unless_told_otherwise(videos, trained, tmp_path, capsys):
     found = load_checkpoint(trained / "checkpoints/best.pt")
     config = replace(found.config, test=TestConfig(clips=2, crops=3, fusion="logits"))
@@ -220,6 +246,8 @@ def test_shipped_configs_are_valid(path):
 MISTAKES = {
     "no such verb": (["trian"], 2, "did you mean 'train'"),
     "unknown option": (["train", "--train.epohcs", "3"], 2, "did you mean '--train.epochs'"),
+    "a part of an option's name": (["train", "--train.epoch", "3"], 2, "did you mean '--train.epochs'"),
+    "no frames to count": (["cost", "mdtnet2", "--segments", "0"], 2, "--segments is 0, expected at least 1"),
     "wrong choice": (["train", "--model", "mdtnet3"], 2, "did you mean 'mdtnet2'"),
     "wrong type": (["train", "--train.epochs", "many"], 2, "--train.epochs is 'many', expected int"),
     "no data": (["train"], 2, "data.train is empty"),

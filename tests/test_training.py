@@ -204,7 +204,7 @@ def log_rows_or_none(out: Path) -> list:
 def test_two_processes_equal_one(tmp_path):
     """Same global batch, five steps, frozen batch norms; one process has no readable clip in the last.
 
-    The pair has no folder yet: both must name the same one.
+    The pair has no folder yet: both must name the same one. And it has to find out that there is no GPU.
     """
     videos = tiny.write_videos(tmp_path / "videos", per_class=9)
     one = tiny.config(
@@ -218,7 +218,10 @@ def test_two_processes_equal_one(tmp_path):
     assert len(empty) == 1
     names = sorted(p.relative_to(videos) for p in videos.rglob("*.mp4"))
     (videos / names[empty[0]]).write_bytes(b"")
-    pair = launch(tmp_path, replace(one, out=""), "--frozen-norms", processes=2)
+    device = "cpu" if torch.accelerator.is_available() else "auto"
+    pair = launch(
+        tmp_path, replace(one, out="", train=replace(one.train, device=device)), "--frozen-norms", processes=2
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "set_train_mode", lambda model: eval_norms(model))
         train(replace(one, train=replace(one.train, accumulate=2)))

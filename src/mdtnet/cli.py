@@ -19,7 +19,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from mdtnet import __version__, cli_bench, cli_data, cli_pictures, cli_study
-from mdtnet.errors import ConfigError, MdtnetError
+from mdtnet.errors import ConfigError, DataError, MdtnetError
 from mdtnet.memory import keep_freed_memory
 
 console = Console()
@@ -115,17 +115,56 @@ def _parse(name: str, verb: Verb, arguments: list[str]) -> Any:
     parser = ArgumentParser(
         prog=f"mdtnet {name}",
         description=verb.help + (f"\n\nExamples:\n{verb.examples}" if verb.examples else ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_help_formatter(),
         exit_on_error=False,
+        allow_abbrev=False,
     )
     verb.arguments(parser)
-    words = _long_names(name, arguments)
+    _hide_groups(parser)
+    words = _lists(_long_names(name, arguments), parser)
     try:
         options = parser.parse_args(words)
         options.given = parser.parse_args(words, defaults=False).as_dict()  # what was typed, be it a default or not
         return options
     except argparse.ArgumentError as error:
         raise ConfigError(_one_line(str(error), parser)) from None
+
+
+def _help_formatter() -> Any:
+    import argparse
+
+    class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+        """Examples as they are written, and defaults, but for those that say nothing."""
+
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            plain = action.default in (None, "", ()) or (isinstance(action.default, bool) and action.nargs == 0)
+            return action.help if plain else super()._get_help_string(action)
+
+    return Formatter
+
+
+def _hide_groups(parser: Any) -> None:
+    """A whole group of options, such as `--train`, could be a file of its own; `--config` is how one is given here."""
+    import argparse
+
+    for action in parser._actions:
+        if action.metavar == "CONFIG":
+            action.help = argparse.SUPPRESS
+
+
+def _lists(arguments: list[str], parser: Any) -> list[str]:
+    """`--train.steps 10,20` is the list [10, 20]."""
+    kinds = {o: getattr(action, "_typehint", None) for action in parser._actions for o in action.option_strings}
+    several = {option for option, kind in kinds.items() if get_origin(kind) is tuple}
+    words: list[str] = []
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        if words and words[-1] in several and not word.startswith(("[", "--")):
+            word = f"[{word}]"
+        elif option in several and equals and not value.startswith("["):
+            word = f"{option}=[{value}]"
+        words.append(word)
+    return words
 
 
 SHORTHANDS = {"--data": "--data.train", "--model": "--model.name", "--trunk": "--model.trunk"}
@@ -250,6 +289,8 @@ def _test(options: Any) -> None:
     )
     console.print(cli_data.figures_table(figures, title=title))
     console.print(f"scores {out}/scores.npz, metrics {out}/metrics.json", highlight=False)
+    if figures["unreadable"] == figures["videos"]:
+        raise DataError(f"{options.data}: none of the {figures['videos']} videos can be read")
 
 
 def _check_unused(out: str, said: dict[str, Any]) -> None:
@@ -483,7 +524,7 @@ VERBS: dict[str, Verb] = {
         cli_study.study,
         "  mdtnet study studies/quick.yaml\n"
         "  mdtnet study studies/ut_sets.yaml --root videos/ --jobs 2\n"
-        "  mdtnet study studies/ut_sets.yaml --only system=tsn,mdtnet2 seed=0 --list",
+        "  mdtnet study studies/ut_sets.yaml --only system=tsn,mdtnet2 seed=100 --list",
     ),
     "convert": Verb("any known checkpoint -> one file that explains itself", _convert_arguments, _convert),
     "export": Verb(

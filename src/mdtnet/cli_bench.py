@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mdtnet.errors import ConfigError
+
 if TYPE_CHECKING:
     from mdtnet.bench import Bench, Row
 
@@ -42,6 +44,9 @@ def _cost_of(system: str, trunk: str, classes: int, segments: int, size: int) ->
     from mdtnet.cost import count
     from mdtnet.models.build import build_model
 
+    for name, value in (("segments", segments), ("size", size), ("classes", classes)):
+        if value < 1:
+            raise ConfigError(f"--{name} is {value}, expected at least 1")
     with torch.device("meta"):  # shapes alone; no weights are drawn
         model = build_model(ModelConfig(name=system, trunk=trunk), num_classes=classes)  # type: ignore[arg-type]
     return count(model, num_segments=segments, size=size)

@@ -224,7 +224,7 @@ def figures_table(figures: dict[str, Any], *, title: str) -> Table:
         for key, name, count in (("wrong", "counted wrong", videos), ("excluded", "excluded", videos - unreadable)):
             value = figures[f"unreadable_{key}"][headline(figures)]
             title = f"{TITLES[headline(figures)]}, unreadable {name}"
-            table.add_row(title, f"{value or 0:.2%} over {count} videos")
+            table.add_row(title, f"{value or 0:.2%} over {count} videos" if count else "-")
     return table
 
 

@@ -5,6 +5,7 @@ Metrics and reports read the table alone. Letters: N videos, V views, C classes.
 
 import dataclasses
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -303,7 +304,14 @@ def make_accelerator(device: str, *, amp: str = "no", **keywords: Any) -> Accele
     if device not in ("auto", "cpu"):
         raise ConfigError(f"train.device is {device!r}, expected auto or cpu")
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=amp, **keywords)
+    cpu = device == "cpu" or not torch.accelerator.is_available()  # several processes on it have to be asked for
+    accelerator = Accelerator(cpu=cpu, mixed_precision=amp, **keywords)
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:
+        raise ConfigError(
+            f"{started} processes were started, but {accelerator.device.type} takes {accelerator.num_processes}: "
+            "start one, or choose the device cpu"
+        )
     if amp == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("train.amp is 'fp16', which needs a GPU; on a CPU there is bf16")
     return accelerator
