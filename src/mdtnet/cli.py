@@ -260,6 +260,8 @@ def _test_arguments(parser: Any) -> None:
 
 
 def _test(options: Any) -> None:
+    from accelerate import PartialState
+
     from mdtnet.checkpoint import load_checkpoint
     from mdtnet.config import TestConfig, from_dict, protocol_named, to_dict
     from mdtnet.evaluation import evaluate_checkpoint, protocol
@@ -287,6 +289,8 @@ def _test(options: Any) -> None:
         device=options.device,
         workers=options.workers,
     )
+    if not PartialState().is_main_process:
+        return
     console.print(cli_data.figures_table(figures, title=title))
     console.print(f"scores {out}/scores.npz, metrics {out}/metrics.json", highlight=False)
     if figures["unreadable"] == figures["videos"]:
