@@ -457,7 +457,7 @@ VERBS: dict[str, Verb] = {
         cli_data.prepare_arguments,
         cli_data.prepare,
         "  mdtnet data prepare ucf101 --root ucf101/ --out ucf101/lists --split all --download\n"
-        "  mdtnet data prepare folder --root videos/ --out videos/lists",
+        "  mdtnet data prepare folder --root videos/ --out lists",
     ),
     "data check": Verb(
         "decode every video: which can be used, what is wrong with the others", cli_data.check_arguments, cli_data.check
