@@ -19,7 +19,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class SaliencyConfig:
-    """Readings of the motion salience map (METHOD section 2); every field is one R-switch."""
+    """The motion salience map: what the paper leaves open, one field a choice (docs/method.md)."""
 
     variant: Literal["amplitude", "phase", "spectral_residual", "difference"] = "amplitude"
     """What measures motion at a pixel: Fourier amplitude, phase, spectral residual, or plain frame difference."""

@@ -34,7 +34,7 @@ from mdtnet.saliency import SaliencyConfig, floored, luma, pool, pooled_saliency
 
 @dataclass(frozen=True)
 class MDTNetConfig:
-    """Components of MDT-Net and the readings of the paper (METHOD sections 3 to 6); every field is one R-switch."""
+    """Components of MDT-Net, and what the paper leaves open, one field a choice (docs/method.md)."""
 
     frames_per_segment: int = 5
     """K, the frames of a segment."""
