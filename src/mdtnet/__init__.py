@@ -15,8 +15,13 @@ _PUBLIC = {
     "Recogniser": "mdtnet.inference",
     "build_model": "mdtnet.models.build",
     "load_model": "mdtnet.checkpoint",
-    "ModelConfig": "mdtnet.config",
+    "train": "mdtnet.training",
+    "evaluate_checkpoint": "mdtnet.evaluation",
     "RunConfig": "mdtnet.config",
+    "DataConfig": "mdtnet.config",
+    "ModelConfig": "mdtnet.config",
+    "TrainConfig": "mdtnet.config",
+    "TestConfig": "mdtnet.config",
 }
 """Public name -> the module that defines it; imported when first used, so that `import mdtnet` is quick."""
 
