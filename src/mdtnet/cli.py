@@ -137,7 +137,7 @@ def _help_formatter() -> Any:
         """Examples as they are written, and defaults, but for those that say nothing."""
 
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            plain = action.default in (None, "", ()) or (isinstance(action.default, bool) and action.nargs == 0)
+            plain = action.default in (None, "", (), []) or (isinstance(action.default, bool) and action.nargs == 0)
             return action.help if plain else super()._get_help_string(action)
 
     return Formatter

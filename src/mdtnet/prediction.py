@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mdtnet.checks import check_file
 from mdtnet.data.annotations import is_video
 from mdtnet.data.video import is_image
 from mdtnet.errors import ConfigError, DataError, VideoError
@@ -157,8 +158,7 @@ def write_json(predictions: Iterable[Prediction], out: str | Path) -> None:
         ConfigError: `out` is a folder, or its folder is not there.
     """
     out = Path(out)
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"{out}: cannot be written, expected a file name in a folder that exists")
+    check_file(out)
     text = json.dumps([prediction.to_dict() for prediction in predictions], indent=1, ensure_ascii=False)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.write_bytes(text.encode("utf-8", "replace"))
