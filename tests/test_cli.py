@@ -15,6 +15,7 @@ import yaml
 from mdtnet import cli
 from mdtnet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from mdtnet.cli import VERBS, main
+from mdtnet.cli_options import parse
 from mdtnet.config import TestConfig
 from mdtnet.data.synthetic import RenderConfig, render_dataset
 
@@ -131,19 +132,19 @@ def test_what_is_typed_goes_over_the_config_also_where_it_is_the_default(tmp_pat
         "--out",
         "r",
     ]
-    found = cli._run_config(cli._parse("train", VERBS["train"], [str(word) for word in words]))
+    found = cli._run_config(parse("train", VERBS["train"], [str(word) for word in words]))
     assert (found.out, found.train.epochs, found.train.partial_bn, found.model.weights) == ("r", 70, False, "")
     assert (found.train.steps, found.test.clips) == ((1,), 10)
 
 
 @pytest.mark.parametrize("words", [["--train.steps", "5,9"], ["--train.steps=5,9"], ["--train.steps", "[5, 9]"]])
 def test_lists_need_no_brackets(words):
-    assert cli._run_config(cli._parse("train", VERBS["train"], words)).train.steps == (5, 9)
+    assert cli._run_config(parse("train", VERBS["train"], words)).train.steps == (5, 9)
 
 
 def test_help_tells_defaults_and_no_group_of_options(capsys):
     with pytest.raises(SystemExit):
-        cli._parse("train", VERBS["train"], ["--help"])
+        parse("train", VERBS["train"], ["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "Passes over the training videos. (default: 70)" in text
     assert "--config CONFIG YAML file" in text

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mdtnet.cli import VERBS, _parse
+from mdtnet.cli import VERBS
+from mdtnet.cli_options import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,7 +23,7 @@ def test_commands_parse(command):
     arguments = ["tsn" if w == "MODEL" else w for w in words[len(name.split()) :]]
     assert name in VERBS
     if arguments or name in ("demo", "models"):
-        _parse(name, VERBS[name], arguments)
+        parse(name, VERBS[name], arguments)
 
 
 def test_the_two_commands_are_in_the_makefile():

@@ -17,7 +17,8 @@ import yaml
 from tiny import write_video, write_videos
 
 from mdtnet import study_run
-from mdtnet.cli import VERBS, _parse, main
+from mdtnet.cli import VERBS, main
+from mdtnet.cli_options import parse
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.data.annotations import Texts, VideoList, load_videos
 from mdtnet.data.dataset import ClipDataset
@@ -243,7 +244,7 @@ def test_more_views_are_tested_after_training(tmp_path):
     assert study_run.has_views(config.test)
     assert not study_run.has_views(replace(config.test, clips=1, flip=False, fusion="logits", batch_size=2))
     verb, *arguments = study_run._test_command(tmp_path / "run", config)
-    options = _parse(verb, VERBS[verb], arguments)
+    options = parse(verb, VERBS[verb], arguments)
     assert (options.clips, options.flip, options.crops) == (3, True, 1)
     assert options.checkpoint.endswith("last.pt")
     listed, val = load_videos(options.data), load_split(config.data)[1]

@@ -14,10 +14,11 @@ from typing import Any
 
 import rich.console
 import rich.progress
+from accelerate.utils import broadcast_object_list
 
 from mdtnet.checkpoint import atomic_write, load_checkpoint
 from mdtnet.config import RunConfig, to_dict
-from mdtnet.errors import CheckpointError, ConfigError
+from mdtnet.errors import CheckpointError, ConfigError, MdtnetError
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,12 @@ FREE = (
 LOG_SECONDS = 10.0  # between lines where there is no terminal
 BAR_SECONDS = 0.3  # between updates of the bar
 PATIENCE_SECONDS = 3.0  # launchers repeat a signal at once; a user's second Ctrl-C comes later
+
+
+def new_folder(config: RunConfig) -> str:
+    """A folder in `runs/` that the main process's clock names for all."""
+    name = f"runs/{time.strftime('%Y-%m-%d_%H%M%S')}_{config.model.name}_{config.model.trunk}"
+    return broadcast_object_list([name])[0]
 
 
 def check_folder(config: RunConfig, *, resume: bool) -> None:
@@ -124,6 +131,15 @@ def log_file(path: Path, *, active: bool) -> Iterator[None]:
         package.removeHandler(handler)
         package.setLevel(level)
         handler.close()
+
+
+class Interrupted(MdtnetError):
+    """A signal stopped training, which has saved its state; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, number: int, out: str) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}; go on with: mdtnet train --config {Path(out, 'config.yaml')} --resume")
+        self.exit_code = 128 + number
 
 
 class Signals:

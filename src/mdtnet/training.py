@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from torch import Tensor, nn
 
 from mdtnet.checkpoint import fill, load_checkpoint, save_checkpoint
 from mdtnet.config import ModelConfig, RunConfig, save_yaml, to_dict
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.transforms import mirror_labels
-from mdtnet.errors import CheckpointError, ConfigError, DivergedError, MdtnetError, VideoError
+from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
 from mdtnet.evaluation import ScoreTable, evaluate, load_split, make_accelerator, protocol, save_results
 from mdtnet.models.build import build_model
 from mdtnet.models.pretrained import cost_of_start
@@ -54,25 +53,18 @@ from mdtnet.runlog import (
     COLUMNS_MULTI_LABEL,
     LAST,
     Display,
+    Interrupted,
     Signals,
     check_folder,
     ignore_signals,
     log_file,
+    new_folder,
     write_csv,
 )
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]  # what the loader gives: `frames`, `label`, `errors`
-
-
-class Interrupted(MdtnetError):
-    """A signal stopped training, which has saved its state; `exit_code` is 128 + the signal's number."""
-
-    def __init__(self, number: int, out: str) -> None:
-        name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; go on with: mdtnet train --config {Path(out, 'config.yaml')} --resume")
-        self.exit_code = 128 + number
 
 
 @dataclass(frozen=True)
@@ -255,10 +247,8 @@ class Run:
     def _empty_loss(self) -> Tensor:
         if not self.synced:
             return torch.zeros((), device=self._device, requires_grad=True)
-        data, frames = (
-            self.config.data,
-            self.model.frames_per_segment,
-        )  # the others wait for this one's batch norms
+        # the other processes wait for this one's batch norms
+        data, frames = self.config.data, self.model.frames_per_segment
         shape = (1, data.num_segments, frames, 3, data.size, data.size)
         return self.model(torch.zeros(shape, dtype=torch.uint8, device=self._device)).sum() * 0  # type: ignore
 
@@ -463,7 +453,7 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
         log_with=trackers or None,
         project_config=ProjectConfiguration(logging_dir="runs"),  # until processes can agree on a folder
     )
-    config = config if config.out else dataclasses.replace(config, out=_new_folder(config))
+    config = config if config.out else dataclasses.replace(config, out=new_folder(config))
     accelerator.project_configuration.logging_dir = str(Path(config.out, "tensorboard"))
     torch.backends.cudnn.deterministic = True  # on a GPU the same run gives the same weights
     check_config(config, processes=accelerator.num_processes)
@@ -479,12 +469,6 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
         finally:
             run.close()
     return run.result()
-
-
-def _new_folder(config: RunConfig) -> str:
-    """The main process's clock names it for all."""
-    name = f"runs/{time.strftime('%Y-%m-%d_%H%M%S')}_{config.model.name}_{config.model.trunk}"
-    return broadcast_object_list([name])[0]
 
 
 def _loop(run: Run) -> None:
