@@ -40,7 +40,8 @@ READING = (
     "± is the half width of a 95 % interval of Student's t over seeds; folds are pooled within a seed "
     "(mean class: averaged). It says how far another set of seeds may differ, not another set of videos.",
     "Differences are paired: the same seed, that is the same order of videos, and the same data and folds. Bold: the "
-    "interval lies on one side of zero. With many rows some do so by chance.",
+    "interval lies on one side of zero. With many rows some do so by chance. The same seed on another machine (named "
+    "below) may give another result.",
     "GMACs are of all views of a video; a network that reads more frames a segment is not charged for decoding them.",
 )
 
