@@ -9,7 +9,7 @@ PACKAGE = Path(mdtnet.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"cli_data", "cli_bench", "cli_study", "cli_pictures"},
+    {"cli_data", "cli_bench", "cli_study", "cli_pictures", "cli_options"},
     {"demo", "study_report"},
     {"study_run"},
     {"report", "explain", "bench"},
