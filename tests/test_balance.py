@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 
-from mdtnet import recipe
 from mdtnet.config import DataConfig, RunConfig, TrainConfig, from_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipBatches, ClipDataset
 from mdtnet.data.transforms import ClipAugment, mirror_labels
 from mdtnet.errors import ConfigError
-from mdtnet.training import train
+from mdtnet.training import recipe
+from mdtnet.training.loop import train
 
 # Left and right
 

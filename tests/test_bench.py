@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from mdtnet import bench as module
-from mdtnet.bench import BenchConfig, Row, bench, clocked
-from mdtnet.cli import main
-from mdtnet.cli_bench import speed_table
+from mdtnet.cli.main import main
+from mdtnet.cli.measure import speed_table
 from mdtnet.errors import ConfigError
+from mdtnet.measure import bench as module
+from mdtnet.measure.bench import BenchConfig, Row, bench, clocked
 
 TINY = {"trunks": ("resnet18",), "width": 0.125, "segments": 2, "size": 32, "repeats": 2, "threads": 1}
 

@@ -11,8 +11,8 @@ from mdtnet.checks import RANGES, check_file, check_ranges, make_folder
 from mdtnet.config import RunConfig, from_dict, load_yaml
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import build_model
-from mdtnet.recipe import check_config
-from mdtnet.study import load_study
+from mdtnet.study.grid import load_study
+from mdtnet.training.recipe import check_config
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mdtnet import cli
+from mdtnet.builtin.render import RenderConfig, render_dataset
 from mdtnet.checkpoint import load_checkpoint, load_model, save_checkpoint
-from mdtnet.cli import VERBS, main
-from mdtnet.cli_options import parse
+from mdtnet.cli import main as cli
+from mdtnet.cli.main import VERBS, main
+from mdtnet.cli.parse import parse
 from mdtnet.config import TestConfig
-from mdtnet.data.synthetic import RenderConfig, render_dataset
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -204,7 +204,7 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(videos, trai
     best, file = trained / "checkpoints/best.pt", tmp_path / "file"
     file.touch()
     monkeypatch.setattr("mdtnet.evaluation.evaluate", None)
-    monkeypatch.setattr("mdtnet.inference.Recogniser.predict_many", None)
+    monkeypatch.setattr("mdtnet.inference.recogniser.Recogniser.predict_many", None)
     for words, place in (
         (["test", best, "--data", videos / "val", "--out", file], file),
         (["predict", best, videos / "val", "--json", tmp_path / "none/o.json"], tmp_path / "none/o.json"),

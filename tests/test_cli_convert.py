@@ -6,7 +6,7 @@ import torch
 from official import OFFICIAL, golden_state, renamed
 
 import mdtnet
-from mdtnet.cli import main
+from mdtnet.cli.main import main
 from mdtnet.config import ModelConfig
 from mdtnet.models.build import build_model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from mdtnet.cli import main
+from mdtnet.cli.main import main
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:

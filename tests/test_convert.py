@@ -14,7 +14,7 @@ from mdtnet.checkpoint import load_checkpoint, save_checkpoint
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.convert import convert
 from mdtnet.errors import CheckpointError, ConfigError
-from mdtnet.inference import Recogniser
+from mdtnet.inference.recogniser import Recogniser
 from mdtnet.models.build import build_model
 
 TDN = RunConfig(data=DataConfig(num_segments=8), model=ModelConfig(name="tdn", trunk="resnet18", width=0.125))

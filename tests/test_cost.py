@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mdtnet.config import ModelConfig
-from mdtnet.cost import count, latency
+from mdtnet.measure.cost import count, latency
 from mdtnet.models.build import build_model
 from mdtnet.models.deform import deform_conv2d
 from mdtnet.models.temporal import DepthwiseConv

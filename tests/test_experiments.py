@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from mdtnet.checkpoint import load_checkpoint
-from mdtnet.cli import main
+from mdtnet.cli.main import main
 from mdtnet.config import RunConfig, TestConfig, load_yaml, protocol_name
 from mdtnet.data.prepare import prepare
 from mdtnet.evaluation import load_split
 from mdtnet.models.build import SYSTEMS, build_model
-from mdtnet.training import train
+from mdtnet.training.loop import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "sthv1": 174, "sthv2": 174}

@@ -11,10 +11,17 @@ from test_pictures import frames_of_square, write_video
 from torch import nn
 
 from mdtnet.checkpoint import save_checkpoint
-from mdtnet.cli import main
+from mdtnet.cli.main import main
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.errors import CheckpointError, ConfigError, VideoError
-from mdtnet.explain import (
+from mdtnet.inference.recogniser import Recogniser
+from mdtnet.models.build import SYSTEMS, build_model
+from mdtnet.models.deform import deform_conv2d
+from mdtnet.models.mdtnet import DCME
+from mdtnet.models.saliency import SaliencyConfig
+from mdtnet.models.trunk import Trunk
+from mdtnet.models.tsn import TSN
+from mdtnet.pages.explain import (
     OFFSETS_HEIGHT,
     explain,
     grad_cam,
@@ -23,13 +30,6 @@ from mdtnet.explain import (
     most_motion,
     sampling_points,
 )
-from mdtnet.inference import Recogniser
-from mdtnet.models.build import SYSTEMS, build_model
-from mdtnet.models.deform import deform_conv2d
-from mdtnet.models.mdtnet import DCME
-from mdtnet.models.trunk import Trunk
-from mdtnet.models.tsn import TSN
-from mdtnet.saliency import SaliencyConfig
 
 
 class Colours(Trunk):

@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 from test_pictures import frames_of_square, write_video
 
-from mdtnet import export as module
 from mdtnet.checkpoint import save_checkpoint
-from mdtnet.cli import main
+from mdtnet.cli.main import main
 from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig
 from mdtnet.data.annotations import Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
-from mdtnet.deployed import Deployed, Description, read_views
+from mdtnet.deploy import export as module
+from mdtnet.deploy.export import compare, describe, eager, export
+from mdtnet.deploy.graph import pure, traced
 from mdtnet.errors import CheckpointError, ConfigError, DataError, ExportError, VideoError
-from mdtnet.export import compare, describe, eager, export
-from mdtnet.graph import pure, traced
-from mdtnet.inference import Recogniser
+from mdtnet.inference.exported import Deployed, Description, read_views
+from mdtnet.inference.recogniser import Recogniser
 from mdtnet.models.build import SYSTEMS, build_model
 from mdtnet.models.mdtnet import MDTNetConfig
 

@@ -12,15 +12,15 @@ import torch
 from test_training import assert_same_state, signal_at_step
 from torch.testing import assert_close
 
-from mdtnet import training
-from mdtnet.bench import BenchConfig, bench
 from mdtnet.checkpoint import load_model, save_checkpoint
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.evaluation import evaluate_checkpoint
-from mdtnet.inference import Recogniser
+from mdtnet.inference.recogniser import Recogniser
+from mdtnet.measure.bench import BenchConfig, bench
 from mdtnet.models.build import SYSTEMS, build_model
-from mdtnet.saliency import SaliencyConfig, frames_saliency
-from mdtnet.training import train
+from mdtnet.models.saliency import SaliencyConfig, frames_saliency
+from mdtnet.training import loop as training
+from mdtnet.training.loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device")]
 SMALL = {"trunk": "resnet18", "width": 0.25}

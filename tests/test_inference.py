@@ -15,9 +15,9 @@ from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig
 from mdtnet.data import dataset
 from mdtnet.data.annotations import load_videos
 from mdtnet.errors import CheckpointError, ConfigError, DataError, VideoError
-from mdtnet.inference import Recogniser
+from mdtnet.inference.prediction import expand_sources, write_json
+from mdtnet.inference.recogniser import Recogniser
 from mdtnet.models.build import build_model
-from mdtnet.prediction import expand_sources, write_json
 
 CLASSES = ("left", "right", "up", "down", "still", "wave")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mdtnet.memory import keep_freed_memory
+from mdtnet.machine import keep_freed_memory
 
 PASSES = """
 import resource, sys

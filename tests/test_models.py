@@ -15,9 +15,9 @@ from mdtnet.errors import ConfigError
 from mdtnet.models import pretrained
 from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
 from mdtnet.models.mdtnet import DCME, Excitation, MDTNetConfig
+from mdtnet.models.saliency import SaliencyConfig
 from mdtnet.models.temporal import combined, depthwise_conv, gated, neighbour_differences, shift
 from mdtnet.models.trunk import Place, Timeline, half_size
-from mdtnet.saliency import SaliencyConfig
 
 SMALL = ("resnet18", "mobilenet_v2")
 ALL = [(s, t) for s in SYSTEMS for t in TRUNKS]

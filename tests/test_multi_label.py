@@ -11,17 +11,18 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from mdtnet import metrics, recipe
-from mdtnet.cli import main
+from mdtnet import metrics
+from mdtnet.cli.main import main
 from mdtnet.config import DataConfig, RunConfig, TestConfig, TrainConfig
 from mdtnet.data.annotations import describe, load_videos, split_by_group, write_list
 from mdtnet.data.dataset import ClipDataset, collate
-from mdtnet.data.folds import split_folds
 from mdtnet.data.info import contact_sheet, data_info
+from mdtnet.data.splits import split_folds
 from mdtnet.errors import ConfigError, DataError
 from mdtnet.evaluation import ScoreTable, fuse_tables, relabel, save_results
-from mdtnet.inference import Recogniser
-from mdtnet.report import build_comparison
+from mdtnet.inference.recogniser import Recogniser
+from mdtnet.pages.report import build_comparison
+from mdtnet.training import recipe
 
 COLOURS = {"blue": (0, 0, 230), "red": (230, 0, 0)}
 
@@ -325,8 +326,8 @@ def test_lists_are_checked_and_described(run, tmp_path, capsys):
 def test_the_exported_network_gives_sigmoids(run, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-    from mdtnet.deployed import Deployed
-    from mdtnet.export import export
+    from mdtnet.deploy.export import export
+    from mdtnet.inference.exported import Deployed
 
     checkpoint, videos = run / "checkpoints/best.pt", run.parent / "videos"
     export(checkpoint, format="onnx", out=tmp_path / "best.onnx", clips=str(videos))

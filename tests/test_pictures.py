@@ -9,8 +9,8 @@ from PIL import Image
 
 from mdtnet.data.video import probe, read_clip
 from mdtnet.errors import ConfigError, VideoError
-from mdtnet.pictures import PANEL_HEIGHT, VARIANTS, draw_saliency, enhanced, heat, key_index, read_key_frames
-from mdtnet.saliency import SaliencyConfig
+from mdtnet.models.saliency import SaliencyConfig
+from mdtnet.pages.pictures import PANEL_HEIGHT, VARIANTS, draw_saliency, enhanced, heat, key_index, read_key_frames
 
 FPS = 12
 

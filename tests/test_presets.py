@@ -10,7 +10,7 @@ from mdtnet.config import load_yaml
 from mdtnet.data.annotations import load_videos, split_by_group
 from mdtnet.models import pretrained
 from mdtnet.models.pretrained import cost_of_start
-from mdtnet.training import train
+from mdtnet.training.loop import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 UCF101 = [f"Class{i}" for i in range(100)] + ["ApplyEyeMakeup"]

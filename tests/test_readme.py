@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mdtnet.cli import VERBS
-from mdtnet.cli_options import parse
+from mdtnet.cli.main import VERBS
+from mdtnet.cli.parse import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from mdtnet import recipe
 from mdtnet.config import ModelConfig, TrainConfig
 from mdtnet.models.build import build_model
+from mdtnet.training import recipe
 
 
 def rates(config: TrainConfig, steps_per_epoch: int = 4) -> list[float]:

@@ -10,12 +10,12 @@ import av
 import numpy as np
 import pytest
 
-from mdtnet.charts import Line, chart
 from mdtnet.config import DataConfig, ModelConfig, RunConfig, save_yaml
 from mdtnet.errors import ConfigError, DataError
 from mdtnet.evaluation import ScoreTable, save_results
-from mdtnet.report import build_comparison, build_report
-from mdtnet.runlog import COLUMNS, write_csv
+from mdtnet.pages.charts import Line, chart
+from mdtnet.pages.report import build_comparison, build_report
+from mdtnet.training.run_folder import COLUMNS, write_csv
 
 CLASSES = ("sit_down", "stand_up", "pick_up", "put_down", "wave", "jump")
 PAIRS = (("sit_down", "stand_up"), ("pick_up", "put_down"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdtnet.saliency import (
+from mdtnet.models.saliency import (
     SaliencyConfig,
     amplitude_energy,
     dft,

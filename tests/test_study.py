@@ -16,21 +16,21 @@ import torch
 import yaml
 from tiny import write_video, write_videos
 
-from mdtnet import study_run
-from mdtnet.cli import VERBS, main
-from mdtnet.cli_options import parse
+from mdtnet.cli.main import VERBS, main
+from mdtnet.cli.parse import parse
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.data.annotations import Texts, VideoList, load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.exposure import expose, exposure_table
-from mdtnet.data.folds import deal, split_folds
-from mdtnet.deployed import Description, read_views
+from mdtnet.data.splits import deal, split_folds
 from mdtnet.errors import ConfigError, DataError
 from mdtnet.evaluation import ScoreTable, load_split
-from mdtnet.study import load_study, only
-from mdtnet.study_report import build_study
-from mdtnet.study_results import RESULTS, Row, append_row, read_configs, read_rows, standing, write_configs
-from mdtnet.study_stats import T_95, cells, difference, interval
+from mdtnet.inference.exported import Description, read_views
+from mdtnet.study import runs as study_run
+from mdtnet.study.grid import load_study, only
+from mdtnet.study.page import build_study
+from mdtnet.study.results import RESULTS, Row, append_row, read_configs, read_rows, standing, write_configs
+from mdtnet.study.stats import T_95, cells, difference, interval
 
 STUDIES = Path(__file__).parents[1] / "studies"
 RUN = {

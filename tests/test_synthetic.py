@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from mdtnet.data.drawing import render
-from mdtnet.data.movers import Mover, passing
-from mdtnet.data.scene import Scene
-from mdtnet.data.synthetic import (
+from mdtnet.builtin.drawing import render
+from mdtnet.builtin.movers import Mover, passing
+from mdtnet.builtin.render import (
     ACTIONS,
     REVERSAL_PAIRS,
     RenderConfig,
@@ -24,6 +23,7 @@ from mdtnet.data.synthetic import (
     render_clip,
     render_dataset,
 )
+from mdtnet.builtin.scene import Scene
 from mdtnet.errors import ConfigError
 
 SMALL = RenderConfig(train_clips=2, val_clips=1, size=32, fps=10, seed=3)

@@ -16,15 +16,16 @@ import tiny
 import torch
 from accelerate.utils import set_seed
 
-from mdtnet import recipe, training
 from mdtnet.checkpoint import load_checkpoint, load_model
 from mdtnet.config import load_yaml, save_yaml
 from mdtnet.data.annotations import load_videos, write_list
 from mdtnet.data.dataset import ClipBatches
 from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
 from mdtnet.evaluation import ScoreTable
-from mdtnet.report import build_report
-from mdtnet.training import train
+from mdtnet.pages.report import build_report
+from mdtnet.training import loop as training
+from mdtnet.training import recipe
+from mdtnet.training.loop import train
 
 
 @pytest.fixture(autouse=True)

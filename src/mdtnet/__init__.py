@@ -12,10 +12,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Recogniser": "mdtnet.inference",
+    "Recogniser": "mdtnet.inference.recogniser",
     "build_model": "mdtnet.models.build",
     "load_model": "mdtnet.checkpoint",
-    "train": "mdtnet.training",
+    "train": "mdtnet.training.loop",
     "evaluate_checkpoint": "mdtnet.evaluation",
     "RunConfig": "mdtnet.config",
     "DataConfig": "mdtnet.config",

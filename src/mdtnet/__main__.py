@@ -2,6 +2,6 @@
 
 import sys
 
-from mdtnet.cli import main
+from mdtnet.cli.main import main
 
 sys.exit(main())

@@ -19,7 +19,7 @@ from mdtnet.data.segments import TestRule
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import System, TrunkName
 from mdtnet.models.mdtnet import MDTNetConfig
-from mdtnet.saliency import SaliencyConfig
+from mdtnet.models.saliency import SaliencyConfig
 
 
 @dataclass(frozen=True)

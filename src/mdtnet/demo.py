@@ -12,15 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mdtnet.builtin.render import REVERSAL_PAIRS, RenderConfig, render_dataset
 from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig, TrainConfig
-from mdtnet.data.synthetic import REVERSAL_PAIRS, RenderConfig, render_dataset
 from mdtnet.errors import DataError
 from mdtnet.evaluation import ScoreTable, evaluate_checkpoint
-from mdtnet.inference import Recogniser
+from mdtnet.inference.recogniser import Recogniser
 from mdtnet.metrics import pair_accuracy
-from mdtnet.pictures import draw_saliency
-from mdtnet.report import build_comparison, build_report
-from mdtnet.training import train
+from mdtnet.pages.pictures import draw_saliency
+from mdtnet.pages.report import build_comparison, build_report
+from mdtnet.training.loop import train
 
 SYSTEMS = ("tsn", "mdtnet2")
 RENDER = RenderConfig(train_clips=40, val_clips=10, size=72)

@@ -28,11 +28,11 @@ from mdtnet.checks import check_ranges, make_folder
 from mdtnet.config import DataConfig, TestConfig, nearest, protocol_name, test_crop_size, to_dict
 from mdtnet.data.annotations import VideoList, load_videos, split_by_group
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
-from mdtnet.data.folds import split_folds
+from mdtnet.data.splits import split_folds
 from mdtnet.data.transforms import mirror_labels, stack_clips
 from mdtnet.errors import ConfigError, DataError, DivergedError
 from mdtnet.models.folding import folded
-from mdtnet.runlog import CONSOLE, ignore_signals
+from mdtnet.training.run_folder import CONSOLE, ignore_signals
 
 Fusion = Literal["logits", "softmax"]
 SPLIT_SEED = 0  # runs of different seeds are compared on the same split

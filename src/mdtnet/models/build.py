@@ -9,6 +9,7 @@ from mdtnet.checks import check_ranges
 from mdtnet.errors import ConfigError
 from mdtnet.models.mdtnet import MDTNet, MDTNetConfig, excite
 from mdtnet.models.pretrained import start_trunk, start_weights, take_over
+from mdtnet.models.saliency import SaliencyConfig
 from mdtnet.models.tdn import TDN, differ
 from mdtnet.models.tea import SPLITS, TEA, Res2NetBlock, excite_and_aggregate
 from mdtnet.models.trunk import (
@@ -23,7 +24,6 @@ from mdtnet.models.trunk import (
 )
 from mdtnet.models.tsm import TSM, shift_every, shift_step
 from mdtnet.models.tsn import TSN
-from mdtnet.saliency import SaliencyConfig
 
 System = Literal["tsn", "tsm", "tea", "tdn", "mdtnet1", "mdtnet2"]
 TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]

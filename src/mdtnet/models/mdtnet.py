@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.deform import deform_conv2d_sum
+from mdtnet.models.saliency import SaliencyConfig, floored, luma, pool, pooled_saliency, resized
 from mdtnet.models.temporal import (
     CoarseDifference,
     ConvBN,
@@ -29,7 +30,6 @@ from mdtnet.models.temporal import (
     started,
 )
 from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_bn_features, normalise
-from mdtnet.saliency import SaliencyConfig, floored, luma, pool, pooled_saliency, resized
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mdtnet.data.exposure import Exposure, expose
 from mdtnet.data.segments import Sampling, clip_indices
 from mdtnet.data.video import read_clip, scaled_size
 from mdtnet.errors import CheckpointError, ConfigError, VideoError
-from mdtnet.prediction import Prediction, Predictor, check_choice, chosen
+from mdtnet.inference.prediction import Prediction, Predictor, check_choice, chosen
 
 SUFFIXES = (".onnx", ".xml")
 KEY = "mdtnet"

@@ -16,10 +16,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from mdtnet import __version__, cli_bench, cli_data, cli_pictures, cli_study
-from mdtnet.cli_options import Verb, parse
+from mdtnet import __version__
+from mdtnet.cli import data as cli_data
+from mdtnet.cli import measure as cli_bench
+from mdtnet.cli import pictures as cli_pictures
+from mdtnet.cli import study as cli_study
+from mdtnet.cli.parse import Verb, parse
 from mdtnet.errors import ConfigError, DataError, MdtnetError
-from mdtnet.memory import keep_freed_memory
+from mdtnet.machine import keep_freed_memory
 
 console = Console()
 errors = Console(stderr=True)
@@ -86,7 +90,7 @@ def _print_overview() -> None:
 
 
 def _log_to_terminal() -> None:
-    from mdtnet.runlog import CONSOLE  # log lines stay above its progress bar
+    from mdtnet.training.run_folder import CONSOLE  # log lines stay above its progress bar
 
     handler: logging.Handler = logging.StreamHandler()
     if CONSOLE.is_terminal:
@@ -109,8 +113,8 @@ def _train_arguments(parser: Any) -> None:
 def _train(options: Any) -> None:
     from accelerate import PartialState
 
-    from mdtnet.report import build_report
-    from mdtnet.training import train
+    from mdtnet.pages.report import build_report
+    from mdtnet.training.loop import train
 
     result = train(_run_config(options), resume=options.resume)
     if not PartialState().is_main_process:
@@ -234,7 +238,7 @@ def _predict_arguments(parser: Any) -> None:
 
 def _predict(options: Any) -> int:
     from mdtnet.checks import check_file
-    from mdtnet.prediction import NOTHING, expand_sources, write_json
+    from mdtnet.inference.prediction import NOTHING, expand_sources, write_json
 
     sources = expand_sources(options.sources)
     if options.json:
@@ -262,20 +266,20 @@ def _predict(options: Any) -> int:
 
 
 def _recogniser(path: str, device: str) -> Any:
-    from mdtnet.deployed import SUFFIXES, Deployed
+    from mdtnet.inference.exported import SUFFIXES, Deployed
 
     if Path(path).suffix in SUFFIXES:
         if device not in ("auto", "cpu"):
             raise ConfigError(f"device is '{device}', but exported networks run on the CPU here")
         return Deployed.load(path)
-    from mdtnet.inference import Recogniser
+    from mdtnet.inference.recogniser import Recogniser
 
     _log_to_terminal()
     return Recogniser.load(path, device=device)
 
 
 def _export_arguments(parser: Any) -> None:
-    from mdtnet.export import Format
+    from mdtnet.deploy.export import Format
 
     parser.add_argument("checkpoint", help="a checkpoint file")
     parser.add_argument("--format", type=Format, default="onnx", help="onnx, openvino or torch (a .pt2 program)")
@@ -286,7 +290,7 @@ def _export_arguments(parser: Any) -> None:
 
 
 def _export(options: Any) -> None:
-    from mdtnet.export import SUFFIXES, export
+    from mdtnet.deploy.export import SUFFIXES, export
 
     if options.half and options.int8:
         raise ConfigError("--half and --int8 exclude each other")
@@ -304,8 +308,8 @@ def _report_arguments(parser: Any) -> None:
 
 
 def _report(options: Any) -> None:
-    from mdtnet.data.synthetic import REVERSAL_PAIRS
-    from mdtnet.report import build_comparison, build_report
+    from mdtnet.builtin.render import REVERSAL_PAIRS
+    from mdtnet.pages.report import build_comparison, build_report
 
     if len(options.runs) == 1:
         page = build_report(options.runs[0])

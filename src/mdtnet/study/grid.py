@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mdtnet.builtin.render import RENDERER_VERSION, RenderConfig
 from mdtnet.config import RunConfig, from_dict, nearest, read_yaml, to_dict
-from mdtnet.data.synthetic import RENDERER_VERSION, RenderConfig
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import System
-from mdtnet.runlog import flat
+from mdtnet.training.run_folder import flat
 
 DEFAULT = "default"
 NOT_HASHED = (

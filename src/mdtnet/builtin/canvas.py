@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mdtnet.data.scene import Camera, Colour, Point
+from mdtnet.builtin.scene import Camera, Colour, Point
 
 SUPERSAMPLE = 3  # drawn this much larger, then averaged down: smooth edges
 

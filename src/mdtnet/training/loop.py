@@ -31,7 +31,7 @@ from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoErro
 from mdtnet.evaluation import ScoreTable, evaluate, load_split, make_accelerator, protocol, save_results
 from mdtnet.models.build import build_model
 from mdtnet.models.pretrained import cost_of_start
-from mdtnet.recipe import (
+from mdtnet.training.recipe import (
     REFERENCE_BATCH,
     check_config,
     clip_loss,
@@ -47,7 +47,7 @@ from mdtnet.recipe import (
     sum_over_processes,
     update_average,
 )
-from mdtnet.runlog import (
+from mdtnet.training.run_folder import (
     BEST,
     COLUMNS,
     COLUMNS_MULTI_LABEL,

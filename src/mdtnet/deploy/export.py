@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from mdtnet.builtin.render import ACTIONS, RenderConfig, render_clip
 from mdtnet.checkpoint import load_model
 from mdtnet.config import RunConfig, TestConfig, test_crop_size
-from mdtnet.data.synthetic import ACTIONS, RenderConfig, render_clip
-from mdtnet.deployed import (
+from mdtnet.deploy.graph import PixelsToProbabilities, first_line, pure, traced
+from mdtnet.errors import ConfigError, DataError, ExportError, VideoError
+from mdtnet.inference.exported import (
     KEY,
     Deployed,
     Description,
@@ -33,10 +35,8 @@ from mdtnet.deployed import (
     required,
     resize_short,
 )
-from mdtnet.errors import ConfigError, DataError, ExportError, VideoError
-from mdtnet.graph import PixelsToProbabilities, first_line, pure, traced
+from mdtnet.inference.prediction import expand_sources
 from mdtnet.models.folding import folded
-from mdtnet.prediction import expand_sources
 
 log = logging.getLogger(__name__)
 

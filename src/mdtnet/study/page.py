@@ -14,18 +14,18 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
-from mdtnet.bench import describe_machine
-from mdtnet.charts import Dots, data_uri, scatter, strips
 from mdtnet.checkpoint import atomic_write
 from mdtnet.config import RunConfig, test_crop_size
-from mdtnet.cost import latency as seconds_of
 from mdtnet.errors import DataError
+from mdtnet.measure.bench import describe_machine
+from mdtnet.measure.cost import latency as seconds_of
 from mdtnet.models.build import build_model
-from mdtnet.report import SYSTEM_TITLES, environment, write_page
-from mdtnet.study import DEFAULT, Spec, Study, hash_of
-from mdtnet.study_results import RESULTS, Standing, read_configs, read_rows, standing
-from mdtnet.study_run import duration, picture_of
-from mdtnet.study_stats import Cell, Interval, cells, difference, interval
+from mdtnet.pages.charts import Dots, data_uri, scatter, strips
+from mdtnet.pages.report import SYSTEM_TITLES, environment, write_page
+from mdtnet.study.grid import DEFAULT, Spec, Study, hash_of
+from mdtnet.study.results import RESULTS, Standing, read_configs, read_rows, standing
+from mdtnet.study.runs import duration, picture_of
+from mdtnet.study.stats import Cell, Interval, cells, difference, interval
 
 LATENCY = "latency.json"
 REPEATS = 7

@@ -19,8 +19,8 @@ from mdtnet.data.annotations import Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.errors import ConfigError, VideoError
 from mdtnet.hub import HubMixin
+from mdtnet.inference.prediction import Prediction, Predictor, check_choice, chosen
 from mdtnet.models.folding import folded
-from mdtnet.prediction import Prediction, Predictor, check_choice, chosen
 
 
 class Recogniser(Predictor, HubMixin):

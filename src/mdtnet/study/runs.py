@@ -20,20 +20,20 @@ from typing import Any, BinaryIO
 
 import torch
 
+from mdtnet.builtin.render import REVERSAL_PAIRS, render_dataset
 from mdtnet.checkpoint import hardware
 from mdtnet.config import RunConfig, TestConfig, save_yaml, test_crop_size, to_dict
-from mdtnet.cost import Cost, count
 from mdtnet.data.annotations import write_list
-from mdtnet.data.synthetic import REVERSAL_PAIRS, render_dataset
 from mdtnet.errors import ConfigError, DataError, MdtnetError
 from mdtnet.evaluation import ScoreTable, load_figures, load_split
+from mdtnet.measure.cost import Cost, count
 from mdtnet.metrics import pair_accuracy, readable
 from mdtnet.models.build import build_model
-from mdtnet.pictures import VARIANTS, contact_sheet
-from mdtnet.report import read_history
-from mdtnet.runlog import BEST, LAST, Signals
-from mdtnet.study import PATHS, Spec, Study, hash_of, rendered
-from mdtnet.study_results import RESULTS, Row, append_row, write_configs
+from mdtnet.pages.pictures import VARIANTS, contact_sheet
+from mdtnet.pages.report import read_history
+from mdtnet.study.grid import PATHS, Spec, Study, hash_of, rendered
+from mdtnet.study.results import RESULTS, Row, append_row, write_configs
+from mdtnet.training.run_folder import BEST, LAST, Signals
 
 try:
     import fcntl
@@ -409,7 +409,7 @@ def cost_of(config: RunConfig, num_classes: int) -> Cost:
 
 def commit() -> str:
     """Of the repository that this package lies in, marked where the package was changed since; "" without one."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     try:
         head, changed = (
             subprocess.run(

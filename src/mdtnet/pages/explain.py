@@ -22,11 +22,13 @@ from torch import Tensor
 
 from mdtnet.config import nearest
 from mdtnet.errors import ConfigError
-from mdtnet.inference import Recogniser
+from mdtnet.inference.prediction import Prediction
+from mdtnet.inference.recogniser import Recogniser
 from mdtnet.models.mdtnet import DCME
+from mdtnet.models.saliency import LUMA, SaliencyConfig, frames_saliency
 from mdtnet.models.tdn import KEY_FRAME
 from mdtnet.models.trunk import Timeline
-from mdtnet.pictures import (
+from mdtnet.pages.pictures import (
     INK,
     PAPER,
     SHEETS,
@@ -38,8 +40,6 @@ from mdtnet.pictures import (
     save_sheet,
     sheet,
 )
-from mdtnet.prediction import Prediction
-from mdtnet.saliency import LUMA, SaliencyConfig, frames_saliency
 
 STAGES = {"gradcam": (4,), "offsets": (2, 3, 4)}
 CAM_NOTE = "0 to the largest of the row; bright: speaks for the class named at the left"

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mdtnet.data.canvas import Canvas
-from mdtnet.data.movers import Mover
-from mdtnet.data.scene import Colour, Occluder, Scene, shade
+from mdtnet.builtin.canvas import Canvas
+from mdtnet.builtin.movers import Mover
+from mdtnet.builtin.scene import Colour, Occluder, Scene, shade
 
 # ---- rooms and streets, which stand still ---------------------------------------------------------------
 

@@ -22,9 +22,9 @@ import av
 import numpy as np
 import yaml
 
-from mdtnet.data.drawing import render
-from mdtnet.data.movers import MOST_DISTRACTORS
-from mdtnet.data.scene import Background, Conditions, Key, Motion, Scene, Theme, draw_scene
+from mdtnet.builtin.drawing import render
+from mdtnet.builtin.movers import MOST_DISTRACTORS
+from mdtnet.builtin.scene import Background, Conditions, Key, Motion, Scene, Theme, draw_scene
 from mdtnet.errors import ConfigError
 
 log = logging.getLogger(__name__)

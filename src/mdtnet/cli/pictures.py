@@ -9,7 +9,7 @@ console = Console()
 
 def saliency_arguments(parser: Any) -> None:
     from mdtnet.data.exposure import Exposure
-    from mdtnet.saliency import SaliencyConfig
+    from mdtnet.models.saliency import SaliencyConfig
 
     parser.add_argument("source", help="a video file or a folder of frames")
     parser.add_argument("-o", "--out", required=True, help=".png or .jpg: contact sheet; .mp4: overlay video")
@@ -29,8 +29,8 @@ def saliency_arguments(parser: Any) -> None:
 
 def saliency(options: Any) -> None:
     from mdtnet.config import from_dict, to_dict
-    from mdtnet.pictures import draw_saliency
-    from mdtnet.saliency import SaliencyConfig
+    from mdtnet.models.saliency import SaliencyConfig
+    from mdtnet.pages.pictures import draw_saliency
 
     values = {key: options.as_dict()[key] for key in to_dict(SaliencyConfig())}
     config = from_dict(SaliencyConfig, values, where="command line")
@@ -64,7 +64,7 @@ def explain_arguments(parser: Any) -> None:
 
 
 def explain(options: Any) -> None:
-    from mdtnet.explain import explain as draw
+    from mdtnet.pages.explain import explain as draw
 
     out = draw(
         options.checkpoints,

@@ -9,7 +9,7 @@ from rich.table import Table
 from mdtnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mdtnet.bench import Bench, Row
+    from mdtnet.measure.bench import Bench, Row
 
 console = Console()
 
@@ -41,7 +41,7 @@ def _cost_of(system: str, trunk: str, classes: int, segments: int, size: int) ->
     import torch
 
     from mdtnet.config import ModelConfig
-    from mdtnet.cost import count
+    from mdtnet.measure.cost import count
     from mdtnet.models.build import build_model
 
     for name, value in (("segments", segments), ("size", size), ("classes", classes)):
@@ -67,7 +67,7 @@ def cost_arguments(parser: Any) -> None:
 
 def cost(options: Any) -> None:
     from mdtnet.config import ModelConfig
-    from mdtnet.cost import latency
+    from mdtnet.measure.cost import latency
     from mdtnet.models.build import build_model
 
     found = _cost_of(options.model, options.trunk, options.classes, options.segments, options.size)
@@ -112,9 +112,9 @@ def bench_arguments(parser: Any) -> None:
 
 
 def bench(options: Any) -> None:
-    from mdtnet.bench import BenchConfig, check
-    from mdtnet.bench import bench as run_bench
     from mdtnet.checks import make_folder
+    from mdtnet.measure.bench import BenchConfig, check
+    from mdtnet.measure.bench import bench as run_bench
 
     values = {key: value for key, value in options.as_dict().items() if key in BenchConfig.__dataclass_fields__}
     lists = {key: tuple(filter(None, values[key].split(","))) for key in ("models", "trunks", "formats")}

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mdtnet.data.movers import Mover, background_movers, distractors, wobble
+from mdtnet.builtin.movers import Mover, background_movers, distractors, wobble
 
 CLIP_SECONDS = (1.0, 2.0)
 ANKLE = np.array([0.0, 0.03])  # above the sole

@@ -19,13 +19,14 @@ import yaml
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from mdtnet import metrics, pictures
-from mdtnet.charts import Line, chart, confusion, data_uri
+from mdtnet import metrics
 from mdtnet.checkpoint import atomic_write
 from mdtnet.config import DataConfig, RunConfig, TestConfig, load_yaml, to_dict
 from mdtnet.data.labels import label_text
 from mdtnet.errors import ConfigError, DataError, MdtnetError, VideoError
 from mdtnet.evaluation import ScoreTable
+from mdtnet.pages import pictures
+from mdtnet.pages.charts import Line, chart, confusion, data_uri
 
 SYSTEM_TITLES = {
     "tsn": "TSN",
@@ -447,7 +448,9 @@ def _strip(frames: np.ndarray) -> str:
 @lru_cache
 def environment() -> Environment:
     """The templates of pages."""
-    environment = Environment(loader=PackageLoader("mdtnet"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("mdtnet.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["percent"] = _percent
     return environment
 

@@ -17,7 +17,7 @@ SHOWN = 20  # lines of a long listing
 
 
 def render_arguments(parser: Any) -> None:
-    from mdtnet.data.synthetic import RenderConfig
+    from mdtnet.builtin.render import RenderConfig
 
     parser.add_argument("out", help="folder to make")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
@@ -25,8 +25,8 @@ def render_arguments(parser: Any) -> None:
 
 
 def render(options: Any) -> None:
+    from mdtnet.builtin.render import RenderConfig, conditions, render_dataset
     from mdtnet.config import from_dict
-    from mdtnet.data.synthetic import RenderConfig, conditions, render_dataset
 
     keys = [f for f in RenderConfig.__dataclass_fields__]
     config = from_dict(RenderConfig, {k: options.as_dict()[k] for k in keys}, where="command line")
@@ -235,7 +235,7 @@ def _say(text: str) -> None:
 @contextlib.contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None] | None]:
     """A progress bar on a terminal."""
-    from mdtnet.runlog import CONSOLE
+    from mdtnet.training.run_folder import CONSOLE
 
     if not CONSOLE.is_terminal:
         yield None
@@ -255,7 +255,7 @@ _COLUMNS = (
 
 @contextlib.contextmanager
 def _bytes_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    from mdtnet.runlog import CONSOLE
+    from mdtnet.training.run_folder import CONSOLE
 
     if not CONSOLE.is_terminal:
         yield None

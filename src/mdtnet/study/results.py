@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mdtnet.builtin.render import RenderConfig
 from mdtnet.checkpoint import atomic_write
 from mdtnet.config import RunConfig
-from mdtnet.data.synthetic import RenderConfig
 from mdtnet.errors import DataError
-from mdtnet.study import Spec, Study
+from mdtnet.study.grid import Spec, Study
 
 RESULTS = "results.csv"
 CONFIGS = "configs.json"

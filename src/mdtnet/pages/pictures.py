@@ -24,8 +24,8 @@ from mdtnet.data.exposure import Exposure, expose
 from mdtnet.data.segments import test_indices
 from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
 from mdtnet.errors import ConfigError
+from mdtnet.models.saliency import ENERGIES, LUMA, SaliencyConfig, floored, frames_saliency
 from mdtnet.models.trunk import Trunk
-from mdtnet.saliency import ENERGIES, LUMA, SaliencyConfig, floored, frames_saliency
 
 SHEETS = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4",)

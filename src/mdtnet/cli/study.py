@@ -10,8 +10,8 @@ from rich.table import Table
 from mdtnet.errors import ConfigError, MdtnetError
 
 if TYPE_CHECKING:
-    from mdtnet.study import Spec, Study
-    from mdtnet.study_results import Standing
+    from mdtnet.study.grid import Spec, Study
+    from mdtnet.study.results import Standing
 
 console = Console()
 STALE_SHOWN = 5
@@ -33,8 +33,8 @@ def study_arguments(parser: Any) -> None:
 
 
 def study(options: Any) -> None:
-    from mdtnet.study import load_study, only
-    from mdtnet.study_run import run_study
+    from mdtnet.study.grid import load_study, only
+    from mdtnet.study.runs import run_study
 
     found = load_study(options.study)
     wanted = only(found.specs, options.only)
@@ -58,7 +58,7 @@ def study(options: Any) -> None:
 
 def _check(found: "Study", specs: list["Spec"]) -> None:
     """See that the numbers of every run make sense, before the first one starts."""
-    from mdtnet.recipe import check_config
+    from mdtnet.training.recipe import check_config
 
     for spec in specs:
         try:
@@ -68,7 +68,7 @@ def _check(found: "Study", specs: list["Spec"]) -> None:
 
 
 def _standing(found: "Study") -> "Standing":
-    from mdtnet.study_results import RESULTS, read_configs, read_rows, standing
+    from mdtnet.study.results import RESULTS, read_configs, read_rows, standing
 
     return standing(found, read_rows(found.results / RESULTS), read_configs(found.results))
 
@@ -97,7 +97,7 @@ def _grid(found: "Study", wanted: list["Spec"], now: "Standing") -> Table:
 
 
 def _estimate(found: "Study", wanted: list["Spec"], now: "Standing", jobs: int) -> str:
-    from mdtnet.study_run import duration, time_left
+    from mdtnet.study.runs import duration, time_left
 
     seconds: dict[str, list[float]] = defaultdict(list)
     for row in now.done.values():
@@ -110,7 +110,7 @@ def _estimate(found: "Study", wanted: list["Spec"], now: "Standing", jobs: int) 
 
 
 def _report(found: "Study", *, latency: bool) -> None:
-    from mdtnet.study_report import build_study
+    from mdtnet.study.page import build_study
 
     for path in build_study(found, latency=latency):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

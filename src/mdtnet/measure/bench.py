@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from mdtnet import __version__
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.config import DataConfig, ModelConfig, RunConfig, nearest
-from mdtnet.cost import component, count
+from mdtnet.deploy.export import SUFFIXES, export, load_network
 from mdtnet.errors import ConfigError
-from mdtnet.export import SUFFIXES, export, load_network
+from mdtnet.measure.cost import component, count
 from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
 from mdtnet.models.folding import folded
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from mdtnet.data.backdrop import draw_movers, draw_occluders, draw_room
-from mdtnet.data.canvas import SUPERSAMPLE, Canvas
-from mdtnet.data.scene import Body, Camera, Colour, Scene, idle_sway, progress, shade, skeleton
+from mdtnet.builtin.backdrop import draw_movers, draw_occluders, draw_room
+from mdtnet.builtin.canvas import SUPERSAMPLE, Canvas
+from mdtnet.builtin.scene import Body, Camera, Colour, Scene, idle_sway, progress, shade, skeleton
 
 DOOR_WIDTH, DOOR_HANDLE = 0.42, 0.9  # statures; the handle's distance from the hinge as a share of it
 HEEL, TOE = np.array([-0.015, -0.008]), np.array([0.075, -0.014])  # from the ankle

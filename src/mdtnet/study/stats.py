@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from mdtnet.study import Spec, Study
-from mdtnet.study_results import Row
+from mdtnet.study.grid import Spec, Study
+from mdtnet.study.results import Row
 
 T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
