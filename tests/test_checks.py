@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mdtnet.checks import RANGES, check_file, check_ranges, make_folder
-from mdtnet.config import RunConfig, from_dict, load_yaml
+from mdtnet.checks import RANGES, check_config, check_ranges
+from mdtnet.config import RunConfig
+from mdtnet.config_file import from_dict, load_yaml
 from mdtnet.errors import ConfigError
+from mdtnet.files import check_file, make_folder
 from mdtnet.models.build import build_model
 from mdtnet.study.grid import load_study
-from mdtnet.training.recipe import check_config
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {

@@ -14,9 +14,11 @@ from mdtnet.checkpoint import save_checkpoint
 from mdtnet.config import DataConfig, TestConfig
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
+from mdtnet.data.splits import load_split
 from mdtnet.errors import ConfigError, DataError, DivergedError
-from mdtnet.evaluation import ScoreTable, evaluate, evaluate_checkpoint, load_split
+from mdtnet.evaluation import evaluate, evaluate_checkpoint
 from mdtnet.models.build import build_model
+from mdtnet.scores import ScoreTable
 
 TEN_BY_THREE = TestConfig(clips=2, crops=3, crop_size=32)
 

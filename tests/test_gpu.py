@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from test_training import assert_same_state, signal_at_step
+from runs import assert_same_state, signal_at_step
 from torch.testing import assert_close
 
 from mdtnet.checkpoint import load_model, save_checkpoint
-from mdtnet.config import DataConfig, ModelConfig, RunConfig
+from mdtnet.config import SYSTEMS, DataConfig, ModelConfig, RunConfig, SaliencyConfig
 from mdtnet.evaluation import evaluate_checkpoint
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.measure.bench import BenchConfig, bench
-from mdtnet.models.build import SYSTEMS, build_model
-from mdtnet.models.saliency import SaliencyConfig, frames_saliency
+from mdtnet.models.build import build_model
+from mdtnet.models.saliency import frames_saliency
 from mdtnet.training import loop as training
 from mdtnet.training.loop import train
 

@@ -1,52 +1,44 @@
-"""The import direction of the package: upwards only, no cycles, no sideways import that is not listed."""
+"""Who may import whom: rooms on floors, downwards only, no circle inside a room, and what must stay free of torch."""
 
 import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import mdtnet
 
 PACKAGE = Path(mdtnet.__file__).parent
-LAYERS = [
+FLOORS = [
     {"__main__"},
     {"cli"},
-    {"cli_data", "cli_bench", "cli_study", "cli_pictures", "cli_options"},
-    {"demo", "study_report"},
-    {"study_run"},
-    {"report", "explain", "bench"},
-    {"training", "inference", "convert", "export"},
-    {"evaluation", "recipe", "cost", "pictures", "hub", "study_stats"},
-    {"study_results"},
     {"study"},
-    {"runlog"},
+    {"demo", "measure"},
+    {"pages", "deploy"},
+    {"training", "inference"},
+    {"evaluation", "convert", "hub"},
     {"checkpoint"},
-    {"config", "data.dataset"},
-    {"models.build", "data.transforms", "graph"},
-    {"deployed"},
-    {"prediction"},
-    {"models.pretrained"},
-    {"models.tsn", "models.tsm", "models.tea", "models.tdn", "models.mdtnet"},
-    {"models.folding"},
-    {"models.temporal", "models.consensus"},
-    {"data.prepare", "data.check", "data.info"},
-    {"data.official", "data.folds"},
-    {"data.annotations"},
-    {"models.trunk", "models.deform", "data.video", "data.segments", "data.synthetic"},
-    {"data.drawing"},
-    {"data.backdrop"},
-    {"data.canvas"},
-    {"data.download", "data.isolated", "data.scene"},
-    {"data.movers", "data.labels", "data.exposure", "saliency", "metrics", "charts", "models.renames", "memory"},
-    {"checks"},
-    {"errors", "__init__", "data.__init__", "models.__init__"},
+    {"data", "models"},
+    {"config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores", "builtin"},
+    {"config"},
+    {"errors", "__init__"},
 ]
-"""Top to bottom: a module imports from the layers below its own."""
+"""Top to bottom: rooms (folders, or files of the package's root). A room imports from the floors below its own."""
 
-SIDEWAYS = {
-    ("models.tsm", "models.tsn"),
-    ("models.tea", "models.tsn"),
-    ("data.dataset", "config"),
-}
-"""Imports inside a layer that are meant."""
+ON_THE_GROUND = {("scores", "metrics"), ("scores", "machine"), ("scores", "files"), ("processes", "files")}
+"""Imports between rooms of one floor that are meant."""
+
+TORCH_FREE = [
+    *("errors", "config", "config_file", "checks", "files", "machine", "terminal", "metrics", "scores"),
+    *("builtin.render", "data.video", "data.segments", "data.exposure", "data.labels", "data.annotations"),
+    *("data.splits", "data.official", "data.prepare", "data.check", "data.info", "data.suffixes"),
+    *("inference.prediction", "inference.views", "inference.exported", "study.grid", "study.results", "study.stats"),
+    *("training.run_folder", "pages.report", "pages.charts", "pages.page"),
+    *sorted(f"cli.{path.stem}" for path in (PACKAGE / "cli").glob("[a-z]*.py")),
+]
+HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "huggingface_hub", "onnxruntime")
 
 
 def modules() -> dict[str, Path]:
@@ -55,6 +47,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, at its top or inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mdtnet":
@@ -64,30 +57,61 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_every_module_has_its_layer():
-    listed = set().union(*LAYERS)
-    assert set(modules()) == listed
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_every_room_has_its_floor():
+    assert {room(module) for module in modules()} == set().union(*FLOORS)
 
 
 def test_imports_go_downwards():
-    layer = {name: i for i, names in enumerate(LAYERS) for name in names}
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
     wrong = [
-        f"{name} imports {other}"
-        for name, path in modules().items()
+        f"{module} imports {other}"
+        for module, path in modules().items()
         for other in imports(path)
-        if layer[other] < layer[name] or (layer[other] == layer[name] and (name, other) not in SIDEWAYS)
+        if module != "__init__"  # its names are imported when they are used
+        and room(module) != room(other)
+        and floor[room(other)] <= floor[room(module)]
+        and (room(module), room(other)) not in ON_THE_GROUND
     ]
     assert wrong == []
 
 
-def test_models_never_import_data():
-    assert not [n for n, p in modules().items() if n.startswith("models.") and any("data" in i for i in imports(p))]
+def test_no_circles_inside_a_room():
+    graph = {module: imports(path) for module, path in modules().items() if module != "__init__"}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_names_come_from_the_file_that_defines_them():
+    empty = [path for path in PACKAGE.glob("*/__init__.py") if path.read_text().strip()]
+    assert empty == []
+
+
+@pytest.fixture(scope="module")
+def heavy_imports() -> dict[str, list[str]]:
+    """Module -> heavy packages that were loaded once it was imported, in one fresh process."""
+    code = f"""
+import importlib, json, sys
+found = {{}}
+for module in {TORCH_FREE!r}:
+    importlib.import_module("mdtnet." + module)
+    found[module] = [name for name in {HEAVY!r} if name in sys.modules]
+print(json.dumps(found))
+"""
+    import json
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_the_ground_is_free_of_torch(module, heavy_imports):
+    assert heavy_imports[module] == []
 
 
 def test_import_is_quick():
     """`import mdtnet` alone must not import torch."""
-    import subprocess
-    import sys
-
     code = "import sys, mdtnet; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

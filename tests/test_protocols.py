@@ -14,7 +14,8 @@ from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.segments import clip_indices
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.evaluation import ScoreTable, evaluate, fuse_tables, protocol
+from mdtnet.evaluation import evaluate, protocol
+from mdtnet.scores import ScoreTable, fuse_tables
 
 SMALL = DataConfig(num_segments=4, size=24, short_side=32)
 

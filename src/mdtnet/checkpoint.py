@@ -6,31 +6,29 @@ metadata. Other people's checkpoints that `models.pretrained` recognises are rea
 """
 
 import dataclasses
-import importlib.metadata
 import io
 import json
-import os
-import platform
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, from_dict, to_dict
+from mdtnet.config import DataConfig, ModelConfig, RunConfig
+from mdtnet.config_file import from_dict, to_dict
 from mdtnet.errors import CheckpointError, ConfigError
+from mdtnet.files import atomic_write
+from mdtnet.machine import versions
 from mdtnet.models.build import build_model
+from mdtnet.models.network import Network
 from mdtnet.models.pretrained import read_file, recognise
 
 FORMAT = "mdtnet"
 FORMAT_VERSION = 1
 KEYS = ("model", "config", "classes", "preprocessing", "versions", "metrics", "training")
-PACKAGES = ("mdtnet", "torch", "torchvision", "timm", "accelerate", "numpy", "av")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Checkpoint:
 def save_checkpoint(
     path: str | Path,
     *,
-    model: nn.Module,
+    model: Network,
     config: RunConfig,
     classes: Sequence[str],
     training_state: dict[str, Any] | None = None,
@@ -83,7 +81,7 @@ def save_checkpoint(
 def save_safetensors(
     path: str | Path,
     *,
-    model: nn.Module,
+    model: Network,
     config: RunConfig,
     classes: Sequence[str],
     metrics: dict[str, Any] | None = None,
@@ -107,7 +105,7 @@ def save_safetensors(
 
 
 def _content(
-    model: nn.Module, config: RunConfig, classes: Sequence[str], metrics: dict[str, Any] | None
+    model: Network, config: RunConfig, classes: Sequence[str], metrics: dict[str, Any] | None
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -120,72 +118,20 @@ def _content(
     }
 
 
-def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write(file)` fill a temporary file in the same folder, then put it in the place of `path`.
-
-    Of several processes that write the same path at once the last one wins. An `OSError` names `path`.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.strerror:
-            error.filename = str(path)
-        raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def preprocessing(model: nn.Module, config: RunConfig) -> dict[str, Any]:
+def preprocessing(model: Network, config: RunConfig) -> dict[str, Any]:
     """From decoded frames to input: sampling, sizes in pixels, mean and deviation of RGB in [0, 1]."""
     data = config.data
-    trunk: Any = model.trunk
     return {
-        "mean": [float(value) for value in trunk.mean],
-        "std": [float(value) for value in trunk.std],
+        "mean": [float(value) for value in model.trunk.mean],
+        "std": [float(value) for value in model.trunk.std],
         "short_side": data.short_side,
         "size": data.size,
         "num_segments": data.num_segments,
-        "frames_per_segment": int(model.frames_per_segment),  # type: ignore[arg-type]
+        "frames_per_segment": model.frames_per_segment,
         "frame_stride": data.frame_stride,
         "sampling": data.sampling,
         "exposure": data.exposure,
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a source tree
-            found[name] = "unknown"
-    found["torch"] = str(torch.__version__)  # with the build, which the metadata leave out
-    return found
-
-
-def hardware() -> str:
-    """The machine in words: processor, cores, accelerators."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():  # platform.processor() is empty or vague on Linux
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
-    parts = [f"{processor}, {os.cpu_count()} cores"]
-    parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return "; ".join(parts)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -247,7 +193,7 @@ def _foreign(content: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     }
 
 
-def load_model(path: str | Path, *, num_segments_trained: int | None = None) -> nn.Module:
+def load_model(path: str | Path, *, num_segments_trained: int | None = None) -> Network:
     """The network of a checkpoint, on the CPU, in eval mode, with `.classes` and `.config` (RunConfig).
 
     `num_segments_trained` says what other people's files do not: the T of their training, which an official
@@ -271,10 +217,10 @@ def trained_with(checkpoint: Checkpoint, num_segments: int) -> Checkpoint:
     return dataclasses.replace(checkpoint, config=config, num_segments_trained=num_segments)
 
 
-def model_of(checkpoint: Checkpoint, *, where: str) -> nn.Module:
+def model_of(checkpoint: Checkpoint, *, where: str) -> Network:
     """As `load_model`, of a checkpoint that is already read; errors name `where`."""
     config = dataclasses.replace(checkpoint.config.model, weights="")  # its start is not wanted again
-    model: Any = build_model(config, num_classes=len(checkpoint.classes))
+    model = build_model(config, num_classes=len(checkpoint.classes))
     fill(model, checkpoint.model_state, where=where)
     model.classes, model.config = checkpoint.classes, checkpoint.config
     model.num_segments_trained = checkpoint.num_segments_trained  # TDN computes with it

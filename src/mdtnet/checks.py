@@ -1,11 +1,11 @@
 """What is seen to before any work: numbers in their ranges, places that can be written to."""
 
+import importlib.util
 import operator
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from mdtnet.config import SYSTEMS, DataConfig, MDTNetConfig, ModelConfig, RunConfig, TestConfig
 from mdtnet.errors import ConfigError
 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -56,31 +56,75 @@ def check_ranges(config: Any, *, part: str = "") -> None:
                 raise ConfigError(f"{key} is {shown}, expected {expected}")
 
 
-def make_folder(path: str | Path) -> None:
-    """Make a folder where there is none, and see that files can be written into it.
+def check_model(config: ModelConfig) -> None:
+    """See that the numbers of a `ModelConfig` are in their ranges and go together.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: the message names the key, the value and what was expected.
     """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{path}: no folder that can be written into: {error.strerror}") from error
+    check_ranges(config, part="model")
+    parts = SYSTEMS[config.name].parts
+    if "mdtnet" in parts:
+        _check_parts(config.mdtnet)
+    if "saliency" in parts and config.saliency.pool % 2:
+        raise ConfigError(
+            f"model.saliency.pool is {config.saliency.pool}, expected an even number: the network takes its salience "
+            "of frames of half size"
+        )
 
 
-def check_file(path: str | Path) -> None:
-    """See that a file can be written, or written anew; its folder must be there.
+def _check_parts(parts: MDTNetConfig) -> None:
+    kernels, dilations, frames = parts.dcme_kernels, parts.dcme_dilations, parts.frames_per_segment
+    if frames < 2 and parts.fine:
+        raise ConfigError(
+            f"model.mdtnet.frames_per_segment is {frames}, expected at least 2 for differences (model.mdtnet.fine)"
+        )
+    if parts.key_frame >= frames:
+        raise ConfigError(
+            f"model.mdtnet.key_frame is {parts.key_frame}, expected one of the {frames} frames of a segment "
+            f"(model.mdtnet.frames_per_segment), counted from 0"
+        )
+    if not kernels or any(k < 1 or k % 2 == 0 for k in kernels):
+        raise ConfigError(f"model.mdtnet.dcme_kernels is {list(kernels)}, expected odd sizes, one a scale")
+    if len(dilations) != len(kernels) or min(dilations) < 1:
+        raise ConfigError(
+            f"model.mdtnet.dcme_dilations is {list(dilations)}, expected a number of cells for each of "
+            f"{len(kernels)} kernels (model.mdtnet.dcme_kernels)"
+        )
+
+
+def check_config(config: RunConfig, *, processes: int) -> None:
+    """See that the numbers of a run are in their ranges and make sense together.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the message names the key, the value and what was expected.
     """
-    path = Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"{path}: cannot be written, expected a file name in a folder that exists")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    train = config.train
+    check_ranges(config)
+    check_model(config.model)
+    if train.batch_size % (processes * train.accumulate):
+        raise ConfigError(
+            f"train.batch_size is {train.batch_size}, which does not divide by "
+            f"{processes} process(es) x {train.accumulate} accumulation step(s)"
+        )
+    if config.data.multi_label and train.class_balance != "none":
+        raise ConfigError(
+            f"train.class_balance is '{train.class_balance}', which is for one label a video: not with data.multi_label"
+        )
+    if "wandb" in train.trackers and not importlib.util.find_spec("wandb"):
+        raise ConfigError("train.trackers has wandb, which is not installed: pip install 'mdtnet[wandb]'")
+
+
+def check_rule(data: DataConfig, test: TestConfig, frames_per_segment: int) -> None:
+    """Raise ConfigError where `test.rule` cannot draw what is asked for."""
+    if test.clips < 1:
+        raise ConfigError(f"test.clips is {test.clips}, expected at least 1")
+    if test.flip and data.flip is False:
+        raise ConfigError("test.flip is true, but the network was trained with data.flip false: on no mirror images")
+    most = {"tsm_twice": 2, "tdn": 1}.get(test.rule, test.clips)
+    if test.clips > most:
+        raise ConfigError(f"test.clips is {test.clips}, rule '{test.rule}' has {most}")
+    if test.rule == "tsm_twice" and frames_per_segment != 1:
+        raise ConfigError(f"test.rule 'tsm_twice' draws 1 frame a segment, this network wants {frames_per_segment}")
+    if test.rule in ("dense", "tsm_twice", "tdn") and (data.frame_stride != 1 or data.sampling != "consecutive"):
+        raise ConfigError(f"test.rule '{test.rule}' goes with data.frame_stride 1 and data.sampling consecutive only")

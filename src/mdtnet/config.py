@@ -4,22 +4,113 @@
 YAML and `TrainConfig(epochs=30)` in Python are the same thing.
 """
 
-import dataclasses
-import difflib
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import yaml
+from mdtnet.errors import ConfigError, nearest
 
-from mdtnet.data.exposure import Exposure
-from mdtnet.data.segments import TestRule
-from mdtnet.errors import ConfigError
-from mdtnet.models.build import System, TrunkName
-from mdtnet.models.mdtnet import MDTNetConfig
-from mdtnet.models.saliency import SaliencyConfig
+System = Literal["tsn", "tsm", "tea", "tdn", "mdtnet1", "mdtnet2"]
+TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]
+TRUNKS: tuple[TrunkName, ...] = get_args(TrunkName)
+
+
+@dataclass(frozen=True)
+class SystemInfo:
+    """A system in tables, charts and help; `models.build` has its maker under the same name."""
+
+    title: str
+    """Its name as papers write it."""
+    colour: str
+    """Of its lines in charts, on light paper (#rrggbb)."""
+    colour_dark: str
+    """The same on dark paper."""
+    parts: tuple[Literal["mdtnet", "saliency"], ...] = ()
+    """Groups of `model` options that it looks at."""
+
+
+SYSTEMS: dict[System, SystemInfo] = {
+    "tsn": SystemInfo("TSN", "#6b737e", "#aab2bd"),
+    "tsm": SystemInfo("TSM", "#b0700c", "#e0a546"),
+    "tea": SystemInfo("TEA", "#18836a", "#4fc0a2"),
+    "tdn": SystemInfo("TDN", "#7a5cc0", "#b09aec"),
+    "mdtnet1": SystemInfo("MDT-Net1", "#4f9bd9", "#8cc4f0", ("mdtnet",)),
+    "mdtnet2": SystemInfo("MDT-Net2", "#1f5fbf", "#5b9bf5", ("mdtnet", "saliency")),
+}
+"""Every system, in the order of tables. A new one is a file in `models`, a row here, and a maker in `models.build`."""
+
+
+@dataclass(frozen=True)
+class MDTNetConfig:
+    """Components of MDT-Net, and what the paper leaves open, one field a choice (docs/method.md)."""
+
+    frames_per_segment: int = 5
+    """K, the frames of a segment."""
+    key_frame: int = 3
+    """Index of the key frame in its segment, from 0 (the paper's 4th frame)."""
+    fine: bool = True
+    """Fine temporal differences (inside segments) at the stem."""
+    fine_start: float = 1.0
+    """Scale of the batch norm that ends the path of fine differences, at the start; 0 starts without the path."""
+    fine_stage1: bool = False
+    """A copy of stage 1 on the difference path, added again after stage 1."""
+    spatial_difference: Literal["none", "sobel"] = "none"
+    """Add the spatial gradient (Sobel) of the fine differences to them."""
+    coarse: bool = True
+    """Coarse temporal differences (between segments) in stages 2 to 4."""
+    dcme: bool = True
+    """Motion excitation by deformable convolutions of two scales."""
+    dcme_kernels: tuple[int, ...] = (3, 3)
+    """Kernel sizes of the deformable convolutions, one a scale."""
+    dcme_dilations: tuple[int, ...] = (1, 2)
+    """How far apart their taps are, in cells: kernels of 3 at 1 and 2 span 3 and 5 cells."""
+    dcme_deformable: bool = True
+    """Deformable convolutions; false: plain ones in their place (ablation)."""
+    dcme_backward: bool = False
+    """Add the mirrored backward difference."""
+    dcme_low_level: bool = False
+    """Add pooled stem features of the difference path to the reduced features (needs `fine`)."""
+    stce: bool = True
+    """Spatio-temporal channel excitation."""
+    excite_every: int = 2
+    """Coarse differences, DCME and STCE are in every so many blocks of a stage, the temporal convolution in all."""
+    temporal: Literal["shift", "identity", "none"] = "shift"
+    """Start of the depthwise temporal convolution after the excitation; `none` leaves it out."""
+    reduction: int = 16
+    """Channels are reduced by this factor in every module, to 8 at least."""
+    causal: bool = False
+    """Look only at the past (for streams)."""
+
+
+@dataclass(frozen=True)
+class SaliencyConfig:
+    """The motion salience map: what the paper leaves open, one field a choice (docs/method.md)."""
+
+    variant: Literal["amplitude", "phase", "spectral_residual", "difference"] = "amplitude"
+    """What measures motion at a pixel: Fourier amplitude, phase, spectral residual, or plain frame difference."""
+    window: Literal["segment", "clip"] = "segment"
+    """Frames a transform spans: the K frames of a segment, or all T*K frames."""
+    normalise: Literal["segment", "clip"] = "segment"
+    """Whether median and high quantile are taken per segment or over the whole clip."""
+    to: Literal["action", "appearance", "both"] = "both"
+    """Which path sees the enhanced frames: the difference path, the key frames, or both."""
+    floor: float = 0.5
+    """g: what a motionless place is weakened to, 0 to 1; 1 leaves the frames as they are."""
+    drop: float = 0.0
+    """Share of clips that training shows without salience, 0 to 1, drawn anew each time: salience as an augmentation.
+    Tests always have it."""
+    quantile: float = 0.98
+    """High quantile of the map that counts as full salience, 0 to 1."""
+    noise: float = 2 / 255
+    """Amplitude per frame, on luma in [0, 1], below which a segment counts as motionless (tau = K * noise)."""
+    pool: int = 4
+    """Area pooling before everything else, in pixels; in a network an even number."""
+    frequency_weights: tuple[float, ...] = ()
+    """w_u for u = 1, 2, ... up to half the window, for `amplitude`; empty: all 1."""
+
+
+Sampling = Literal["consecutive", "random"]
+TestRule = Literal["uniform", "random", "dense", "tsm_twice", "tdn"]
+Exposure = Literal["none", "gain", "gamma"]
 
 
 @dataclass(frozen=True)
@@ -251,94 +342,7 @@ class RunConfig:
     """Test protocol."""
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A (nested) config as plain dicts, lists and numbers, fit for YAML and JSON."""
-    return {
-        f.name: to_dict(v) if dataclasses.is_dataclass(v) else list(v) if isinstance(v, tuple) else v
-        for f in dataclasses.fields(config)
-        for v in [getattr(config, f.name)]
-    }
+Format = Literal["onnx", "openvino", "torch"]
 
 
-def from_dict(kind: type, values: Any, *, where: str = "config", prefix: str = "") -> Any:
-    """Build a (nested) config dataclass of type `kind` from plain dicts, checking every key and value.
-
-    Raises:
-        ConfigError: an unknown key or a wrong value; the message names `where`, the key and the nearest right one.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: {prefix or 'the file'} must hold keys and values, not {values!r}")
-    hints = typing.get_type_hints(kind)
-    built = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            raise ConfigError(f"{where}: unknown key '{name}'{nearest(str(key), list(hints))}")
-        if dataclasses.is_dataclass(hints[key]):
-            built[key] = from_dict(hints[key], value, where=where, prefix=f"{name}.")
-        else:
-            built[key] = _checked(hints[key], value, where=f"{where}: {name}")
-    return kind(**built)
-
-
-def _checked(hint: Any, value: Any, *, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if not any(value == a and type(value) is type(a) for a in args):  # True is not 1
-            raise ConfigError(
-                f"{where} is {value!r}, expected one of {', '.join(map(str, args))}{nearest(str(value), args)}"
-            )
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} is {value!r}, expected a list")
-        return tuple(_checked(args[0], v, where=where) for v in value)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _checked(args[0], value, where=where)
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
-            pass
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {value!r}, expected {hint.__name__}")
-    return value
-
-
-def nearest(word: str, choices: typing.Iterable[Any]) -> str:
-    """A phrase `; did you mean 'x'?` with the choice most like `word`, or nothing if none is like it."""
-    matches = difflib.get_close_matches(word.lower(), [str(c) for c in choices], n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
-
-
-def load_yaml(path: str | Path) -> RunConfig:
-    """Read a run's YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or has an unknown key or a wrong value.
-    """
-    return from_dict(RunConfig, read_yaml(path), where=str(path))
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; none of an empty one.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or holds anything else.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if values is not None and not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds {values!r}, expected keys and values")
-    return values or {}
-
-
-def save_yaml(config: RunConfig, path: str | Path) -> None:
-    """Write `config` so that `load_yaml` gives it back."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+Precision = Literal["float32", "half", "int8"]

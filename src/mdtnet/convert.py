@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdtnet.checkpoint import load_checkpoint, model_of, save_safetensors, trained_with
-from mdtnet.checks import check_file
 from mdtnet.errors import CheckpointError, ConfigError
+from mdtnet.files import check_file
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mdtnet.builtin.render import REVERSAL_PAIRS, RenderConfig, render_dataset
+from mdtnet.builtin.actions import REVERSAL_PAIRS
+from mdtnet.builtin.render import RenderConfig, render_dataset
 from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig, TrainConfig
 from mdtnet.errors import DataError
-from mdtnet.evaluation import ScoreTable, evaluate_checkpoint
+from mdtnet.evaluation import evaluate_checkpoint
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.metrics import pair_accuracy
 from mdtnet.pages.pictures import draw_saliency
 from mdtnet.pages.report import build_comparison, build_report
+from mdtnet.scores import ScoreTable
 from mdtnet.training.loop import train
 
 SYSTEMS = ("tsn", "mdtnet2")

@@ -5,6 +5,10 @@ what kind of mistake it was (0 success, 1 bug, 2 usage or configuration, or a fi
 system refuses, 3 data, 4 checkpoint, 5 some runs of a study failed, 6 a training diverged).
 """
 
+import difflib
+import typing
+from typing import Any
+
 
 class MdtnetError(Exception):
     """Base class; `str(error)` is one line that names the file, the value and what was expected."""
@@ -50,3 +54,9 @@ class DivergedError(MdtnetError):
 
 class ExportError(CheckpointError):
     """A network that cannot be exported, or whose exported form does not compute the same."""
+
+
+def nearest(word: str, choices: typing.Iterable[Any]) -> str:
+    """A phrase `; did you mean 'x'?` with the choice most like `word`, or nothing if none is like it."""
+    matches = difflib.get_close_matches(word.lower(), [str(c) for c in choices], n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from torch import nn
 
 from mdtnet.checkpoint import save_safetensors
 from mdtnet.config import RunConfig
+from mdtnet.models.network import Network
 
 FILE = "model.safetensors"
 
@@ -21,7 +21,7 @@ class HubMixin(ModelHubMixin, library_name="mdtnet", pipeline_tag="video-classif
     Hub's pages.
     """
 
-    model: nn.Module
+    model: Network
     classes: tuple[str, ...]
     config: RunConfig
 

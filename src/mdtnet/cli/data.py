@@ -26,7 +26,7 @@ def render_arguments(parser: Any) -> None:
 
 def render(options: Any) -> None:
     from mdtnet.builtin.render import RenderConfig, conditions, render_dataset
-    from mdtnet.config import from_dict
+    from mdtnet.config_file import from_dict
 
     keys = [f for f in RenderConfig.__dataclass_fields__]
     config = from_dict(RenderConfig, {k: options.as_dict()[k] for k in keys}, where="command line")
@@ -176,7 +176,7 @@ def fuse_arguments(parser: Any) -> None:
 
 def fuse(options: Any) -> None:
     from mdtnet.config import TestConfig
-    from mdtnet.evaluation import ScoreTable, fuse_tables, save_results
+    from mdtnet.scores import ScoreTable, fuse_tables, save_results
 
     paths = [Path(run, "scores.npz") if Path(run).is_dir() else Path(run) for run in options.runs]
     table = fuse_tables([ScoreTable.load(path) for path in paths], options.fusion, names=[str(p) for p in paths])
@@ -193,8 +193,8 @@ def mean(options: Any) -> None:
     from statistics import fmean
 
     from mdtnet.errors import DataError
-    from mdtnet.evaluation import load_figures
     from mdtnet.metrics import TITLES, headline
+    from mdtnet.scores import load_figures
 
     found = [load_figures(run) for run in options.runs]
     if len({headline(figures) for figures in found}) > 1:
@@ -235,7 +235,7 @@ def _say(text: str) -> None:
 @contextlib.contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None] | None]:
     """A progress bar on a terminal."""
-    from mdtnet.training.run_folder import CONSOLE
+    from mdtnet.terminal import CONSOLE
 
     if not CONSOLE.is_terminal:
         yield None
@@ -255,7 +255,7 @@ _COLUMNS = (
 
 @contextlib.contextmanager
 def _bytes_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    from mdtnet.training.run_folder import CONSOLE
+    from mdtnet.terminal import CONSOLE
 
     if not CONSOLE.is_terminal:
         yield None

@@ -72,7 +72,7 @@ def _main(arguments: list[str]) -> int:
     if name == "data" and rest and not rest[0].startswith("-"):
         name, rest = f"data {rest[0]}", rest[1:]
     if name not in VERBS:
-        from mdtnet.config import nearest
+        from mdtnet.errors import nearest
 
         raise ConfigError(f"no such verb: {name}{nearest(name, VERBS)} (mdtnet --help lists them)")
     if name != "predict":  # which asks for it itself, where it needs torch
@@ -90,7 +90,7 @@ def _print_overview() -> None:
 
 
 def _log_to_terminal() -> None:
-    from mdtnet.training.run_folder import CONSOLE  # log lines stay above its progress bar
+    from mdtnet.terminal import CONSOLE  # log lines stay above its progress bar
 
     handler: logging.Handler = logging.StreamHandler()
     if CONSOLE.is_terminal:
@@ -129,7 +129,8 @@ def _train(options: Any) -> None:
 
 def _run_config(options: Any) -> Any:
     """The YAML file's values with the command line's over them."""
-    from mdtnet.config import RunConfig, from_dict, load_yaml, to_dict
+    from mdtnet.config import RunConfig
+    from mdtnet.config_file import from_dict, load_yaml, to_dict
 
     base = to_dict(load_yaml(options.config)) if options.config else {}
     return from_dict(RunConfig, _merged(base, _given(options, RunConfig)), where="command line")
@@ -167,7 +168,8 @@ def _test(options: Any) -> None:
     from accelerate import PartialState
 
     from mdtnet.checkpoint import load_checkpoint
-    from mdtnet.config import TestConfig, from_dict, protocol_named, to_dict
+    from mdtnet.config import TestConfig, protocol_named
+    from mdtnet.config_file import from_dict, to_dict
     from mdtnet.evaluation import evaluate_checkpoint, protocol
 
     named = options.protocol
@@ -207,7 +209,7 @@ def _check_unused(out: str, said: dict[str, Any]) -> None:
     Raises:
         ConfigError: it holds another; the message says how that one differs.
     """
-    from mdtnet.evaluation import load_figures
+    from mdtnet.scores import load_figures
 
     if not Path(out, "metrics.json").exists():
         return
@@ -237,7 +239,7 @@ def _predict_arguments(parser: Any) -> None:
 
 
 def _predict(options: Any) -> int:
-    from mdtnet.checks import check_file
+    from mdtnet.files import check_file
     from mdtnet.inference.prediction import NOTHING, expand_sources, write_json
 
     sources = expand_sources(options.sources)
@@ -279,7 +281,7 @@ def _recogniser(path: str, device: str) -> Any:
 
 
 def _export_arguments(parser: Any) -> None:
-    from mdtnet.deploy.export import Format
+    from mdtnet.config import Format
 
     parser.add_argument("checkpoint", help="a checkpoint file")
     parser.add_argument("--format", type=Format, default="onnx", help="onnx, openvino or torch (a .pt2 program)")
@@ -308,7 +310,7 @@ def _report_arguments(parser: Any) -> None:
 
 
 def _report(options: Any) -> None:
-    from mdtnet.builtin.render import REVERSAL_PAIRS
+    from mdtnet.builtin.actions import REVERSAL_PAIRS
     from mdtnet.pages.report import build_comparison, build_report
 
     if len(options.runs) == 1:

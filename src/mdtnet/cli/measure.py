@@ -21,7 +21,7 @@ def models_arguments(parser: Any) -> None:
 
 
 def models(options: Any) -> None:
-    from mdtnet.models.build import SYSTEMS, TRUNKS
+    from mdtnet.config import SYSTEMS, TRUNKS
 
     console.print(
         f"GMACs of one view, {options.segments} x {options.size} x {options.size}; "
@@ -53,7 +53,7 @@ def _cost_of(system: str, trunk: str, classes: int, segments: int, size: int) ->
 
 
 def cost_arguments(parser: Any) -> None:
-    from mdtnet.models.build import System, TrunkName
+    from mdtnet.config import System, TrunkName
 
     parser.add_argument("model", type=System, help="tsn, tsm, tea, tdn, mdtnet1 or mdtnet2")
     parser.add_argument("--trunk", type=TrunkName, default="resnet50", help="the 2D network")
@@ -112,7 +112,7 @@ def bench_arguments(parser: Any) -> None:
 
 
 def bench(options: Any) -> None:
-    from mdtnet.checks import make_folder
+    from mdtnet.files import make_folder
     from mdtnet.measure.bench import BenchConfig, check
     from mdtnet.measure.bench import bench as run_bench
 

@@ -91,7 +91,7 @@ def _long_names(name: str, arguments: list[str]) -> list[str]:
 
 def _one_line(message: str, parser: Any) -> str:
     """What jsonargparse says of a wrong argument, in one line with the nearest right one."""
-    from mdtnet.config import nearest
+    from mdtnet.errors import nearest
 
     options = [o for action in parser._actions for o in action.option_strings]
     if unknown := re.match(r"unrecognized arguments: (\S+)", message):

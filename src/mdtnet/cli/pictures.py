@@ -8,8 +8,7 @@ console = Console()
 
 
 def saliency_arguments(parser: Any) -> None:
-    from mdtnet.data.exposure import Exposure
-    from mdtnet.models.saliency import SaliencyConfig
+    from mdtnet.config import Exposure, SaliencyConfig
 
     parser.add_argument("source", help="a video file or a folder of frames")
     parser.add_argument("-o", "--out", required=True, help=".png or .jpg: contact sheet; .mp4: overlay video")
@@ -28,8 +27,8 @@ def saliency_arguments(parser: Any) -> None:
 
 
 def saliency(options: Any) -> None:
-    from mdtnet.config import from_dict, to_dict
-    from mdtnet.models.saliency import SaliencyConfig
+    from mdtnet.config import SaliencyConfig
+    from mdtnet.config_file import from_dict, to_dict
     from mdtnet.pages.pictures import draw_saliency
 
     values = {key: options.as_dict()[key] for key in to_dict(SaliencyConfig())}

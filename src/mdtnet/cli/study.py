@@ -58,7 +58,7 @@ def study(options: Any) -> None:
 
 def _check(found: "Study", specs: list["Spec"]) -> None:
     """See that the numbers of every run make sense, before the first one starts."""
-    from mdtnet.training.recipe import check_config
+    from mdtnet.checks import check_config
 
     for spec in specs:
         try:

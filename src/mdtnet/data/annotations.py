@@ -15,13 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mdtnet.data.labels import class_counts, label_sets, label_table, label_text, nearest_class
-from mdtnet.data.video import is_image
+from mdtnet.data.suffixes import VIDEO_SUFFIXES, is_image, is_video
 from mdtnet.errors import DataError
 
-VIDEO_SUFFIXES = (
-    *(".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"),
-    *(".wmv", ".flv", ".3gp", ".gif", ".ts", ".mts", ".m2ts", ".ogv"),
-)
 NUM_CHECKED = 20  # rows of a list that are looked for on disk
 
 COLUMN_NAMES = {  # names in a header row -> what is in the column
@@ -200,75 +196,6 @@ def describe(videos: VideoList) -> str:
     return f"{len(videos)} videos, {len(counts)} classes: {', '.join(shown)}"
 
 
-def split_by_group(videos: VideoList, *, fraction: float, seed: int, group: str = "") -> tuple[VideoList, VideoList]:
-    """Split off about `fraction` of the groups, whole: (training, validation). Every class stays in training.
-
-    A group is what `group`'s first (...) matches in the video's name, else the list's `group` column; without
-    either, each video stands for itself and the split is made within each class (of several labels a video: anywhere).
-
-    Raises:
-        DataError: a name that does not match, or too few groups to split.
-    """
-    keys = group_keys(videos, group)
-    rng = np.random.default_rng(seed % 2**32)
-    if keys is None and videos.multi_label:
-        keys = np.arange(len(videos))
-    if keys is None:
-        held_out = _split_classes(videos.labels, fraction, rng)
-    else:
-        held_out = _split_groups(videos.labels, keys, fraction, rng)
-    if not held_out.any() or held_out.all():
-        how = f"group '{group}'" if group else "one group a video"
-        raise DataError(f"{len(videos)} videos cannot be split ({how}): give data.val, or more groups")
-    return videos.subset(np.flatnonzero(~held_out)), videos.subset(np.flatnonzero(held_out))
-
-
-def group_keys(videos: VideoList, pattern: str) -> np.ndarray | None:
-    """Number of each video's group, [N], or None where there are no groups."""
-    if pattern:
-        try:
-            match = re.compile(pattern).search
-        except re.error as error:
-            raise DataError(f"group is {pattern!r}, not a regular expression: {error}") from error
-        found = [match(videos.name(i)) for i in range(len(videos))]
-        for i, hit in enumerate(found):
-            if hit is None or not hit.re.groups:
-                raise DataError(f"group {pattern!r} has no (...) that matches '{videos.name(i)}'")
-        texts = [hit.group(1) for hit in found if hit]
-    elif videos.groups is not None:
-        texts = [videos.groups[row] for row in videos.rows]
-    else:
-        return None
-    return np.unique(texts, return_inverse=True)[1]
-
-
-def _split_classes(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        count = round(fraction * len(members))
-        if len(members) > 1:  # both parts get one where that is possible
-            count = min(max(count, 1), len(members) - 1)
-        held_out[members[: count if len(members) > 1 else 0]] = True
-    return held_out
-
-
-def _split_groups(labels: np.ndarray, keys: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    num_groups = keys.max() + 1
-    target = min(max(round(fraction * num_groups), 1), num_groups - 1)
-    left = class_counts(labels, 0)  # training videos of each class so far
-    order = np.argsort(keys, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(keys))[:-1])
-    held_out = np.zeros(len(labels), dtype=bool)
-    for g in rng.permutation(num_groups):
-        gone = class_counts(labels[members[g]], len(left))
-        if target and not ((left - gone)[gone > 0] == 0).any():
-            held_out[members[g]] = True
-            left -= gone
-            target -= 1
-    return held_out
-
-
 def _read_classes(path: str) -> tuple[str, ...]:
     """Class names in label order; `0 name` lines that count from 0 lose the number."""
     if not path:
@@ -303,12 +230,6 @@ def _from_folder(folder: str, names: tuple[str, ...]) -> VideoList:
         paths += [f"{name}/{video}" for video in inside]
         labels += [names.index(name)] * len(inside)
     return VideoList(names, np.array(labels), folder, Texts.of(paths), np.arange(len(paths)))
-
-
-def is_video(path: str) -> bool:
-    """Whether a file is a video by its name; hidden ones, such as macOS's `._jump.mp4`, are none."""
-    name = os.path.basename(path)
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
 
 
 def _videos_in(folder: str) -> list[str]:

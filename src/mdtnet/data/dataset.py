@@ -4,13 +4,9 @@ What an item holds depends on (seed, epoch, index) alone: not on workers, order,
 resumed.
 """
 
-import hashlib
 import logging
-import os
-import tempfile
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,20 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mdtnet.config import DataConfig, TestConfig, test_crop_size
-from mdtnet.data.annotations import Sample, VideoList
-from mdtnet.data.exposure import Exposure, expose
+from mdtnet.checks import check_rule
+from mdtnet.config import DataConfig, Exposure, TestConfig, test_crop_size
+from mdtnet.data.annotations import VideoList
+from mdtnet.data.exposure import expose
+from mdtnet.data.frames import Change, cached_frames, read_resized, resized, whole
 from mdtnet.data.segments import clip_indices, train_indices
-from mdtnet.data.transforms import ClipAugment, mirror_labels, resize_short, stack_clips, views, views_box
-from mdtnet.data.video import check_backend, read_clip, scaled_size, stamp
-from mdtnet.errors import ConfigError, VideoError
-
-Change = Callable[[np.ndarray], np.ndarray]
+from mdtnet.data.transforms import ClipAugment, mirror_labels, stack_clips, views, views_box
+from mdtnet.data.video import check_backend
+from mdtnet.errors import VideoError
 
 log = logging.getLogger(__name__)
 
-RETRIES = 2  # of reads that fail in the operating system, as on a shaky network drive
-RETRY_SECONDS = 0.1
 MANY_VIEWS = 10  # from here on a loader process prepares one batch ahead, not two
 
 
@@ -62,7 +56,7 @@ class ClipDataset(Dataset):
         self.videos, self.data, self.train, self.seed = videos, data, train, seed % 2**32
         self.test = test or TestConfig()
         if not train:
-            _check_rule(data, self.test, frames_per_segment)
+            check_rule(data, self.test, frames_per_segment)
         self.crop_size = test_crop_size(data, self.test)
         self.augment = ClipAugment(
             data.short_side, data.size, data.crop, bool(data.flip), data.color_jitter, data.randaugment
@@ -144,7 +138,7 @@ class ClipDataset(Dataset):
 
         def cut(frames: np.ndarray) -> np.ndarray:
             if self.train:
-                frames = _resized(frames, max(self.data.short_side, self.data.size))
+                frames = resized(frames, max(self.data.short_side, self.data.size))
             height, width = frames.shape[-3:-1]
             if not box and self.train:  # drawn once a clip
                 box.extend(self.augment.box(height, width, rng))
@@ -153,7 +147,7 @@ class ClipDataset(Dataset):
             top, left, height, width = box
             return frames[..., top : top + height, left : left + width, :]
 
-        return cut if self._cuts else _whole
+        return cut if self._cuts else whole
 
     def _read(self, i: int, cut: Change) -> tuple[np.ndarray, np.ndarray]:
         """Resized and cut frames [U, H, W, 3], and which of them make up each clip, [clips, T, K]."""
@@ -163,7 +157,7 @@ class ClipDataset(Dataset):
             table = self._indices(i, len(pixels))
             wanted = np.unique(table)
             return cut(pixels)[wanted], np.searchsorted(wanted, table)
-        pixels, num_frames = _read_resized(
+        pixels, num_frames = read_resized(
             sample,
             self.data,
             lambda n: np.unique(self._indices(i, n)),
@@ -173,103 +167,6 @@ class ClipDataset(Dataset):
         self._num_frames[i] = num_frames
         table = self._indices(i, num_frames)
         return pixels, np.searchsorted(np.unique(table), table)
-
-
-def _check_rule(data: DataConfig, test: TestConfig, frames_per_segment: int) -> None:
-    """Raise ConfigError where `test.rule` cannot draw what is asked for."""
-    if test.clips < 1:
-        raise ConfigError(f"test.clips is {test.clips}, expected at least 1")
-    if test.flip and data.flip is False:
-        raise ConfigError("test.flip is true, but the network was trained with data.flip false: on no mirror images")
-    most = {"tsm_twice": 2, "tdn": 1}.get(test.rule, test.clips)
-    if test.clips > most:
-        raise ConfigError(f"test.clips is {test.clips}, rule '{test.rule}' has {most}")
-    if test.rule == "tsm_twice" and frames_per_segment != 1:
-        raise ConfigError(f"test.rule 'tsm_twice' draws 1 frame a segment, this network wants {frames_per_segment}")
-    if test.rule in ("dense", "tsm_twice", "tdn") and (data.frame_stride != 1 or data.sampling != "consecutive"):
-        raise ConfigError(f"test.rule '{test.rule}' goes with data.frame_stride 1 and data.sampling consecutive only")
-
-
-PIXELS = 2
-"""Raised whenever reading gives other pixels than before, so that no old cache is taken for a new one."""
-
-
-def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
-    """All frames of a video, resized to `data.short_side`, uint8 `[N, H, W, 3]`; decoded the first time only.
-
-    A file in the cache is named after the video's path, size and time of change, its part, the short side and how
-    it is read, and appears whole or not at all, so that several processes can fill one cache. Unreadable videos leave
-    nothing there.
-
-    Raises:
-        VideoError: as `read_clip`.
-    """
-    try:
-        size, changed = stamp(sample.path)
-    except OSError as error:
-        raise VideoError(sample.path, "no such file") from error
-    key = (sample.path, changed, size, sample.start, sample.end, data.short_side, data.backend, PIXELS)
-    name = hashlib.sha1(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
-    path = os.path.join(data.cache, name[:2], f"{name}.npy")
-    try:
-        return np.load(path, mmap_mode="c")  # private: a tensor on it may be written to
-    except (OSError, ValueError, EOFError):  # not there yet, or damaged
-        pixels, _ = _read_resized(sample, data, np.arange, None)
-        _save_whole(path, pixels)
-        return pixels
-
-
-def _save_whole(path: str, pixels: np.ndarray) -> None:
-    temporary = ""
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), suffix=".part", delete=False) as file:
-            temporary = file.name
-            np.save(file, pixels)
-        os.replace(temporary, path)
-    except OSError as error:
-        log.warning("%s: cannot be cached: %s", path, error.strerror)
-        if temporary and os.path.exists(temporary):
-            os.remove(temporary)
-
-
-def _whole(frames: np.ndarray) -> np.ndarray:
-    return frames
-
-
-def _resized(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """[..., H, W, 3] -> [..., h, w, 3]; frames that have the size already are given back."""
-    if scaled_size(frames.shape[-3:-1], short_side) == frames.shape[-3:-1]:
-        return frames
-    frames = np.ascontiguousarray(frames)  # torch is three times as slow where there are gaps between rows
-    return resize_short(torch.from_numpy(frames).movedim(-1, -3), short_side).movedim(-3, -1).numpy()
-
-
-def _read_resized(
-    sample: Sample, data: DataConfig, choose: Any, num_frames: int | None, cut: Change = _whole
-) -> tuple[np.ndarray, int]:
-    for attempt in range(RETRIES + 1):
-        try:
-            return read_clip(
-                sample.path,
-                choose,
-                start=sample.start,
-                end=sample.end,
-                backend=data.backend,
-                num_frames=num_frames,
-                short_side=data.short_side,
-                transform=lambda frame: cut(_resized(frame, data.short_side)),
-            )
-        except VideoError as error:
-            if attempt == RETRIES or not _may_pass(error.__cause__):
-                raise
-            time.sleep(RETRY_SECONDS)
-    raise AssertionError  # not reached
-
-
-def _may_pass(cause: BaseException | None) -> bool:
-    """Whether a failure came from the operating system and another try can help."""
-    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and cause.errno is not None
 
 
 def _clip(pixels: np.ndarray, indices: np.ndarray, exposure: Exposure) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-Exposure = Literal["none", "gain", "gamma"]
+from mdtnet.config import Exposure
 
 MIDDLE = 0.45  # mean luma that a clip is brought to, of 1
 LARGEST_GAIN = 16.0  # beyond it there is only noise

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mdtnet.data.annotations import VIDEO_SUFFIXES
+from mdtnet.data.suffixes import VIDEO_SUFFIXES
 from mdtnet.errors import DataError
 
 log = logging.getLogger(__name__)

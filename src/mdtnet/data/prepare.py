@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from mdtnet.data.annotations import Texts, VideoList, load_videos, split_by_group, write_list
+from mdtnet.data.annotations import Texts, VideoList, load_videos, write_list
 from mdtnet.data.official import READERS, Listed, Lists, class_key, compare_counts, list_files, stem_of
+from mdtnet.data.splits import split_by_group
 from mdtnet.errors import DataError
 
 DataSet = Literal["ucf101", "hmdb51", "kinetics400", "sthv1", "sthv2", "jester", "folder", "csv"]

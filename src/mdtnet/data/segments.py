@@ -5,14 +5,12 @@ rules depend on nothing but the generator passed in. Indices beyond the last fra
 """
 
 # ruff: noqa: PT028  (test_indices is no test)
-
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-Sampling = Literal["consecutive", "random"]
-TestRule = Literal["uniform", "random", "dense", "tsm_twice", "tdn"]
+from mdtnet.config import Sampling, TestRule
 
 REDRAWS = 20  # of a random clip that is equal to an earlier one of the video
 

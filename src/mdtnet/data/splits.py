@@ -1,9 +1,14 @@
 """Cross-validation: whole groups of videos dealt out to folds of like size and like classes."""
 
+import dataclasses
+import re
+
 import numpy as np
 
-from mdtnet.data.annotations import VideoList, group_keys
-from mdtnet.errors import DataError
+from mdtnet.config import DataConfig
+from mdtnet.data.annotations import VideoList, load_videos
+from mdtnet.data.labels import class_counts
+from mdtnet.errors import ConfigError, DataError, nearest
 
 
 def split_folds(videos: VideoList, *, folds: int, fold: int, seed: int, group: str = "") -> tuple[VideoList, VideoList]:
@@ -52,3 +57,115 @@ def deal(counts: np.ndarray, folds: int, seed: int) -> np.ndarray:
         fold_of[g] = np.lexsort((held.sum(axis=1), held @ counts[g]))[0]
         held[fold_of[g]] += counts[g]
     return fold_of
+
+
+SPLIT_SEED = 0  # runs of different seeds are compared on the same split
+
+
+def load_split(data: DataConfig) -> tuple[VideoList, VideoList]:
+    """Training and validation videos; without `data.val` the latter are split off, the same for every seed.
+
+    Raises:
+        ConfigError: no training videos are given.
+        DataError: the videos (see `load_videos`), or they cannot be split.
+    """
+    if not data.train:
+        raise ConfigError("data.train is empty, expected a folder of class folders or a list file")
+    videos = load_videos(data.train, root=data.root, classes=data.classes, multi_label=data.multi_label)
+    if (data.folds or data.fold) and (data.val or not 0 <= data.fold < data.folds or data.folds < 2):
+        raise ConfigError(
+            f"data.folds is {data.folds}, data.fold {data.fold}, data.val {data.val!r}; expected at least 2 folds, "
+            "a fold from 0 to one less, and no val; or no folds, and fold 0"
+        )
+    if data.val:
+        val = load_videos(data.val, root=data.root, classes=videos.classes, multi_label=data.multi_label)
+        return videos, val
+    if data.folds:
+        return split_folds(videos, folds=data.folds, fold=data.fold, seed=SPLIT_SEED, group=data.group)
+    return split_by_group(videos, fraction=data.val_fraction, seed=SPLIT_SEED, group=data.group)
+
+
+def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:
+    """The same videos with labels by the order of `classes`, of which they may use a part.
+
+    Raises:
+        DataError: a class of the videos is not in `classes`.
+    """
+    for name in videos.classes:
+        if name not in classes:
+            raise DataError(f"class '{name}' is not among the {len(classes)} learned ones{nearest(name, classes)}")
+    order = np.array([classes.index(name) for name in videos.classes], dtype=np.int64)
+    if not videos.multi_label:
+        return dataclasses.replace(videos, classes=classes, labels=order[videos.labels])
+    labels = np.zeros((len(videos), len(classes)), dtype=bool)
+    labels[:, order] = videos.labels
+    return dataclasses.replace(videos, classes=classes, labels=labels)
+
+
+def split_by_group(videos: VideoList, *, fraction: float, seed: int, group: str = "") -> tuple[VideoList, VideoList]:
+    """Split off about `fraction` of the groups, whole: (training, validation). Every class stays in training.
+
+    A group is what `group`'s first (...) matches in the video's name, else the list's `group` column; without
+    either, each video stands for itself and the split is made within each class (of several labels a video: anywhere).
+
+    Raises:
+        DataError: a name that does not match, or too few groups to split.
+    """
+    keys = group_keys(videos, group)
+    rng = np.random.default_rng(seed % 2**32)
+    if keys is None and videos.multi_label:
+        keys = np.arange(len(videos))
+    if keys is None:
+        held_out = _split_classes(videos.labels, fraction, rng)
+    else:
+        held_out = _split_groups(videos.labels, keys, fraction, rng)
+    if not held_out.any() or held_out.all():
+        how = f"group '{group}'" if group else "one group a video"
+        raise DataError(f"{len(videos)} videos cannot be split ({how}): give data.val, or more groups")
+    return videos.subset(np.flatnonzero(~held_out)), videos.subset(np.flatnonzero(held_out))
+
+
+def group_keys(videos: VideoList, pattern: str) -> np.ndarray | None:
+    """Number of each video's group, [N], or None where there are no groups."""
+    if pattern:
+        try:
+            match = re.compile(pattern).search
+        except re.error as error:
+            raise DataError(f"group is {pattern!r}, not a regular expression: {error}") from error
+        found = [match(videos.name(i)) for i in range(len(videos))]
+        for i, hit in enumerate(found):
+            if hit is None or not hit.re.groups:
+                raise DataError(f"group {pattern!r} has no (...) that matches '{videos.name(i)}'")
+        texts = [hit.group(1) for hit in found if hit]
+    elif videos.groups is not None:
+        texts = [videos.groups[row] for row in videos.rows]
+    else:
+        return None
+    return np.unique(texts, return_inverse=True)[1]
+
+
+def _split_classes(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = round(fraction * len(members))
+        if len(members) > 1:  # both parts get one where that is possible
+            count = min(max(count, 1), len(members) - 1)
+        held_out[members[: count if len(members) > 1 else 0]] = True
+    return held_out
+
+
+def _split_groups(labels: np.ndarray, keys: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    num_groups = keys.max() + 1
+    target = min(max(round(fraction * num_groups), 1), num_groups - 1)
+    left = class_counts(labels, 0)  # training videos of each class so far
+    order = np.argsort(keys, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(keys))[:-1])
+    held_out = np.zeros(len(labels), dtype=bool)
+    for g in rng.permutation(num_groups):
+        gone = class_counts(labels[members[g]], len(left))
+        if target and not ((left - gone)[gone > 0] == 0).any():
+            held_out[members[g]] = True
+            left -= gone
+            target -= 1
+    return held_out

@@ -25,6 +25,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
+from mdtnet.data.suffixes import is_image
 from mdtnet.errors import ConfigError, VideoError
 
 SMALLEST_FRAME = 2  # bytes; AVI files of packed B-frames have packets of one byte that say nothing
@@ -38,11 +39,6 @@ MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not bec
 
 Choose = Callable[[int], np.ndarray]
 Transform = Callable[[np.ndarray], np.ndarray]
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is a frame by its name; hidden ones, such as macOS's `._0001.jpg`, are none."""
-    return name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith(".")
 
 
 def stamp(path: str) -> tuple[int, int]:

@@ -9,43 +9,32 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from mdtnet.builtin.render import ACTIONS, RenderConfig, render_clip
+from mdtnet.builtin.actions import ACTIONS
+from mdtnet.builtin.render import RenderConfig, render_clip
 from mdtnet.checkpoint import load_model
-from mdtnet.config import RunConfig, TestConfig, test_crop_size
-from mdtnet.deploy.graph import PixelsToProbabilities, first_line, pure, traced
+from mdtnet.config import Format, Precision, RunConfig, TestConfig, test_crop_size
+from mdtnet.deploy.graph import PixelsToProbabilities, pure, traced
+from mdtnet.deploy.to_onnx import write_onnx
+from mdtnet.deploy.to_openvino import write_openvino
 from mdtnet.errors import ConfigError, DataError, ExportError, VideoError
-from mdtnet.inference.exported import (
-    KEY,
-    Deployed,
-    Description,
-    Network,
-    clip_table,
-    crop,
-    read_views,
-    required,
-    resize_short,
-)
+from mdtnet.inference.exported import Deployed
 from mdtnet.inference.prediction import expand_sources
+from mdtnet.inference.views import KEY, Description, Network, clip_shape, clip_table, crop, read_views, resize_short
 from mdtnet.models.folding import folded
 
 log = logging.getLogger(__name__)
 
-Format = Literal["onnx", "openvino", "torch"]
-Precision = Literal["float32", "half", "int8"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 TOLERANCES: dict[str, float] = {"float32": 1e-3, "half": 1e-2}
 """How far probabilities may be from the network's; `int8` is free, and reports what it costs."""
-OPSET = 20  # of ONNX; 19 is the first with DeformConv
 MOST_CLIPS = 32  # that are compared, and calibrated with
 AT_ONCE = 3
 
@@ -231,14 +220,10 @@ def _refuse(comparison: Comparison, out: Path, precision: Precision) -> None:
 # writing and loading
 
 
-def _clip_shape(description: Description) -> tuple[int, ...]:
-    return (description.num_segments, description.frames_per_segment, description.size, description.size, 3)
-
-
 def _write(format: Format, model: nn.Module, description: Description, views: np.ndarray, file: Path) -> None:
     half = format == "torch" and description.precision == "half"  # the others store halves themselves
     network = folded(model) if format == "torch" else pure(model, steps=format == "openvino")
-    program = traced(network, _clip_shape(description), multi_label=description.multi_label, half=half)
+    program = traced(network, clip_shape(description), multi_label=description.multi_label, half=half)
     if format == "torch":
         torch.export.save(program, file, extra_files={f"{KEY}.json": description.to_json()})
         return
@@ -259,129 +244,3 @@ def _load_program(file: Path) -> Network:
         return program(torch.from_numpy(frames)).numpy()
 
     return run
-
-
-def write_onnx(program: torch.export.ExportedProgram, description: Description, views: np.ndarray, file: Path) -> None:
-    """Write an ONNX model; `int8` is calibrated with the clips `views`."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        required(name, file)
-    import onnx
-
-    try:
-        onnx_program: Any = torch.onnx.export(
-            program,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-            input_names=["frames"],
-            output_names=["probabilities"],
-        )
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"ONNX cannot express the network: {first_line(error)}") from error
-    model = onnx_program.model_proto
-    for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info, *model.graph.input):
-        part.ClearField("metadata_props")  # source lines and folders of this machine
-    if description.precision == "half":
-        _store_half(model)
-    if description.precision == "int8":
-        model = _quantised_onnx(model, views, file)
-    onnx.helper.set_model_props(model, {KEY: description.to_json()})
-    onnx.save(model, file)
-
-
-def _store_half(model: Any) -> None:
-    """Store weight matrices as float16, cast back to float32 where they are used (once, when a runtime loads it)."""
-    import onnx
-
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
-            continue
-        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        cast = onnx.helper.make_node("Cast", [f"{name}.half"], [name], f"{name}.cast", to=onnx.TensorProto.FLOAT)
-        casts.append(cast)
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
-def _quantised_onnx(model: Any, views: np.ndarray, file: Path) -> Any:
-    """The trunk's convolutions in 8 bits, but the first, which sees the pixels.
-
-    Salience, differences and excitations are small numbers that decide much. Of the activations the outermost 0.01 %
-    are clipped. Weights get 7 of their bits, since processors without VNNI overflow with 8.
-    """
-    import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    name = model.graph.input[0].name
-    trunk = [node.name for node in model.graph.node if node.op_type == "Conv" and _in_trunk(node.input[1])]
-
-    class Clips(quantization.CalibrationDataReader):
-        def __len__(self) -> int:
-            return len(views)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self.clips = iter(views[start_index:end_index])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            clip = next(self.clips, None)
-            return None if clip is None else {name: clip[None]}
-
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        plain, ready, small = (str(Path(folder, f"{n}.onnx")) for n in ("plain", "folded", "small"))
-        onnx.save(model, plain)
-        quant_pre_process(plain, ready, skip_symbolic_shape=True)
-        with redirect_stdout(StringIO()):
-            quantization.quantize_static(
-                ready,
-                small,
-                Clips(),
-                per_channel=True,
-                nodes_to_quantize=trunk[1:],
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                reduce_range=True,
-                calibrate_method=quantization.CalibrationMethod.Percentile,
-                extra_options={"CalibPercentile": 99.99, "CalibStridedMinMax": 1},  # one clip in memory at a time
-            )
-        return onnx.load(small)
-
-
-def _in_trunk(weight: str) -> bool:
-    return ".trunk." in weight and ".temporal." not in weight
-
-
-def write_openvino(
-    program: torch.export.ExportedProgram, description: Description, views: np.ndarray, file: Path
-) -> None:
-    """Write an OpenVINO model, from torch.export's program; `int8` is calibrated with the clips `views`."""
-    openvino = required("openvino", file)
-    try:
-        model = openvino.convert_model(program)
-    except Exception as error:  # the converter's own classes
-        raise ExportError(f"OpenVINO cannot express the network: {first_line(error)}") from error
-    model.reshape([-1, *_clip_shape(description)])
-    if description.precision == "int8":
-        trunk = {
-            w.detach().numpy().tobytes() for name, w in program.state_dict.items() if _in_trunk(name) and w.ndim == 4
-        }
-        model = _quantised_openvino(model, trunk, views, file)
-    model.set_rt_info(description.to_json(), KEY)
-    openvino.save_model(model, file, compress_to_fp16=description.precision == "half")
-
-
-def _quantised_openvino(model: Any, trunk: set[bytes], views: np.ndarray, file: Path) -> Any:
-    """As `_quantised_onnx`, the first too. The converter forgets names, so `trunk` holds the values of weights."""
-    nncf = required("nncf", file)
-    logging.getLogger("nncf").setLevel(logging.WARNING)
-    others = []
-    for op in model.get_ordered_ops():
-        if op.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
-            weight = op.input_value(1).get_node()
-            if weight.get_type_name() != "Constant" or weight.data.tobytes() not in trunk:
-                others.append(op.get_friendly_name())
-    clips = nncf.Dataset([clip[None] for clip in views])
-    return nncf.quantize(model, clips, subset_size=len(views), ignored_scope=nncf.IgnoredScope(names=others))

@@ -232,3 +232,7 @@ def first_line(error: Exception) -> str:
     """What went wrong, in one line."""
     lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
+
+
+def in_trunk(weight: str) -> bool:
+    return ".trunk." in weight and ".temporal." not in weight

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mdtnet.checks import check_file
-from mdtnet.data.annotations import is_video
-from mdtnet.data.video import is_image
+from mdtnet.data.suffixes import is_image, is_video
 from mdtnet.errors import ConfigError, DataError, VideoError
+from mdtnet.files import check_file
 
 NOTHING = "no class is as probable as that"
 

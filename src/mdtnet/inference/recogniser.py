@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mdtnet.checkpoint import load_model
@@ -21,6 +20,7 @@ from mdtnet.errors import ConfigError, VideoError
 from mdtnet.hub import HubMixin
 from mdtnet.inference.prediction import Prediction, Predictor, check_choice, chosen
 from mdtnet.models.folding import folded
+from mdtnet.models.network import Network
 
 
 class Recogniser(Predictor, HubMixin):
@@ -31,7 +31,7 @@ class Recogniser(Predictor, HubMixin):
     copy of `model` with batch norms folded.
     """
 
-    def __init__(self, model: nn.Module, *, classes: Sequence[str], config: RunConfig, device: str = "auto") -> None:
+    def __init__(self, model: Network, *, classes: Sequence[str], config: RunConfig, device: str = "auto") -> None:
         self.device = _device(device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # quicker
         self._quick = folded(self.model)
@@ -47,7 +47,7 @@ class Recogniser(Predictor, HubMixin):
             ConfigError: the device is not there.
         """
         _device(device)  # before a large file is read
-        model: Any = load_model(checkpoint)
+        model = load_model(checkpoint)
         return cls(model, classes=model.classes, config=model.config, device=device)
 
     def predict_many(
@@ -99,7 +99,7 @@ class Recogniser(Predictor, HubMixin):
         return ClipDataset(
             videos,
             data,
-            frames_per_segment=int(self.model.frames_per_segment),  # type: ignore[arg-type]
+            frames_per_segment=self.model.frames_per_segment,
             train=False,
             test=test,
         )

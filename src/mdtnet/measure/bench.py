@@ -14,9 +14,7 @@ gradients and the optimiser's momentum, but not Python and the libraries.
 import json
 import multiprocessing
 import os
-import platform
 import re
-import subprocess
 import tempfile
 import time
 from collections import defaultdict
@@ -24,7 +22,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -34,16 +31,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
-from mdtnet import __version__
 from mdtnet.checkpoint import save_checkpoint
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, nearest
+from mdtnet.config import SYSTEMS, TRUNKS, DataConfig, ModelConfig, RunConfig
 from mdtnet.deploy.export import SUFFIXES, export, load_network
-from mdtnet.errors import ConfigError
+from mdtnet.errors import ConfigError, nearest
+from mdtnet.machine import describe_machine
 from mdtnet.measure.cost import component, count
-from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
+from mdtnet.models.build import build_model
 from mdtnet.models.folding import folded
 
 CLASSES = 400
@@ -58,7 +54,7 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 class BenchConfig:
     """What is measured, and how."""
 
-    models: tuple[str, ...] = SYSTEMS
+    models: tuple[str, ...] = tuple(SYSTEMS)
     """Systems; ratios are to the first of them on the same trunk."""
     trunks: tuple[str, ...] = ("resnet50",)
     """2D networks."""
@@ -203,7 +199,11 @@ def _take_turns(
 
 def check(config: BenchConfig) -> None:
     """Raise `ConfigError` where `config` cannot be run."""
-    lists = ("models", config.models, SYSTEMS), ("trunks", config.trunks, TRUNKS), ("formats", config.formats, FORMATS)
+    lists = (
+        ("models", config.models, tuple(SYSTEMS)),
+        ("trunks", config.trunks, TRUNKS),
+        ("formats", config.formats, FORMATS),
+    )
     for what, names, known in lists:
         for name in names:
             if name not in known:
@@ -398,44 +398,6 @@ def clocked(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
 
 
 # Machine, plot
-
-
-def describe_machine() -> dict[str, Any]:
-    """Date, commit, versions, processor, threads and load."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "mdtnet": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor()
-
-
-def _commit() -> str:
-    """Of the repository that this file is part of, marked if it was changed since; empty if there is none."""
-    try:
-        for command in (["ls-files", "--error-unmatch", __file__], ["describe", "--always", "--dirty"]):
-            git = ["git", "-C", str(Path(__file__).parent), *command]
-            done = subprocess.run(git, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
 
 
 def plot(result: Bench, path: Path) -> None:

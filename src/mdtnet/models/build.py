@@ -1,15 +1,15 @@
 """The registry: systems x trunks, one literal table each, and the one builder that holds the numbers."""
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
 
 from torch import nn
 
-from mdtnet.checks import check_ranges
+from mdtnet.checks import check_model
+from mdtnet.config import ModelConfig, System, TrunkName
 from mdtnet.errors import ConfigError
-from mdtnet.models.mdtnet import MDTNet, MDTNetConfig, excite
+from mdtnet.models.mdtnet import MDTNet, excite
+from mdtnet.models.network import Network
 from mdtnet.models.pretrained import start_trunk, start_weights, take_over
-from mdtnet.models.saliency import SaliencyConfig
 from mdtnet.models.tdn import TDN, differ
 from mdtnet.models.tea import SPLITS, TEA, Res2NetBlock, excite_and_aggregate
 from mdtnet.models.trunk import (
@@ -24,11 +24,6 @@ from mdtnet.models.trunk import (
 )
 from mdtnet.models.tsm import TSM, shift_every, shift_step
 from mdtnet.models.tsn import TSN
-
-System = Literal["tsn", "tsm", "tea", "tdn", "mdtnet1", "mdtnet2"]
-TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]
-SYSTEMS: tuple[System, ...] = get_args(System)
-TRUNKS: tuple[TrunkName, ...] = get_args(TrunkName)
 
 
 def resnet(block: type[Block], num_blocks: tuple[int, int, int, int]) -> Callable[..., Trunk]:
@@ -52,22 +47,22 @@ TEA_TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
 """TEA has a Res2Net in the place of a ResNet of bottlenecks."""
 
 
-def build_model(config: Any, *, num_classes: int) -> nn.Module:
-    """Build what a `ModelConfig` (or anything with its fields) names, and start it from `config.weights`.
+def build_model(config: ModelConfig, *, num_classes: int) -> Network:
+    """Build what a config names, and start it from `config.weights`.
 
-    The model maps uint8 clips, or float ones that are normalised already, [B, T, K, 3, H, W] to logits [B,
-    classes]; K is its `frames_per_segment`. Its `pretrained` is `ImageNet`, `video` or empty, by what it starts from.
+    The network maps uint8 clips, or float ones that are normalised already, [B, T, K, 3, H, W] to logits [B,
+    classes]; K is its `frames_per_segment`.
 
     Raises:
-        ConfigError: see `check_model`; ImageNet weights that cannot be had, or a width other than 1 where it is not
-            possible.
+        ConfigError: see `checks.check_model`; ImageNet weights that cannot be had, or a width other than 1 where it is
+            not possible.
         CheckpointError: weights that are not recognised or of another trunk.
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}, expected at least 1")
     check_model(config)
     source = config.weights
-    weights = source and start_weights(source, system=config.name, trunk=config.trunk, width=config.width)
+    weights = start_weights(source, system=config.name, trunk=config.trunk, width=config.width) if source else None
     makers = TEA_TRUNK_MAKERS if config.name == "tea" else TRUNK_MAKERS
 
     def trunk(at_input: Maker = nothing, after_conv1: Maker = nothing) -> Trunk:
@@ -76,71 +71,51 @@ def build_model(config: Any, *, num_classes: int) -> nn.Module:
             start_trunk(made, weights, source=source)  # now, since TDN and MDT-Net copy its first layers
         return made
 
-    model: Any = _system(config, trunk, num_classes)
-    model.pretrained = weights and ("ImageNet" if weights.imagenet else "video")
+    model = MAKERS[config.name](config, trunk, num_classes)
     if weights:
+        model.pretrained = "ImageNet" if weights.imagenet else "video"
         take_over(model, weights, source=source)
     freeze(model, config.freeze)
     return model
 
 
-def _system(config: Any, trunk: Callable[..., Trunk], num_classes: int) -> nn.Module:
-    if config.name == "tsn":
-        return TSN(trunk(), num_classes, dropout=config.dropout)
-    if config.name == "tsm":
-        shifts = shift_every(shift_step(config.trunk))
-        return TSM(trunk(at_input=shifts), num_classes, dropout=config.dropout)
-    if config.name == "tea":
-        splits = SPLITS if TEA_TRUNK_MAKERS[config.trunk] is not TRUNK_MAKERS[config.trunk] else 1
-        return TEA(trunk(after_conv1=excite_and_aggregate(splits)), num_classes, dropout=config.dropout)
-    if config.name == "tdn":
-        return TDN(trunk(after_conv1=differ), num_classes, dropout=config.dropout)
-    saliency: SaliencyConfig | None = config.saliency if config.name == "mdtnet2" else None
-    parts: MDTNetConfig = config.mdtnet
-    return MDTNet(
-        trunk(after_conv1=excite(parts)), num_classes, config=parts, saliency=saliency, dropout=config.dropout
-    )
+def _tsn(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TSN:
+    return TSN(trunk(), num_classes, dropout=config.dropout)
 
 
-def check_model(config: Any) -> None:
-    """See that the numbers of a `ModelConfig` are in their ranges and go together.
-
-    Raises:
-        ConfigError: the message names the key, the value and what was expected.
-    """
-    check_ranges(config, part="model")
-    if config.name in ("mdtnet1", "mdtnet2"):
-        _check(config.mdtnet)
-    if config.name == "mdtnet2" and config.saliency.pool % 2:
-        raise ConfigError(
-            f"model.saliency.pool is {config.saliency.pool}, expected an even number: the network takes its salience "
-            "of frames of half size"
-        )
+def _tsm(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TSM:
+    return TSM(trunk(at_input=shift_every(shift_step(config.trunk))), num_classes, dropout=config.dropout)
 
 
-def _check(parts: MDTNetConfig) -> None:
-    kernels, dilations, frames = parts.dcme_kernels, parts.dcme_dilations, parts.frames_per_segment
-    if frames < 2 and parts.fine:
-        raise ConfigError(
-            f"model.mdtnet.frames_per_segment is {frames}, expected at least 2 for differences (model.mdtnet.fine)"
-        )
-    if parts.key_frame >= frames:
-        raise ConfigError(
-            f"model.mdtnet.key_frame is {parts.key_frame}, expected one of the {frames} frames of a segment "
-            f"(model.mdtnet.frames_per_segment), counted from 0"
-        )
-    if not kernels or any(k < 1 or k % 2 == 0 for k in kernels):
-        raise ConfigError(f"model.mdtnet.dcme_kernels is {list(kernels)}, expected odd sizes, one a scale")
-    if len(dilations) != len(kernels) or min(dilations) < 1:
-        raise ConfigError(
-            f"model.mdtnet.dcme_dilations is {list(dilations)}, expected a number of cells for each of "
-            f"{len(kernels)} kernels (model.mdtnet.dcme_kernels)"
-        )
+def _tea(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TEA:
+    splits = SPLITS if TEA_TRUNK_MAKERS[config.trunk] is not TRUNK_MAKERS[config.trunk] else 1
+    return TEA(trunk(after_conv1=excite_and_aggregate(splits)), num_classes, dropout=config.dropout)
 
 
-def freeze(model: nn.Module, what: str) -> None:
+def _tdn(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TDN:
+    return TDN(trunk(after_conv1=differ), num_classes, dropout=config.dropout)
+
+
+def _mdtnet(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> MDTNet:
+    saliency = config.saliency if config.name == "mdtnet2" else None
+    blocks = trunk(after_conv1=excite(config.mdtnet))
+    return MDTNet(blocks, num_classes, config=config.mdtnet, saliency=saliency, dropout=config.dropout)
+
+
+MAKERS: dict[System, Callable[[ModelConfig, Callable[..., Trunk], int], Network]] = {
+    "tsn": _tsn,
+    "tsm": _tsm,
+    "tea": _tea,
+    "tdn": _tdn,
+    "mdtnet1": _mdtnet,
+    "mdtnet2": _mdtnet,
+}
+"""One maker per row of `config.SYSTEMS`: it calls `trunk` with its makers of temporal modules, and adds the rest."""
+
+
+def freeze(model: Network, what: str) -> None:
     """Switch off gradients of the trunk's own parameters: none, its `stem`, `stages` 1 to 3 too, or all."""
-    trunk: Trunk = model.trunk  # type: ignore[assignment]
+    trunk = model.trunk
     frozen: dict[str, list[nn.Module]] = {"none": [], "stem": trunk.stem_layers(), "trunk": [trunk]}
     frozen["stages"] = trunk.stem_layers() + [b for s in (1, 2, 3) for b in trunk.stage_blocks(s)]
     for module in frozen[what]:

@@ -2,14 +2,17 @@
 
 import copy
 import itertools
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from mdtnet.models.temporal import ConvBN
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def folded(model: nn.Module) -> nn.Module:
+
+def folded(model: Model) -> Model:
     """A copy in eval mode that computes the same in fewer passes, to about 1e-6 of the largest logit.
 
     In every trunk a batch norm is registered right after its convolution, which is how the pairs are found.

@@ -7,16 +7,16 @@ Letters: B clips, T segments, K frames a segment, N = B*T, C channels, c reduced
 """
 
 import copy
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdtnet.config import MDTNetConfig, SaliencyConfig
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.deform import deform_conv2d_sum
-from mdtnet.models.saliency import SaliencyConfig, floored, luma, pool, pooled_saliency, resized
+from mdtnet.models.network import Network
+from mdtnet.models.saliency import floored, luma, pool, pooled_saliency, resized
 from mdtnet.models.temporal import (
     CoarseDifference,
     ConvBN,
@@ -32,49 +32,7 @@ from mdtnet.models.temporal import (
 from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_bn_features, normalise
 
 
-@dataclass(frozen=True)
-class MDTNetConfig:
-    """Components of MDT-Net, and what the paper leaves open, one field a choice (docs/method.md)."""
-
-    frames_per_segment: int = 5
-    """K, the frames of a segment."""
-    key_frame: int = 3
-    """Index of the key frame in its segment, from 0 (the paper's 4th frame)."""
-    fine: bool = True
-    """Fine temporal differences (inside segments) at the stem."""
-    fine_start: float = 1.0
-    """Scale of the batch norm that ends the path of fine differences, at the start; 0 starts without the path."""
-    fine_stage1: bool = False
-    """A copy of stage 1 on the difference path, added again after stage 1."""
-    spatial_difference: Literal["none", "sobel"] = "none"
-    """Add the spatial gradient (Sobel) of the fine differences to them."""
-    coarse: bool = True
-    """Coarse temporal differences (between segments) in stages 2 to 4."""
-    dcme: bool = True
-    """Motion excitation by deformable convolutions of two scales."""
-    dcme_kernels: tuple[int, ...] = (3, 3)
-    """Kernel sizes of the deformable convolutions, one a scale."""
-    dcme_dilations: tuple[int, ...] = (1, 2)
-    """How far apart their taps are, in cells: kernels of 3 at 1 and 2 span 3 and 5 cells."""
-    dcme_deformable: bool = True
-    """Deformable convolutions; false: plain ones in their place (ablation)."""
-    dcme_backward: bool = False
-    """Add the mirrored backward difference."""
-    dcme_low_level: bool = False
-    """Add pooled stem features of the difference path to the reduced features (needs `fine`)."""
-    stce: bool = True
-    """Spatio-temporal channel excitation."""
-    excite_every: int = 2
-    """Coarse differences, DCME and STCE are in every so many blocks of a stage, the temporal convolution in all."""
-    temporal: Literal["shift", "identity", "none"] = "shift"
-    """Start of the depthwise temporal convolution after the excitation; `none` leaves it out."""
-    reduction: int = 16
-    """Channels are reduced by this factor in every module, to 8 at least."""
-    causal: bool = False
-    """Look only at the past (for streams)."""
-
-
-class MDTNet(nn.Module):
+class MDTNet(Network):
     """Clips [B, T, K, 3, H, W] -> logits [B, classes]; `saliency=None` is MDT-Net1, else MDT-Net2.
 
     The trunk is built with `excite(config)` after conv1, and holds its pre-trained weights already, since the
@@ -90,12 +48,10 @@ class MDTNet(nn.Module):
         saliency: SaliencyConfig | None,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.frames_per_segment = config.frames_per_segment
+        super().__init__(trunk, num_classes)
+        self.frames_per_segment, self.key_frame = config.frames_per_segment, config.key_frame
         self.parts = config
         self.saliency = saliency
-        self.trunk = trunk
         self.fine = FineDifference(trunk, config) if config.fine else None
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
@@ -122,7 +78,7 @@ class MDTNet(nn.Module):
         enhancing their differences: X' = mask * X. The action path and the salience map work on frames of half size.
         """
         std = (1.0, 1.0, 1.0) if not x.is_floating_point() else self.trunk.std
-        key = normalise(x[:, :, self.parts.key_frame], self.trunk)  # [B, T, 3, H, W]
+        key = normalise(x[:, :, self.key_frame], self.trunk)  # [B, T, 3, H, W]
         half = half_size(x)  # [B, T, K, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():

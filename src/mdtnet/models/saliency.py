@@ -6,42 +6,15 @@ mean colour. Letters: B clips, T segments, K frames a segment, W_n frames a wind
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdtnet.config import SaliencyConfig
+
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luma (ITU-R BT.601)."""
-
-
-@dataclass(frozen=True)
-class SaliencyConfig:
-    """The motion salience map: what the paper leaves open, one field a choice (docs/method.md)."""
-
-    variant: Literal["amplitude", "phase", "spectral_residual", "difference"] = "amplitude"
-    """What measures motion at a pixel: Fourier amplitude, phase, spectral residual, or plain frame difference."""
-    window: Literal["segment", "clip"] = "segment"
-    """Frames a transform spans: the K frames of a segment, or all T*K frames."""
-    normalise: Literal["segment", "clip"] = "segment"
-    """Whether median and high quantile are taken per segment or over the whole clip."""
-    to: Literal["action", "appearance", "both"] = "both"
-    """Which path sees the enhanced frames: the difference path, the key frames, or both."""
-    floor: float = 0.5
-    """g: what a motionless place is weakened to, 0 to 1; 1 leaves the frames as they are."""
-    drop: float = 0.0
-    """Share of clips that training shows without salience, 0 to 1, drawn anew each time: salience as an augmentation.
-    Tests always have it."""
-    quantile: float = 0.98
-    """High quantile of the map that counts as full salience, 0 to 1."""
-    noise: float = 2 / 255
-    """Amplitude per frame, on luma in [0, 1], below which a segment counts as motionless (tau = K * noise)."""
-    pool: int = 4
-    """Area pooling before everything else, in pixels; in a network an even number."""
-    frequency_weights: tuple[float, ...] = ()
-    """w_u for u = 1, 2, ... up to half the window, for `amplitude`; empty: all 1."""
 
 
 def frames_saliency(frames: Tensor, config: SaliencyConfig, *, std: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:

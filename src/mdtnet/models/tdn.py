@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.network import Network
 from mdtnet.models.temporal import CoarseDifference, ConvBN, DepthwiseConv, combined, fan_out_, gated, reduced
 from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise
 
-KEY_FRAME = 2
-"""Index in its segment of the frame that the trunk sees, from 0."""
 
-
-class TDN(nn.Module):
+class TDN(Network):
     """Clips [B, T, 5, 3, H, W] -> logits [B, classes].
 
     The trunk is built with `differ` after conv1, and holds its pre-trained weights already, since the
@@ -27,20 +25,19 @@ class TDN(nn.Module):
     """
 
     frames_per_segment = 5
+    key_frame = 2
 
     def __init__(
         self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5, num_segments_trained: int | None = None
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
+        super().__init__(trunk, num_classes)
         self.num_segments_trained = num_segments_trained
-        self.trunk = trunk
         self.fine = ShortTermDifference(trunk)
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         timeline = Timeline(x.shape[1])
-        key = normalise(x[:, :, KEY_FRAME], self.trunk).flatten(0, 1)  # [N, 3, H, W]
+        key = normalise(x[:, :, self.key_frame], self.trunk).flatten(0, 1)  # [N, 3, H, W]
         half = half_size(x)  # [B, T, 5, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():

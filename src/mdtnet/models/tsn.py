@@ -3,21 +3,18 @@
 Wang et al., "Temporal Segment Networks: Towards Good Practices for Deep Action Recognition", ECCV 2016.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.network import Network
 from mdtnet.models.trunk import Trunk, normalise
 
 
-class TSN(nn.Module):
+class TSN(Network):
     """Clips [B, T, 1, 3, H, W] -> logits [B, classes]. TSM and TEA differ in their trunk alone."""
 
-    frames_per_segment = 1
-
     def __init__(self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.trunk = trunk
+        super().__init__(trunk, num_classes)
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 LABELLED_CLASSES = 60  # a confusion matrix of more has no names
@@ -61,6 +60,8 @@ def _in_words(line: Line) -> str:
 
 def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
     high = high if high > low else low + 1
+    from matplotlib.ticker import MaxNLocator
+
     return list(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high))
 
 

@@ -20,26 +20,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mdtnet.config import nearest
-from mdtnet.errors import ConfigError
+from mdtnet.config import SaliencyConfig
+from mdtnet.errors import ConfigError, nearest
 from mdtnet.inference.prediction import Prediction
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.models.mdtnet import DCME
-from mdtnet.models.saliency import LUMA, SaliencyConfig, frames_saliency
-from mdtnet.models.tdn import KEY_FRAME
+from mdtnet.models.saliency import LUMA, frames_saliency
 from mdtnet.models.trunk import Timeline
-from mdtnet.pages.pictures import (
-    INK,
-    PAPER,
-    SHEETS,
-    checked_output,
-    colour_scale,
-    font,
-    heat,
-    panels,
-    save_sheet,
-    sheet,
-)
+from mdtnet.pages.sheet import INK, PAPER, SHEETS, checked_output, colour_scale, font, heat, panels, save_sheet, sheet
 
 STAGES = {"gradcam": (4,), "offsets": (2, 3, 4)}
 CAM_NOTE = "0 to the largest of the row; bright: speaks for the class named at the left"
@@ -121,14 +109,7 @@ class _Seen:
 
     def key_frames(self, segments: np.ndarray) -> np.ndarray:
         """uint8 RGB [n, S, S, 3]."""
-        return self.clip[0, segments, key_frame(self.network.model)].movedim(1, -1).numpy()
-
-
-def key_frame(model: Any) -> int:
-    """Index of the frame in its segment that the network's trunk sees."""
-    if model.frames_per_segment == 1:
-        return 0
-    return model.parts.key_frame if hasattr(model, "parts") else KEY_FRAME
+        return self.clip[0, segments, self.network.model.key_frame].movedim(1, -1).numpy()
 
 
 def _spread(count: int, columns: int) -> np.ndarray:

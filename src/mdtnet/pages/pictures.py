@@ -4,40 +4,35 @@ layout of all sheets.
 Letters: T segments, K frames a segment, n frames, H, W pixels.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
-import matplotlib
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from mdtnet.checkpoint import atomic_write
 from mdtnet.checks import check_ranges
-from mdtnet.data.exposure import Exposure, expose
+from mdtnet.config import Exposure, MDTNetConfig, SaliencyConfig
+from mdtnet.data.exposure import expose
 from mdtnet.data.segments import test_indices
 from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
 from mdtnet.errors import ConfigError
-from mdtnet.models.saliency import ENERGIES, LUMA, SaliencyConfig, floored, frames_saliency
+from mdtnet.files import atomic_write
+from mdtnet.models.saliency import ENERGIES, floored, frames_saliency
 from mdtnet.models.trunk import Trunk
+from mdtnet.pages.sheet import SHEETS, checked_output, colour_scale, heat, panels, save_sheet, sheet
 
-SHEETS = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4",)
 SHORT_SIDE = 256  # pixels; salience depends on it a little, and networks see frames of about this size
-PANEL_HEIGHT = 160  # pixels, of one picture on a contact sheet
-COLOURS = matplotlib.colormaps["inferno"]
 VARIANTS: tuple[Any, ...] = ("amplitude", *ENERGIES)
 NOTE = "salience 0 to 1; bright everywhere: hardly any motion, the segment passes unchanged"
 DEFAULT_FPS = 25  # of sources that do not say
 KINDS = f"{', '.join(SHEETS)} (contact sheet) or {VIDEOS[0]} (overlay video)"
 CHUNK = 16  # frames of an overlay video computed together
-INK, PAPER = (32, 36, 42), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +111,7 @@ def contact_sheet(
     Raises:
         ConfigError, VideoError: see `draw_saliency`.
     """
-    out = checked_output(source, out, SHEETS)
+    out = checked_output(source, out, SHEETS, KINDS)
     read = _Segments(
         source,
         num_segments=num_segments,
@@ -149,7 +144,7 @@ def overlay_video(
     Raises:
         ConfigError, VideoError: see `draw_saliency`.
     """
-    out = checked_output(source, out, VIDEOS)
+    out = checked_output(source, out, VIDEOS, KINDS)
     _check_frames(frames_per_segment)
     saliency = replace(saliency, window="segment", normalise="segment")
     info = probe(source)  # the whole video decodes: from here on nothing is left half written
@@ -174,10 +169,12 @@ def read_key_frames(
     short_side: int = SHORT_SIDE,
     start: float | None = None,
     end: float | None = None,
+    key_frame: int = MDTNetConfig.key_frame,
 ) -> KeyFrames:
     """The key frames of a video (of its part from `start` to `end`, in seconds) and their salience.
 
-    Segments are those of a test with one clip; frames are scaled to `short_side` pixels first.
+    Segments are those of a test with one clip; frames are scaled to `short_side` pixels first. `key_frame` is the
+    index of the key frame in its segment, from 0; of shorter segments it is the last frame.
 
     Raises:
         ConfigError: a segment has fewer than 2 frames.
@@ -192,7 +189,7 @@ def read_key_frames(
         start=start,
         end=end,
     )
-    return read.key_frames(saliency)
+    return read.key_frames(saliency, key_frame)
 
 
 class _Segments:
@@ -230,22 +227,10 @@ class _Segments:
         )
         self.frames = expose(frames, exposure)  # [T, K, H, W, 3]
 
-    def key_frames(self, saliency: SaliencyConfig) -> KeyFrames:
+    def key_frames(self, saliency: SaliencyConfig, key_frame: int = MDTNetConfig.key_frame) -> KeyFrames:
         salience = frames_saliency(torch.from_numpy(self.frames).permute(0, 1, 4, 2, 3)[None], saliency)[0]
-        key = key_index(self.frames.shape[1])
+        key = min(key_frame, self.frames.shape[1] - 1)
         return KeyFrames(self.frames[:, key], salience.numpy(), self.indices[:, key], self.num_frames)
-
-
-def key_index(frames_per_segment: int) -> int:
-    """Index of the key frame in its segment: the fourth (METHOD section 1), or the last of fewer."""
-    return min(3, frames_per_segment - 1)
-
-
-def heat(frames: np.ndarray, salience: np.ndarray) -> np.ndarray:
-    """Salience [n, H, W] in colour over the greyed frames, both uint8 RGB [n, H, W, 3]; bright is salient."""
-    grey = (frames @ np.array(LUMA))[..., None] * 0.35
-    colour = COLOURS(salience, bytes=True)[..., :3] * 0.65
-    return (grey + colour).round().astype(np.uint8)
 
 
 def enhanced(frames: np.ndarray, salience: np.ndarray, *, floor: float) -> np.ndarray:
@@ -259,7 +244,8 @@ class _Overlay:
     """Encodes frames that are pushed one by one; holds `CHUNK` and a window of them."""
 
     def __init__(self, container: Any, info: VideoInfo, saliency: SaliencyConfig, window: int) -> None:
-        self.saliency, self.window, self.key = saliency, window, key_index(window)
+        self.saliency, self.window = saliency, window
+        self.key = min(MDTNetConfig.key_frame, window - 1)
         self.frames: list[np.ndarray] = []
         fps = min(max(info.fps or DEFAULT_FPS, 1), 240)
         self.container = container
@@ -300,26 +286,6 @@ def _check_frames(frames_per_segment: int) -> None:
         raise ConfigError(f"frames_per_segment is {frames_per_segment}: motion takes at least 2 frames")
 
 
-def checked_output(source: str | Path, out: str | Path, suffixes: tuple[str, ...], kinds: str = KINDS) -> Path:
-    """`out` as a file that can be written, in a folder that is there.
-
-    Raises:
-        ConfigError: its extension is none of `suffixes` (`kinds` says what is expected), it is a folder or `source`.
-    """
-    out = Path(out)
-    if out.suffix.lower() not in suffixes:
-        raise ConfigError(f"{out}: unknown kind of picture '{out.suffix}', expected {kinds}")
-    if out.is_dir():
-        raise ConfigError(f"{out}: is a folder, expected the name of a file")
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise ConfigError(f"{out}: is the source itself, choose another name")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: its folder cannot be made: {error.strerror}") from error
-    return out
-
-
 def _scaled(size: tuple[int, ...], short_side: int, multiple: int) -> tuple[int, ...]:
     """A size (height, width) scaled to a short side, both sides multiples of `multiple`."""
     return tuple(multiple * max(1, round(side / multiple)) for side in scaled_size(size, short_side))
@@ -331,58 +297,3 @@ def _resized(frame: np.ndarray, short_side: int, *, multiple: int = 1) -> np.nda
 
 
 # ---- sheets ---------------------------------------------------------------------------------------------
-
-
-def panels(frames: np.ndarray, height: int = PANEL_HEIGHT) -> list[Image.Image]:
-    """Frames uint8 RGB [n, H, W, 3] as pictures of one height in pixels."""
-    size = (max(1, round(frames.shape[2] * height / frames.shape[1])), height)
-    return [Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR) for frame in frames]
-
-
-def sheet(
-    title: str, headings: Sequence[str], rows: Sequence[tuple[str, list[Image.Image]]], foot: Image.Image
-) -> Image.Image:
-    """Panels of one size in named rows, with a title, a heading above each column, and a legend at the foot."""
-    top, gap = 60, 4
-    left = 24 + max(_text_size(name, 13)[0] for name, _ in rows)
-    width, height = rows[0][1][0].size
-    wide = left + 8 + max(len(headings) * (width + gap), _text_size(title, 16)[0], foot.width)
-    picture = Image.new("RGB", (wide, top + len(rows) * (height + gap) + foot.height + 14), PAPER)
-    pen = ImageDraw.Draw(picture)
-    pen.text((left, 8), title, fill=INK, font=font(16))
-    for column, heading in enumerate(headings):
-        pen.text((left + column * (width + gap), top - 20), heading, fill=INK, font=font(13))
-    for row, (name, pictures) in enumerate(rows):
-        y = top + row * (height + gap)
-        pen.text((12, y + height // 2), name, fill=INK, font=font(13), anchor="lm")
-        for column, panel in enumerate(pictures):
-            picture.paste(panel, (left + column * (width + gap), y))
-    picture.paste(foot, (left, picture.height - foot.height - 6))
-    return picture
-
-
-def colour_scale(note: str) -> Image.Image:
-    """The legend of `heat`: its colours from 0 to 1, and a note."""
-    foot = Image.new("RGB", (168 + _text_size(note, 12)[0], 18), PAPER)
-    ramp = COLOURS(np.linspace(0, 1, 160)[None].repeat(10, 0), bytes=True)[..., :3]
-    foot.paste(Image.fromarray(ramp), (0, 4))
-    ImageDraw.Draw(foot).text((168, 9), note, fill=INK, font=font(12), anchor="lm")
-    return foot
-
-
-def save_sheet(picture: Image.Image, out: Path) -> Path:
-    """Write a sheet as PNG or JPEG, by its extension; a crash leaves the old file or the new one."""
-    kind = "PNG" if out.suffix.lower() == ".png" else "JPEG"
-    atomic_write(out, lambda file: picture.save(file, kind, quality=92))
-    return out
-
-
-def _text_size(text: str, size: int) -> tuple[int, int]:
-    box = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font=font(size))
-    return math.ceil(box[2]), math.ceil(box[3])
-
-
-@lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of all sheets, of a size in pixels."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

@@ -6,36 +6,26 @@ videos of the most confident mistakes. No model runs here. Whatever is missing i
 
 import csv
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from mdtnet import metrics
-from mdtnet.checkpoint import atomic_write
-from mdtnet.config import DataConfig, RunConfig, TestConfig, load_yaml, to_dict
+from mdtnet.config import SYSTEMS, DataConfig, RunConfig, TestConfig
+from mdtnet.config_file import load_yaml, to_dict
 from mdtnet.data.labels import label_text
 from mdtnet.errors import ConfigError, DataError, MdtnetError, VideoError
-from mdtnet.evaluation import ScoreTable
-from mdtnet.pages import pictures
 from mdtnet.pages.charts import Line, chart, confusion, data_uri
+from mdtnet.pages.page import environment, write_page
+from mdtnet.scores import ScoreTable
+from mdtnet.training.run_folder import finite_number, read_history
 
-SYSTEM_TITLES = {
-    "tsn": "TSN",
-    "tsm": "TSM",
-    "tea": "TEA",
-    "tdn": "TDN",
-    "mdtnet1": "MDT-Net1",
-    "mdtnet2": "MDT-Net2",
-}
 NUM_MISTAKES = 10
 STRIP_SEGMENTS = 8  # at most so many key frames in a strip
 STRIP_HEIGHT = 96  # pixels
@@ -142,7 +132,7 @@ def read_run(run_dir: str | Path) -> Run:
     run.title = run.folder.resolve().name
     if run.config is not None:
         run.colour, run.trunk = run.config.model.name, run.config.model.trunk
-        run.title = SYSTEM_TITLES[run.colour]
+        run.title = SYSTEMS[run.config.model.name].title
     return run
 
 
@@ -159,12 +149,6 @@ def _attempt(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
         return None
 
 
-def read_history(path: Path) -> list[dict[str, float | None]]:
-    """The rows of a `log.csv`; what is no finite number is None."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
-
-
 def _read_figures(path: Path) -> dict[str, Any]:
     figures = json.loads(path.read_text(encoding="utf-8"))
     needed = {"per_class", "unreadable_wrong"}
@@ -179,14 +163,6 @@ def _read_reasons(path: Path) -> dict[str, str]:
         if "path" not in (rows.fieldnames or ()):
             raise ValueError("no column 'path'")
         return {row["path"] or "": row.get("reason") or "" for row in rows}
-
-
-def _number(text: Any) -> float | None:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _figures(run: Run) -> dict[str, Any] | None:
@@ -325,7 +301,7 @@ def _tell_apart(runs: list[Run]) -> None:
             run.title = f"{run.title} {run.folder.resolve().name}"
     if len({run.colour for run in runs}) < len(runs):
         for i, run in enumerate(runs):
-            run.colour = list(SYSTEM_TITLES)[-1 - i % len(SYSTEM_TITLES)]
+            run.colour = list(SYSTEMS)[-1 - i % len(SYSTEMS)]
 
 
 # ---- charts -------------------------------------------------------------------------------------------
@@ -401,6 +377,8 @@ def _strips(run: Run, name: str) -> dict[str, str]:
     path, start, end = _locate(run, name)
     if path is None:
         return {"reason": "the video is not where the run found it"}
+    from mdtnet.pages import pictures  # computes with torch
+
     config = run.config or RunConfig()
     try:
         found = pictures.read_key_frames(
@@ -412,6 +390,7 @@ def _strips(run: Run, name: str) -> dict[str, str]:
             short_side=config.data.short_side,
             start=start,
             end=end,
+            key_frame=config.model.mdtnet.key_frame,
         )
     except VideoError as error:
         return {"reason": error.reason}
@@ -424,7 +403,7 @@ def _locate(run: Run, name: str) -> tuple[Path | None, float | None, float | Non
     match = re.fullmatch(r"(.+)@([\d.]+)-([\d.]*)", name)
     choices: list[tuple[str, float | None, float | None]] = [(name, None, None)]
     if match:
-        choices.append((match[1], _number(match[2]), _number(match[3])))
+        choices.append((match[1], finite_number(match[2]), finite_number(match[3])))
     for root in _roots(run):
         for path, start, end in choices:
             if (root / path).exists():
@@ -443,30 +422,3 @@ def _strip(frames: np.ndarray) -> str:
 
 
 # ---- pages --------------------------------------------------------------------------------------------
-
-
-@lru_cache
-def environment() -> Environment:
-    """The templates of pages."""
-    environment = Environment(
-        loader=PackageLoader("mdtnet.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = _percent
-    return environment
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def write_page(out: Path, page: str) -> Path:
-    """Write a page and return its path.
-
-    Raises:
-        ConfigError: `out` is a folder.
-    """
-    if out.is_dir():
-        raise ConfigError(f"{out}: is a folder, expected the name of an HTML file")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(out, lambda file: file.write(page.encode("utf-8", "replace")))
-    return out

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mdtnet.builtin.render import RENDERER_VERSION, RenderConfig
-from mdtnet.config import RunConfig, from_dict, nearest, read_yaml, to_dict
-from mdtnet.errors import ConfigError
-from mdtnet.models.build import System
-from mdtnet.training.run_folder import flat
+from mdtnet.config import SYSTEMS, RunConfig, System
+from mdtnet.config_file import flat, from_dict, merged, nested, read_yaml, to_dict
+from mdtnet.errors import ConfigError, nearest
 
 DEFAULT = "default"
 NOT_HASHED = (
@@ -25,8 +24,8 @@ NOT_HASHED = (
 """Options that do not change what a run of given seed and fold computes."""
 PATHS = ("train", "val", "root", "classes")
 """Options of `data` that are files or folders."""
-PARTS = {"model.mdtnet.": ("mdtnet1", "mdtnet2"), "model.saliency.": ("mdtnet2",)}
-"""Options that only some systems look at."""
+PARTS = tuple(dict.fromkeys(part for system in SYSTEMS.values() for part in system.parts))
+"""Groups of `model` options that only some systems look at."""
 
 Keep = Literal["none", "last", "best", "all"]
 
@@ -74,7 +73,7 @@ class DataSet:
 class Spec:
     """A run of the grid."""
 
-    system: str
+    system: System
     variant: str
     data: DataSet
     fold: int | None
@@ -91,7 +90,7 @@ class Spec:
     def about(self) -> dict[str, Any]:
         """Everything that decides what a run's row says, beside seed and fold: flat, plain values."""
         values = flat(to_dict(self.config))
-        ignored = tuple(part for part, systems in PARTS.items() if self.system not in systems)
+        ignored = tuple(f"model.{part}." for part in PARTS if part not in SYSTEMS[self.system].parts)
         if self.data.render:
             values |= flat({"render": rendered(self.data.render)})
         if self.data.pairs is not None:
@@ -125,7 +124,7 @@ class Study:
     out: Path
     results: Path
     specs: tuple[Spec, ...]
-    baseline: tuple[str, str]
+    baseline: tuple[System, str]
     """System and variant."""
     keep: Keep = "none"
 
@@ -176,38 +175,6 @@ def load_study(path: str | Path) -> Study:
     return Study(path, out, Path(given.results or out), specs, baseline, given.keep)
 
 
-def nested(values: Any, *, where: str) -> dict[str, Any]:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`.
-
-    Raises:
-        ConfigError: `values` are not keys and values.
-    """
-    found: dict[str, Any] = {}
-    if values is None:
-        return found
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} is {values!r}, expected keys and values")
-    for key, value in values.items():
-        *parents, last = str(key).split(".")
-        inner = nested(value, where=where) if isinstance(value, dict) else value
-        found = merged(found, _wrapped(parents, {last: inner}))
-    return found
-
-
-def _wrapped(parents: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
-    for parent in reversed(parents):
-        values = {parent: values}
-    return values
-
-
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over` in their place, mapping by mapping."""
-    both = {
-        k: merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in over.items()
-    }
-    return base | both
-
-
 def _data_set(path: Path, name: Any, values: Any) -> DataSet:
     where = f"{path}: data '{name}'"
     _check_name(where, str(name))
@@ -228,7 +195,9 @@ def _check_name(where: str, name: str) -> None:
         raise ConfigError(f"{where}: names are made of letters, digits, '_', '-' and '.', and begin with a letter")
 
 
-def _variant(path: Path, name: Any, values: Any, systems: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _variant(
+    path: Path, name: Any, values: Any, systems: Sequence[System]
+) -> tuple[tuple[System, ...], dict[str, Any]]:
     """The systems of a variant, and its options."""
     where = f"{path}: variant '{name}'"
     _check_name(where, str(name))
@@ -245,7 +214,7 @@ def _variant(path: Path, name: Any, values: Any, systems: Sequence[str]) -> tupl
 def _spec(
     path: Path,
     base: dict[str, Any],
-    system: str,
+    system: System,
     variant: str,
     overrides: dict[str, Any],
     data: DataSet,
@@ -277,7 +246,7 @@ def _spec(
         data=data,
         fold=None,
         seed=seed,
-        config=replace(config, out="", train=train, model=replace(config.model, name=system)),  # type: ignore[arg-type]
+        config=replace(config, out="", train=train, model=replace(config.model, name=system)),
     )
 
 
@@ -288,7 +257,7 @@ def _folds(spec: Spec) -> list[Spec]:
     return [replace(spec, fold=part.fold, config=replace(spec.config, data=part)) for part in parts] or [spec]
 
 
-def _baseline(path: Path, given: StudyFile, specs: Sequence[Spec]) -> tuple[str, str]:
+def _baseline(path: Path, given: StudyFile, specs: Sequence[Spec]) -> tuple[System, str]:
     wanted = given.baseline or given.systems[0]
     known = list(dict.fromkeys((s.system, s.variant) for s in specs))
     names = [f"{system}/{variant}" for system, variant in known]
@@ -300,7 +269,7 @@ def _baseline(path: Path, given: StudyFile, specs: Sequence[Spec]) -> tuple[str,
         raise ConfigError(
             f"{path}: baseline is '{wanted}', expected one of {', '.join(choices)}{nearest(wanted, choices)}"
         )
-    return (wanted, DEFAULT) if (wanted, DEFAULT) in of_system else of_system[0]
+    return next((pair for pair in of_system if pair[1] == DEFAULT), of_system[0])
 
 
 # ---- parts of the grid --------------------------------------------------------------------------------

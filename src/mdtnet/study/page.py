@@ -14,14 +14,14 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
-from mdtnet.checkpoint import atomic_write
-from mdtnet.config import RunConfig, test_crop_size
+from mdtnet.config import SYSTEMS, RunConfig, System, test_crop_size
 from mdtnet.errors import DataError
-from mdtnet.measure.bench import describe_machine
+from mdtnet.files import atomic_write
+from mdtnet.machine import describe_machine
 from mdtnet.measure.cost import latency as seconds_of
 from mdtnet.models.build import build_model
 from mdtnet.pages.charts import Dots, data_uri, scatter, strips
-from mdtnet.pages.report import SYSTEM_TITLES, environment, write_page
+from mdtnet.pages.page import environment, write_page
 from mdtnet.study.grid import DEFAULT, Spec, Study, hash_of
 from mdtnet.study.results import RESULTS, Standing, read_configs, read_rows, standing
 from mdtnet.study.runs import duration, picture_of
@@ -31,8 +31,9 @@ LATENCY = "latency.json"
 REPEATS = 7
 STALE_SHOWN = 5
 STYLE = Markup(  # of plots that stand alone; a page has its own colours
-    "<style>svg{--rule:#dde1e6;--tsn:#6b737e;--tsm:#b0700c;--tea:#18836a;--tdn:#7a5cc0;--mdtnet1:#4f9bd9;"
-    "--mdtnet2:#1f5fbf;background:#fff;font-family:system-ui,sans-serif}text{fill:#5c646f;font-size:11px}"
+    "<style>svg{--rule:#dde1e6;"
+    + "".join(f"--{name}:{system.colour};" for name, system in SYSTEMS.items())
+    + "background:#fff;font-family:system-ui,sans-serif}text{fill:#5c646f;font-size:11px}"
     ".name{fill:#1d2127}</style>"
 )
 READING = (
@@ -122,9 +123,9 @@ def measure_ms(networks: dict[str, RunConfig]) -> dict[str, float]:
 # ---- tables -------------------------------------------------------------------------------------------
 
 
-def title_of(system: str, variant: str) -> str:
+def title_of(system: System, variant: str) -> str:
     """A cell's name in tables."""
-    return SYSTEM_TITLES[system] + ("" if variant == DEFAULT else f", {variant}")
+    return SYSTEMS[system].title + ("" if variant == DEFAULT else f", {variant}")
 
 
 def _part(study: Study, name: str, found: list[Cell], times: dict[str, Any]) -> dict[str, Any]:

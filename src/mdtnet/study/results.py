@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mdtnet.builtin.render import RenderConfig
-from mdtnet.checkpoint import atomic_write
 from mdtnet.config import RunConfig
 from mdtnet.errors import DataError
+from mdtnet.files import atomic_write
 from mdtnet.study.grid import Spec, Study
 
 RESULTS = "results.csv"

@@ -20,20 +20,23 @@ from typing import Any, BinaryIO
 
 import torch
 
-from mdtnet.builtin.render import REVERSAL_PAIRS, render_dataset
-from mdtnet.checkpoint import hardware
-from mdtnet.config import RunConfig, TestConfig, save_yaml, test_crop_size, to_dict
+from mdtnet.builtin.actions import REVERSAL_PAIRS
+from mdtnet.builtin.render import render_dataset
+from mdtnet.config import RunConfig, TestConfig, test_crop_size
+from mdtnet.config_file import save_yaml, to_dict
 from mdtnet.data.annotations import write_list
+from mdtnet.data.splits import load_split
 from mdtnet.errors import ConfigError, DataError, MdtnetError
-from mdtnet.evaluation import ScoreTable, load_figures, load_split
+from mdtnet.machine import commit, hardware
 from mdtnet.measure.cost import Cost, count
 from mdtnet.metrics import pair_accuracy, readable
 from mdtnet.models.build import build_model
 from mdtnet.pages.pictures import VARIANTS, contact_sheet
-from mdtnet.pages.report import read_history
+from mdtnet.processes import Signals
+from mdtnet.scores import ScoreTable, load_figures
 from mdtnet.study.grid import PATHS, Spec, Study, hash_of, rendered
 from mdtnet.study.results import RESULTS, Row, append_row, write_configs
-from mdtnet.training.run_folder import BEST, LAST, Signals
+from mdtnet.training.run_folder import BEST, LAST, read_history
 
 try:
     import fcntl
@@ -405,18 +408,3 @@ def cost_of(config: RunConfig, num_classes: int) -> Cost:
     with torch.device("meta"):
         model = build_model(replace(config.model, weights=""), num_classes=num_classes)
     return count(model, num_segments=config.data.num_segments, size=test_crop_size(config.data, config.test))
-
-
-def commit() -> str:
-    """Of the repository that this package lies in, marked where the package was changed since; "" without one."""
-    package = Path(__file__).parent.parent
-    try:
-        head, changed = (
-            subprocess.run(
-                ["git", "-C", str(package), *words], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", str(package)])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + ("-dirty" if changed else "")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from mdtnet.config import System
 from mdtnet.study.grid import Spec, Study
 from mdtnet.study.results import Row
 
@@ -50,7 +51,7 @@ class Cell:
     """A system in a variant on a data set."""
 
     data: str
-    system: str
+    system: System
     variant: str
     spec: Spec
     """One of its runs."""
@@ -73,13 +74,13 @@ class Cell:
 
 def cells(study: Study, done: dict[tuple, Row]) -> list[Cell]:
     """The cells of the study's grid that have a finished run, in the file's order."""
-    grid: dict[tuple[str, str, str], list[Spec]] = defaultdict(list)
+    grid: dict[tuple[str, System, str], list[Spec]] = defaultdict(list)
     for spec in study.specs:
         grid[spec.data.name, spec.system, spec.variant].append(spec)
     return [cell for key, specs in grid.items() if (cell := _cell(key, specs, done)).rows]
 
 
-def _cell(key: tuple[str, str, str], specs: list[Spec], done: dict[tuple, Row]) -> Cell:
+def _cell(key: tuple[str, System, str], specs: list[Spec], done: dict[tuple, Row]) -> Cell:
     seeds: dict[int, list[Row | None]] = defaultdict(list)
     for spec in specs:
         seeds[spec.seed].append(done.get(spec.key))

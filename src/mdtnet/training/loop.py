@@ -24,16 +24,23 @@ from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from torch import Tensor, nn
 
 from mdtnet.checkpoint import fill, load_checkpoint, save_checkpoint
-from mdtnet.config import ModelConfig, RunConfig, save_yaml, to_dict
+from mdtnet.checks import check_config
+from mdtnet.config import ModelConfig, RunConfig
+from mdtnet.config_file import save_yaml, to_dict
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
+from mdtnet.data.splits import load_split
 from mdtnet.data.transforms import mirror_labels
 from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
-from mdtnet.evaluation import ScoreTable, evaluate, load_split, make_accelerator, protocol, save_results
+from mdtnet.evaluation import evaluate, protocol
+from mdtnet.files import write_csv
 from mdtnet.models.build import build_model
+from mdtnet.models.network import Network
 from mdtnet.models.pretrained import cost_of_start
+from mdtnet.processes import Interrupted, Signals, ignore_signals, make_accelerator, sum_over_processes
+from mdtnet.scores import ScoreTable, save_results
+from mdtnet.terminal import Display, log_file
 from mdtnet.training.recipe import (
     REFERENCE_BATCH,
-    check_config,
     clip_loss,
     freeze_partial_bn,
     learning_rate,
@@ -44,23 +51,9 @@ from mdtnet.training.recipe import (
     sample_weights,
     set_rng_state,
     set_train_mode,
-    sum_over_processes,
     update_average,
 )
-from mdtnet.training.run_folder import (
-    BEST,
-    COLUMNS,
-    COLUMNS_MULTI_LABEL,
-    LAST,
-    Display,
-    Interrupted,
-    Signals,
-    check_folder,
-    ignore_signals,
-    log_file,
-    new_folder,
-    write_csv,
-)
+from mdtnet.training.run_folder import BEST, COLUMNS, COLUMNS_MULTI_LABEL, LAST, check_folder, new_folder
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +115,7 @@ class Run:
         self.model = self._build(dataclasses.replace(config.model, weights=weights))
         self.average = copy.deepcopy(self.model).eval() if config.train.ema else None
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.model, config.train))
-        frames = int(self.model.frames_per_segment)  # type: ignore[arg-type]
+        frames = self.model.frames_per_segment
         seed = config.train.seed
         self.train_set = ClipDataset(train_videos, config.data, frames_per_segment=frames, train=True, seed=seed)
         self.val_set = ClipDataset(
@@ -135,10 +128,10 @@ class Run:
         self.clock = time.monotonic()
         set_seed(config.train.seed, device_specific=True)  # dropout differs between processes
 
-    def _build(self, config: ModelConfig) -> nn.Module:
+    def _build(self, config: ModelConfig) -> Network:
         train = self.config.train
         model = build_model(config, num_classes=len(self.classes))
-        model.trunk.checkpoint_activations = train.checkpoint_activations  # type: ignore[union-attr, assignment]
+        model.trunk.checkpoint_activations = train.checkpoint_activations
         if train.partial_bn:
             freeze_partial_bn(model)
         self.synced = train.sync_bn and self.accelerator.num_processes > 1 and self._device.type == "cuda"
@@ -157,7 +150,7 @@ class Run:
         return self.state.epoch * self.steps_per_epoch + self.state.step
 
     @property
-    def tested(self) -> nn.Module:
+    def tested(self) -> Network:
         """The weights that are tested and kept: the moving average, where there is one."""
         return self.model if self.average is None else self.average
 
@@ -250,7 +243,7 @@ class Run:
         # the other processes wait for this one's batch norms
         data, frames = self.config.data, self.model.frames_per_segment
         shape = (1, data.num_segments, frames, 3, data.size, data.size)
-        return self.model(torch.zeros(shape, dtype=torch.uint8, device=self._device)).sum() * 0  # type: ignore
+        return self.model(torch.zeros(shape, dtype=torch.uint8, device=self._device)).sum() * 0
 
     def text(self) -> str:
         """Where the run is, in words; loss and accuracy are this process's."""

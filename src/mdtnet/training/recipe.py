@@ -1,6 +1,5 @@
 """The pieces of a training recipe: schedule, parameter groups, batch-norm modes, averages, random states."""
 
-import importlib.util
 import math
 import random
 from typing import Any
@@ -8,38 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mdtnet.checks import check_ranges
 from mdtnet.config import RunConfig, TrainConfig
-from mdtnet.errors import ConfigError
-from mdtnet.models.build import check_model
 
 REFERENCE_BATCH = 64  # `train.lr` is for this many clips a step
-
-
-def check_config(config: RunConfig, *, processes: int) -> None:
-    """See that the numbers of a run are in their ranges and make sense together.
-
-    Raises:
-        ConfigError: the message names the key, the value and what was expected.
-    """
-    train = config.train
-    check_ranges(config)
-    check_model(config.model)
-    if train.batch_size % (processes * train.accumulate):
-        raise ConfigError(
-            f"train.batch_size is {train.batch_size}, which does not divide by "
-            f"{processes} process(es) x {train.accumulate} accumulation step(s)"
-        )
-    if config.data.multi_label and train.class_balance != "none":
-        raise ConfigError(
-            f"train.class_balance is '{train.class_balance}', which is for one label a video: not with data.multi_label"
-        )
-    if "wandb" in train.trackers and not importlib.util.find_spec("wandb"):
-        raise ConfigError("train.trackers has wandb, which is not installed: pip install 'mdtnet[wandb]'")
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
@@ -164,28 +137,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-
-
-def sum_over_processes(model: nn.Module, accelerator: Accelerator) -> None:
-    """Sum gradients over processes, and average the running statistics of batch norms in training.
-
-    In place of `DistributedDataParallel`, which wants a non-empty batch and the same graph in every process.
-    """
-    if accelerator.num_processes == 1:
-        return
-    sums: list[Tensor] = []
-    means: list[Tensor] = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            sums.append(parameter.grad)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
-            means += [buffer for buffer in (module.running_mean, module.running_var) if buffer is not None]
-    flat = torch.cat([t.reshape(-1) for t in sums] + [t.reshape(-1) / accelerator.num_processes for t in means])
-    flat = accelerator.reduce(flat, reduction="sum")
-    for tensor, part in zip(sums + means, flat.split([t.numel() for t in sums + means])):
-        tensor.copy_(part.view(tensor.shape))
 
 
 @torch.no_grad()

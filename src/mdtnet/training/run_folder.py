@@ -1,28 +1,18 @@
 """What a run leaves behind and shows: folder, tables, log file, and a line or a bar on the terminal."""
 
 import csv
-import io
 import logging
-import signal
-import threading
+import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import rich.console
-import rich.progress
-from accelerate.utils import broadcast_object_list
-
-from mdtnet.checkpoint import atomic_write, load_checkpoint
-from mdtnet.config import RunConfig, to_dict
-from mdtnet.errors import CheckpointError, ConfigError, MdtnetError
+from mdtnet.config import RunConfig
+from mdtnet.config_file import flat, to_dict
+from mdtnet.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
 
-CONSOLE = rich.console.Console(stderr=True)  # the bar's; log lines through it appear above the bar
 LAST = Path("checkpoints", "last.pt")
 BEST = Path("checkpoints", "best.pt")
 COLUMNS = (
@@ -47,13 +37,12 @@ FREE = (
     "train.epochs",
     "train.save_every",
 )
-LOG_SECONDS = 10.0  # between lines where there is no terminal
-BAR_SECONDS = 0.3  # between updates of the bar
-PATIENCE_SECONDS = 3.0  # launchers repeat a signal at once; a user's second Ctrl-C comes later
 
 
 def new_folder(config: RunConfig) -> str:
     """A folder in `runs/` that the main process's clock names for all."""
+    from accelerate.utils import broadcast_object_list
+
     name = f"runs/{time.strftime('%Y-%m-%d_%H%M%S')}_{config.model.name}_{config.model.trunk}"
     return broadcast_object_list([name])[0]
 
@@ -71,6 +60,8 @@ def check_folder(config: RunConfig, *, resume: bool) -> None:
             if (out / name).exists():
                 raise ConfigError(f"{out} already holds a run ({name}): go on with --resume, or choose another --out")
         return
+    from mdtnet.checkpoint import load_checkpoint
+
     if not (out / LAST).is_file():
         raise CheckpointError(f"{out}: nothing to resume, there is no {LAST}")
     old, new = (flat(to_dict(c)) for c in (load_checkpoint(out / LAST).config, config))
@@ -79,143 +70,15 @@ def check_folder(config: RunConfig, *, resume: bool) -> None:
             raise ConfigError(f"{out}: cannot resume with {key} = {value!r}, the run has {old.get(key)!r}")
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a `log.csv`; what is no finite number is None."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{key: finite_number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
 
 
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """Write a whole table; a crash leaves the old file or the new one."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    atomic_write(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
-
-
-class _PatientFile(logging.FileHandler):
-    """A log file whose folder may not be there yet: lines wait for it, so that a run that fails early leaves none."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8", errors="surrogateescape", delay=True)
-        self._waiting: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._waiting.append(record)
-        if Path(self.baseFilename).parent.is_dir():
-            for line in self._waiting:
-                super().emit(line)
-            self._waiting.clear()
-
-
-@contextmanager
-def log_file(path: Path, *, active: bool) -> Iterator[None]:
-    """Append what the package logs to `path`, from the time its folder is there, and what came before that.
-
-    Nothing where `active` is false.
-    """
-    if not active:
-        yield
-        return
-    package = logging.getLogger("mdtnet")
-    handler, level = _PatientFile(path), package.level
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    package.addHandler(handler)
-    package.setLevel(level or logging.INFO)
+def finite_number(text: Any) -> float | None:
     try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        handler.close()
-
-
-class Interrupted(MdtnetError):
-    """A signal stopped training, which has saved its state; `exit_code` is 128 + the signal's number."""
-
-    def __init__(self, number: int, out: str) -> None:
-        name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; go on with: mdtnet train --config {Path(out, 'config.yaml')} --resume")
-        self.exit_code = 128 + number
-
-
-class Signals:
-    """SIGINT and SIGTERM ask for an orderly end: `number` is the signal that came, or 0."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._when = 0.0
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
-            self._old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.number and time.monotonic() - self._when > PATIENCE_SECONDS:
-            raise KeyboardInterrupt  # asked twice: at once, the last checkpoint is whole anyway
-        if not self.number:
-            self.number, self._when = number, time.monotonic()
-
-
-def ignore_signals(worker: int) -> None:
-    """For loader workers: an end is the main process's business, which needs them to finish its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class Display:
-    """Progress: a bar on a terminal, else a line every few seconds; nothing where `active` is false."""
-
-    def __init__(self, *, total_steps: int, done_steps: int, active: bool) -> None:
-        self._active = active
-        self._start = self._shown = time.monotonic()
-        self._first, self._total = done_steps, total_steps
-        self._bar: rich.progress.Progress | None = None
-        if active and CONSOLE.is_terminal:
-            columns = (rich.progress.BarColumn(24), rich.progress.TextColumn("{task.description}"))
-            self._bar = rich.progress.Progress(*columns, console=CONSOLE)
-            self._task = self._bar.add_task("", total=total_steps, completed=done_steps)
-
-    def __enter__(self) -> "Display":
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def due(self) -> bool:
-        """Whether it is time to show something again; figures may cost a wait for the device."""
-        pause = BAR_SECONDS if self._bar else LOG_SECONDS
-        return self._active and time.monotonic() - self._shown >= pause
-
-    def show(self, done_steps: int, text: str) -> None:
-        """Show `text` and the time left of training, judged from the steps done since the start."""
-        self._shown = time.monotonic()
-        pace = (self._shown - self._start) / max(1, done_steps - self._first)
-        text = f"{text}, {_clock(pace * (self._total - done_steps))} left"
-        if self._bar:
-            self._bar.update(self._task, completed=done_steps, description=text)
-        else:
-            log.info("%s", text)
-
-    def note(self, text: str) -> None:
-        """Change the bar's text alone."""
-        if self._bar:
-            self._bar.update(self._task, description=text)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None

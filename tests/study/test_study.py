@@ -22,17 +22,17 @@ from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.data.annotations import Texts, VideoList, load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.exposure import expose, exposure_table
-from mdtnet.data.splits import deal, split_folds
+from mdtnet.data.splits import deal, load_split, split_folds
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.evaluation import ScoreTable, load_split
-from mdtnet.inference.exported import Description, read_views
+from mdtnet.inference.views import Description, read_views
+from mdtnet.scores import ScoreTable
 from mdtnet.study import runs as study_run
 from mdtnet.study.grid import load_study, only
 from mdtnet.study.page import build_study
 from mdtnet.study.results import RESULTS, Row, append_row, read_configs, read_rows, standing, write_configs
 from mdtnet.study.stats import T_95, cells, difference, interval
 
-STUDIES = Path(__file__).parents[1] / "studies"
+STUDIES = Path(__file__).parents[2] / "studies"
 RUN = {
     "data": {"num_segments": 2, "size": 32, "short_side": 32, "frame_stride": 2},
     "model": {"trunk": "resnet18", "width": 0.125},

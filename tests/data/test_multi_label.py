@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 
 from mdtnet import metrics
+from mdtnet.checks import check_config
 from mdtnet.cli.main import main
 from mdtnet.config import DataConfig, RunConfig, TestConfig, TrainConfig
-from mdtnet.data.annotations import describe, load_videos, split_by_group, write_list
+from mdtnet.data.annotations import describe, load_videos, write_list
 from mdtnet.data.dataset import ClipDataset, collate
 from mdtnet.data.info import contact_sheet, data_info
-from mdtnet.data.splits import split_folds
+from mdtnet.data.splits import relabel, split_by_group, split_folds
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.evaluation import ScoreTable, fuse_tables, relabel, save_results
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.pages.report import build_comparison
+from mdtnet.scores import ScoreTable, fuse_tables, save_results
 from mdtnet.training import recipe
 
 COLOURS = {"blue": (0, 0, 230), "red": (230, 0, 0)}
@@ -164,7 +165,7 @@ def test_mixed_clips_have_shares_of_both_label_sets():
 def test_balanced_classes_are_refused(balance):
     config = RunConfig(data=DataConfig(multi_label=True), train=TrainConfig(class_balance=balance))
     with pytest.raises(ConfigError, match=f"class_balance is '{balance}'.*multi_label"):
-        recipe.check_config(config, processes=1)
+        check_config(config, processes=1)
 
 
 # Mean average precision

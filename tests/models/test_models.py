@@ -10,12 +10,11 @@ import torch
 import torchvision
 from torch import nn
 
-from mdtnet.config import ModelConfig
+from mdtnet.config import SYSTEMS, TRUNKS, MDTNetConfig, ModelConfig, SaliencyConfig
 from mdtnet.errors import ConfigError
 from mdtnet.models import pretrained
-from mdtnet.models.build import SYSTEMS, TRUNKS, build_model
-from mdtnet.models.mdtnet import DCME, Excitation, MDTNetConfig
-from mdtnet.models.saliency import SaliencyConfig
+from mdtnet.models.build import build_model
+from mdtnet.models.mdtnet import DCME, Excitation
 from mdtnet.models.temporal import combined, depthwise_conv, gated, neighbour_differences, shift
 from mdtnet.models.trunk import Place, Timeline, half_size
 

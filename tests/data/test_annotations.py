@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from mdtnet.data.annotations import Texts, VideoList, describe, load_videos, split_by_group
+from mdtnet.data.annotations import Texts, VideoList, describe, load_videos
+from mdtnet.data.splits import split_by_group
 from mdtnet.errors import DataError
 
 

@@ -7,7 +7,8 @@ import pytest
 import tiny
 import torch
 
-from mdtnet.config import DataConfig, RunConfig, TrainConfig, from_dict
+from mdtnet.config import DataConfig, RunConfig, TrainConfig
+from mdtnet.config_file import from_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipBatches, ClipDataset
 from mdtnet.data.transforms import ClipAugment, mirror_labels

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from mdtnet.config import DataConfig, TestConfig
-from mdtnet.data import dataset as module
+from mdtnet.data import frames as module
 from mdtnet.data.annotations import load_videos
-from mdtnet.data.dataset import ClipBatches, ClipDataset, cached_frames, collate, make_loader
+from mdtnet.data.dataset import ClipBatches, ClipDataset, collate, make_loader
+from mdtnet.data.frames import cached_frames
 from mdtnet.data.transforms import resize_short, views
 from mdtnet.data.video import read_clip
 from mdtnet.errors import ConfigError, VideoError
@@ -272,6 +273,6 @@ def test_a_missing_decoder_is_found_before_anything_runs(folder, monkeypatch):
     def missing(backend):
         raise ConfigError("no torchcodec")
 
-    monkeypatch.setattr(module, "check_backend", missing)
+    monkeypatch.setattr("mdtnet.data.dataset.check_backend", missing)
     with pytest.raises(ConfigError):
         training(load_videos(str(folder)), backend="torchcodec")

@@ -19,7 +19,7 @@ from mdtnet.cli.main import VERBS, main
 from mdtnet.cli.parse import parse
 from mdtnet.config import TestConfig
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
@@ -239,7 +239,7 @@ def test_a_narrow_encoding_ends_nothing(videos, trained, monkeypatch):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_configs_are_valid(path):
-    from mdtnet.config import load_yaml
+    from mdtnet.config_file import load_yaml
 
     load_yaml(path)
 

@@ -9,7 +9,7 @@ import pytest
 from mdtnet.cli.main import VERBS
 from mdtnet.cli.parse import parse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```[a-z]*\n(.*?)```", README, re.DOTALL))
 COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.splitlines() if line.startswith("mdtnet ")]

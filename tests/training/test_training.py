@@ -15,16 +15,16 @@ import pytest
 import tiny
 import torch
 from accelerate.utils import set_seed
+from runs import assert_same_state, log_rows, signal_at_step
 
 from mdtnet.checkpoint import load_checkpoint, load_model
-from mdtnet.config import load_yaml, save_yaml
+from mdtnet.config_file import load_yaml, save_yaml
 from mdtnet.data.annotations import load_videos, write_list
 from mdtnet.data.dataset import ClipBatches
 from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
-from mdtnet.evaluation import ScoreTable
 from mdtnet.pages.report import build_report
+from mdtnet.scores import ScoreTable
 from mdtnet.training import loop as training
-from mdtnet.training import recipe
 from mdtnet.training.loop import train
 
 
@@ -39,25 +39,6 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     return tiny.write_videos(tmp_path_factory.mktemp("videos"), per_class=5)
-
-
-def log_rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "log.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k not in ("seconds", "clips_per_s")} for row in csv.DictReader(file)]
-
-
-def assert_same_state(one: Path, other: Path) -> None:
-    a, b = (load_checkpoint(out / "checkpoints" / "last.pt") for out in (one, other))
-    assert a.training_state is not None
-    assert b.training_state is not None
-    for name, value in a.model_state.items():
-        assert torch.equal(value, b.model_state[name]), name
-    old, new = (c.training_state["optimizer"]["state"] for c in (a, b))
-    for key, values in old.items():
-        for name, value in values.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(new[key][name])), (key, name)
-    assert torch.equal(a.training_state["rng"][0]["torch"], b.training_state["rng"][0]["torch"])
-    assert log_rows(one) == log_rows(other)
 
 
 def test_a_run_leaves_everything_a_user_needs(tmp_path, videos):
@@ -110,17 +91,6 @@ def test_training_learns_which_way_the_square_moves(tmp_path, videos):
     )
     assert result.history[-1]["train_loss"] < 0.5 * result.history[0]["train_loss"]
     assert result.history[-1]["train_top1"] >= 0.9
-
-
-def signal_at_step(monkeypatch, step: int, number: signal.Signals) -> None:
-    rate = recipe.learning_rate
-
-    def rate_and_signal(now, steps_per_epoch, config):
-        if now == step:
-            signal.raise_signal(number)
-        return rate(now, steps_per_epoch, config)
-
-    monkeypatch.setattr(training, "learning_rate", rate_and_signal)
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
+from mdtnet.builtin.actions import ACTIONS, REVERSAL_PAIRS
 from mdtnet.builtin.drawing import render
 from mdtnet.builtin.movers import Mover, passing
-from mdtnet.builtin.render import (
-    ACTIONS,
-    REVERSAL_PAIRS,
-    RenderConfig,
-    clip_scene,
-    encode,
-    place_owner,
-    render_clip,
-    render_dataset,
-)
+from mdtnet.builtin.render import RenderConfig, clip_scene, encode, place_owner, render_clip, render_dataset
 from mdtnet.builtin.scene import Scene
 from mdtnet.errors import ConfigError
 

@@ -5,27 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips import CLASSES, frames_of_square, make_checkpoint, write_video
 from PIL import Image
-from test_inference import CLASSES, make_checkpoint
-from test_pictures import frames_of_square, write_video
 from torch import nn
 
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.cli.main import main
-from mdtnet.config import DataConfig, ModelConfig, RunConfig
+from mdtnet.config import SYSTEMS, DataConfig, ModelConfig, RunConfig, SaliencyConfig
 from mdtnet.errors import CheckpointError, ConfigError, VideoError
 from mdtnet.inference.recogniser import Recogniser
-from mdtnet.models.build import SYSTEMS, build_model
+from mdtnet.models.build import build_model
 from mdtnet.models.deform import deform_conv2d
 from mdtnet.models.mdtnet import DCME
-from mdtnet.models.saliency import SaliencyConfig
 from mdtnet.models.trunk import Trunk
 from mdtnet.models.tsn import TSN
 from mdtnet.pages.explain import (
     OFFSETS_HEIGHT,
     explain,
     grad_cam,
-    key_frame,
     learned_offsets,
     most_motion,
     sampling_points,
@@ -246,8 +243,8 @@ def test_frames_are_those_of_a_prediction(folder):
 
 
 def test_key_frames_are_those_that_trunks_see():
-    assert [key_frame(build(name)) for name in ("tsn", "tsm", "tea", "tdn", "mdtnet1")] == [0, 0, 0, 2, 3]
-    assert key_frame(build("mdtnet1", key_frame=1)) == 1
+    assert [build(name).key_frame for name in ("tsn", "tsm", "tea", "tdn", "mdtnet1")] == [0, 0, 0, 2, 3]
+    assert build("mdtnet1", key_frame=1).key_frame == 1
 
 
 MISTAKES = {

@@ -9,9 +9,8 @@ from official import golden_state
 
 import mdtnet
 from mdtnet.checkpoint import load_checkpoint
-from mdtnet.config import ModelConfig
+from mdtnet.config import MDTNetConfig, ModelConfig
 from mdtnet.models.build import build_model
-from mdtnet.models.mdtnet import MDTNetConfig
 
 SYSTEMS = ("tsn", "tsm", "tea", "tdn")
 

@@ -11,11 +11,10 @@ from torch import nn
 
 import mdtnet
 from mdtnet.checkpoint import load_checkpoint, save_checkpoint
-from mdtnet.config import ModelConfig, RunConfig
+from mdtnet.config import MDTNetConfig, ModelConfig, RunConfig
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models import pretrained
 from mdtnet.models.build import build_model
-from mdtnet.models.mdtnet import MDTNetConfig
 from mdtnet.models.pretrained import recognise
 from mdtnet.models.trunk import RESNETS
 

@@ -5,16 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mdtnet.models.saliency import (
-    SaliencyConfig,
-    amplitude_energy,
-    dft,
-    enhance,
-    floored,
-    frames_saliency,
-    inverse_dft,
-    saliency_map,
-)
+from mdtnet.config import SaliencyConfig
+from mdtnet.models.saliency import amplitude_energy, dft, enhance, floored, frames_saliency, inverse_dft, saliency_map
 
 VARIANTS = ("amplitude", "phase", "spectral_residual", "difference")
 WINDOWS = ("segment", "clip")

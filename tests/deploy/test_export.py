@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips import frames_of_square, write_video
 from PIL import Image
-from test_pictures import frames_of_square, write_video
 
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.cli.main import main
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.config import SYSTEMS, DataConfig, MDTNetConfig, ModelConfig, RunConfig, TestConfig
 from mdtnet.data.annotations import Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.deploy import export as module
 from mdtnet.deploy.export import compare, describe, eager, export
 from mdtnet.deploy.graph import pure, traced
 from mdtnet.errors import CheckpointError, ConfigError, DataError, ExportError, VideoError
-from mdtnet.inference.exported import Deployed, Description, read_views
+from mdtnet.inference.exported import Deployed
 from mdtnet.inference.recogniser import Recogniser
-from mdtnet.models.build import SYSTEMS, build_model
-from mdtnet.models.mdtnet import MDTNetConfig
+from mdtnet.inference.views import Description, read_views
+from mdtnet.models.build import build_model
 
 CLASSES = ("left", "right", "up", "down", "still")
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}

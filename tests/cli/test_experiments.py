@@ -14,13 +14,14 @@ from PIL import Image
 
 from mdtnet.checkpoint import load_checkpoint
 from mdtnet.cli.main import main
-from mdtnet.config import RunConfig, TestConfig, load_yaml, protocol_name
+from mdtnet.config import SYSTEMS, RunConfig, TestConfig, protocol_name
+from mdtnet.config_file import load_yaml
 from mdtnet.data.prepare import prepare
-from mdtnet.evaluation import load_split
-from mdtnet.models.build import SYSTEMS, build_model
+from mdtnet.data.splits import load_split
+from mdtnet.models.build import build_model
 from mdtnet.training.loop import train
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "sthv1": 174, "sthv2": 174}
 SMALL = ("ucf101", "hmdb51")
 PATHS = {(name, system): CONFIGS / name / f"{system}.yaml" for name in CLASSES for system in SYSTEMS}

@@ -6,33 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips import CLASSES, frames_of_square, make_checkpoint, write_video
 from PIL import Image
-from test_pictures import frames_of_square, write_video
 
 import mdtnet
-from mdtnet.checkpoint import save_checkpoint
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig
-from mdtnet.data import dataset
+from mdtnet.config import DataConfig, TestConfig
+from mdtnet.data import dataset, frames
 from mdtnet.data.annotations import load_videos
 from mdtnet.errors import CheckpointError, ConfigError, DataError, VideoError
 from mdtnet.inference.prediction import expand_sources, write_json
 from mdtnet.inference.recogniser import Recogniser
-from mdtnet.models.build import build_model
-
-CLASSES = ("left", "right", "up", "down", "still", "wave")
-
-
-def make_checkpoint(path: Path, name: str = "mdtnet2", **test) -> Path:
-    config = RunConfig(
-        data=DataConfig(num_segments=3, short_side=40, size=32, cache=str(path.parent / "cache")),
-        model=ModelConfig(name=name, trunk="resnet18", width=0.25),
-        test=TestConfig(**test),
-    )
-    torch.manual_seed(5)
-    model = build_model(config.model, num_classes=len(CLASSES))
-    torch.nn.init.normal_(next(iter(model.head.parameters())))  # so that predictions differ
-    save_checkpoint(path, model=model, config=config, classes=CLASSES)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +103,19 @@ def test_workers_give_the_same(model, folder):
     ]
 
 
-@pytest.mark.parametrize(("name", "frames"), [("tsn", 3), ("tsm", 3), ("mdtnet1", 15)])
-def test_only_the_frames_a_system_needs_are_converted(folder, monkeypatch, name, frames):
-    read, counts = dataset.read_clip, []
+@pytest.mark.parametrize(("name", "count"), [("tsn", 3), ("tsm", 3), ("mdtnet1", 15)])
+def test_only_the_frames_a_system_needs_are_converted(folder, monkeypatch, name, count):
+    read, counts = frames.read_clip, []
 
     def counted(*args, **keywords):
         pixels, num_frames = read(*args, **keywords)
         counts.append(len(pixels.reshape(-1, *pixels.shape[-3:])))
         return pixels, num_frames
 
-    monkeypatch.setattr(dataset, "read_clip", counted)
+    monkeypatch.setattr(frames, "read_clip", counted)
     model = Recogniser.load(make_checkpoint(folder / f"{name}.pt", name), device="cpu")
     model.predict(folder / "videos/left/a.mp4")
-    assert counts == [frames]
+    assert counts == [count]
     assert not (folder / "cache").exists()
 
 

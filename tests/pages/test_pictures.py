@@ -2,37 +2,16 @@
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from clips import FPS, frames_of_square, write_video
 from PIL import Image
 
+from mdtnet.config import SaliencyConfig
 from mdtnet.data.video import probe, read_clip
 from mdtnet.errors import ConfigError, VideoError
-from mdtnet.models.saliency import SaliencyConfig
-from mdtnet.pages.pictures import PANEL_HEIGHT, VARIANTS, draw_saliency, enhanced, heat, key_index, read_key_frames
-
-FPS = 12
-
-
-def frames_of_square(num_frames: int, height: int = 64, width: int = 96) -> np.ndarray:
-    """A bright square that moves by 2 pixels a frame over a dark ground with a bright still bar."""
-    frames = np.full((num_frames, height, width, 3), 40, dtype=np.uint8)
-    frames[:, height - 12 : height - 6] = 230
-    for i, frame in enumerate(frames):
-        frame[20:40, 4 + 2 * i : 24 + 2 * i] = 220
-    return frames
-
-
-def write_video(path: Path, frames: np.ndarray, *, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
-    with av.open(path, "w") as container:
-        stream = container.add_stream(codec, rate=FPS)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pixels
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+from mdtnet.pages.pictures import VARIANTS, draw_saliency, enhanced, read_key_frames
+from mdtnet.pages.sheet import PANEL_HEIGHT, heat
 
 
 def shrunk(frames: np.ndarray) -> np.ndarray:
@@ -161,8 +140,16 @@ def test_enhanced_frames_keep_salient_pixels_and_fade_the_others():
     assert heat(frames, full).mean() > heat(frames, 0 * full).mean() + 50
 
 
-def test_key_index_is_the_fourth_frame_or_the_last():
-    assert [key_index(k) for k in (2, 3, 4, 5, 8)] == [1, 2, 3, 3, 3]
+def test_the_key_frame_is_the_networks_or_the_last_of_a_shorter_segment(clip):
+    def first_key(**options):
+        return int(read_key_frames(clip, saliency=SaliencyConfig(), num_segments=2, **options).indices[0])
+
+    assert [first_key(frames_per_segment=k) - first_key(frames_per_segment=k, key_frame=0) for k in (2, 4, 5)] == [
+        1,
+        3,
+        3,
+    ]
+    assert first_key(key_frame=1) - first_key(key_frame=0) == 1
 
 
 def test_all_variants_on_one_sheet(clip, tmp_path):

@@ -1,0 +1,19 @@
+"""Which files are videos and which are frames, by their names."""
+
+import os
+
+VIDEO_SUFFIXES = (
+    *(".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"),
+    *(".wmv", ".flv", ".3gp", ".gif", ".ts", ".mts", ".m2ts", ".ogv"),
+)
+
+
+def is_video(path: str) -> bool:
+    """Whether a file is a video by its name; hidden ones, such as macOS's `._jump.mp4`, are none."""
+    name = os.path.basename(path)
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is a frame by its name; hidden ones, such as macOS's `._0001.jpg`, are none."""
+    return name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith(".")

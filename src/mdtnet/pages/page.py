@@ -1,0 +1,38 @@
+"""What every page shares: templates, filters, and a file that is written whole."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader
+
+from mdtnet.config import SYSTEMS
+from mdtnet.errors import ConfigError
+from mdtnet.files import atomic_write
+
+
+@lru_cache
+def environment() -> Environment:
+    """The templates of pages."""
+    environment = Environment(
+        loader=PackageLoader("mdtnet.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = percent
+    environment.globals["SYSTEMS"] = SYSTEMS
+    return environment
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def write_page(out: Path, page: str) -> Path:
+    """Write a page and return its path.
+
+    Raises:
+        ConfigError: `out` is a folder.
+    """
+    if out.is_dir():
+        raise ConfigError(f"{out}: is a folder, expected the name of an HTML file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(out, lambda file: file.write(page.encode("utf-8", "replace")))
+    return out

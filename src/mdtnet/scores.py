@@ -1,0 +1,203 @@
+"""The score table: logits of every view of every video on disk; fused, judged, saved and loaded.
+
+Metrics and reports read the table alone. Letters: N videos, V views, C classes.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mdtnet import metrics
+from mdtnet.config import TestConfig
+from mdtnet.errors import DataError
+from mdtnet.files import atomic_write
+from mdtnet.machine import hardware, versions
+
+Fusion = Literal["logits", "softmax"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Logits of every view of every video; `save` and `load` keep it in one `.npz`."""
+
+    names: list[str]
+    """N paths relative to the data's root: the videos' keys."""
+    labels: np.ndarray
+    """int64 [N], or bool [N, C] where a video can have several."""
+    view_clip: np.ndarray
+    """int64 [V], which of the clips a view is."""
+    view_crop: np.ndarray
+    """int64 [V], which of the crops (left, centre, right) a view is."""
+    scores: np.ndarray
+    """float32 logits [N, V, C]; NaN where a video could not be read."""
+    errors: list[str]
+    """N reasons why a video could not be read, "" where it could."""
+    classes: tuple[str, ...]
+    """C names in label order."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """How it was tested, plain values fit for JSON."""
+    view_flip: np.ndarray | None = None
+    """bool [V], whether a view is mirrored; None: no view is."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video can have several labels."""
+        return self.labels.ndim == 2
+
+    def fuse(self, how: Fusion) -> np.ndarray:
+        """One row a video, float64 [N, C]: the mean over its views of logits, or else of probabilities."""
+        scores = self.scores.astype(np.float64)
+        return (scores if how == "logits" else self._activated(scores)).mean(axis=1)
+
+    def probabilities(self, how: Fusion) -> np.ndarray:
+        """As `fuse`, each row summing to 1 (unless a video can have several labels), float64 [N, C]."""
+        fused = self.fuse(how)
+        return self._activated(fused) if how == "logits" else fused
+
+    def _activated(self, logits: np.ndarray) -> np.ndarray:
+        return _sigmoid(logits) if self.multi_label else _softmax(logits)
+
+    def unreadable(self) -> dict[str, str]:
+        """Name and reason of every video that could not be read."""
+        return {name: error for name, error in zip(self.names, self.errors) if error}
+
+    def metrics(self, config: TestConfig) -> dict[str, Any]:
+        """Every figure under `config`'s fusion and policy (`metrics.summary`), with protocol and versions."""
+        fused = self.fuse(config.fusion)
+        figures = metrics.summary(fused, self.labels, self.classes, unreadable=config.on_unreadable)
+        about = {"protocol": self.protocol, "versions": versions(), "hardware": hardware()}
+        return {**figures, "classes": list(self.classes), **about}
+
+    def validation(self, config: TestConfig) -> dict[str, float | None]:
+        """The figures of `log.csv`: `val_loss`, and `val_top1`, `val_top5` and `val_mean_class`, or `val_map`."""
+        figures = self.metrics(config)
+        best = metrics.headline(figures)
+        found = {f"val_{key}": figures[key] for key in metrics.TITLES if key in figures}
+        loss = metrics.log_loss(self.probabilities(config.fusion), self.labels)
+        return {"val_loss": loss, **found, f"val_{best}": figures[best] or 0.0}
+
+    def save(self, path: str | Path) -> None:
+        """Write the table; a crash leaves the old file or the new one."""
+        arrays = {
+            "names": np.array(self.names, dtype=str),
+            "labels": self.labels,
+            "view_clip": self.view_clip,
+            "view_crop": self.view_crop,
+            "view_flip": np.zeros(len(self.view_clip), dtype=bool) if self.view_flip is None else self.view_flip,
+            "scores": self.scores,
+            "errors": np.array(self.errors, dtype=str),
+            "classes": np.array(self.classes, dtype=str),
+            "protocol": np.array(json.dumps(self.protocol)),
+        }
+        atomic_write(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ScoreTable":
+        """Read a table.
+
+        Raises:
+            DataError: the file is missing or is no score table.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+            return cls(
+                names=found["names"].tolist(),
+                labels=found["labels"],
+                view_clip=found["view_clip"],
+                view_crop=found["view_crop"],
+                scores=found["scores"],
+                errors=found["errors"].tolist(),
+                classes=tuple(found["classes"].tolist()),
+                protocol=json.loads(str(found["protocol"])),
+                view_flip=found.get("view_flip"),  # older tables have none
+            )
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such score table") from error
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a score table, or a damaged one") from error
+
+
+def fuse_tables(tables: Sequence[ScoreTable], how: Fusion, *, names: Sequence[str]) -> ScoreTable:
+    """One table of several tests of the same videos, as of networks of 8 and of 16 segments; each counts alike.
+
+    It has one view a test: that test's mean over its own views. A video that one test could not read counts as
+    unreadable. `names` name the tables in errors and in the protocol.
+
+    Raises:
+        DataError: videos, labels or classes differ.
+    """
+    first = tables[0]
+    views = []
+    errors = [""] * len(first.names)
+    for table, name in zip(tables, names):
+        if table.classes != first.classes:
+            raise DataError(f"{name}: other classes, or another order of them, than in {names[0]}")
+        place = {video: i for i, video in enumerate(table.names)}
+        if len(place) != len(table.names) or place.keys() != set(first.names):
+            raise DataError(f"{name}: other videos than in {names[0]}")
+        order = np.array([place[video] for video in first.names], dtype=np.int64)
+        if not np.array_equal(table.labels[order], first.labels):
+            raise DataError(f"{name}: other labels than in {names[0]}")
+        fused = table.fuse(how)[order]
+        views.append(_logits(fused, first.multi_label) if how == "softmax" else fused)
+        errors = [error or table.errors[i] for error, i in zip(errors, order.tolist())]
+    scores = np.stack(views, axis=1).astype(np.float32)  # [N, tests, C]
+    scores[[i for i, error in enumerate(errors) if error]] = np.nan
+    count = np.arange(len(tables))
+    parts = [{"scores": name, **table.protocol} for table, name in zip(tables, names)]
+    protocol = {"fusion": fusion_name(how, first.multi_label), "fused": parts}
+    return ScoreTable(first.names, first.labels, count, count * 0, scores, errors, first.classes, protocol)
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(scores: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of unreadable videos
+        return np.exp(-np.logaddexp(0, -scores))
+
+
+def _logits(probabilities: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Scores that give these probabilities."""
+    logs = np.log(np.maximum(probabilities, 1e-30))
+    return logs - np.log(np.maximum(1 - probabilities, 1e-30)) if multi_label else logs
+
+
+def fusion_name(how: str, multi_label: bool) -> str:
+    """What a result says was averaged."""
+    return "sigmoid" if multi_label and how == "softmax" else how
+
+
+def save_results(out: Path, table: ScoreTable, config: TestConfig) -> dict[str, Any]:
+    """Write `scores.npz` and `metrics.json` into the folder `out`; returns the metrics."""
+    out.mkdir(parents=True, exist_ok=True)
+    figures = table.metrics(config)
+    table.save(out / "scores.npz")
+    text = json.dumps(figures, indent=1, allow_nan=False)
+    atomic_write(out / "metrics.json", lambda file: file.write(text.encode()))
+    return figures
+
+
+def load_figures(folder: str | Path) -> dict[str, Any]:
+    """The `metrics.json` of a run or test.
+
+    Raises:
+        DataError: it is not there, or is none.
+    """
+    path = Path(folder, "metrics.json")
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        best = metrics.headline(figures)
+        return {**figures, best: float(figures[best])}
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected the folder of a run or of a test") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no metrics of a test, or damaged") from error

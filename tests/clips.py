@@ -1,0 +1,47 @@
+"""A video to look at, and a checkpoint that knows six classes."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+from mdtnet.checkpoint import save_checkpoint
+from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.models.build import build_model
+
+FPS = 12
+CLASSES = ("left", "right", "up", "down", "still", "wave")
+
+
+def frames_of_square(num_frames: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """A bright square that moves by 2 pixels a frame over a dark ground with a bright still bar."""
+    frames = np.full((num_frames, height, width, 3), 40, dtype=np.uint8)
+    frames[:, height - 12 : height - 6] = 230
+    for i, frame in enumerate(frames):
+        frame[20:40, 4 + 2 * i : 24 + 2 * i] = 220
+    return frames
+
+
+def write_video(path: Path, frames: np.ndarray, *, codec: str = "libx264", pixels: str = "yuv420p") -> Path:
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=FPS)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixels
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def make_checkpoint(path: Path, name: str = "mdtnet2", **test) -> Path:
+    config = RunConfig(
+        data=DataConfig(num_segments=3, short_side=40, size=32, cache=str(path.parent / "cache")),
+        model=ModelConfig(name=name, trunk="resnet18", width=0.25),
+        test=TestConfig(**test),
+    )
+    torch.manual_seed(5)
+    model = build_model(config.model, num_classes=len(CLASSES))
+    torch.nn.init.normal_(next(iter(model.head.parameters())))  # so that predictions differ
+    save_checkpoint(path, model=model, config=config, classes=CLASSES)
+    return path
