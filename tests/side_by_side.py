@@ -4,8 +4,8 @@
 
 The revision is taken out of git into a temporary folder; the other side is the working tree. Each side computes in a
 process of its own, with this folder's `pinned.py`. Per case the table shows whether logits, gradients and the losses
-of three steps are the same to the last bit, and otherwise the largest relative difference, with how many of the
-tensors differ. Exit code 1 if anything differs.
+of three steps are the same to the last bit, and otherwise the largest difference, relative to the case's largest
+value, with how many of its tensors differ. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = "55f73da"
@@ -133,13 +132,10 @@ def compared(old: dict, new: dict) -> str:
         return SAME
     if shaped := [key for key in changed if old[key].shape != new[key].shape]:
         return f"other shapes: {', '.join(shaped[:3])}"
-    worst = max(changed, key=lambda key: difference(old[key], new[key]))
-    return f"{difference(old[worst], new[worst]):.1e} in {worst}, {len(changed)} of {len(old)} differ"
-
-
-def difference(old: Any, new: Any) -> float:
-    """Largest difference, relative to the largest value."""
-    return float((old - new).abs().max() / old.abs().max().clamp(min=1e-30))
+    largest = max(float(value.abs().max()) for value in old.values() if value.numel())
+    differences = {key: float((old[key] - new[key]).abs().max()) for key in changed}
+    worst = max(differences, key=differences.__getitem__)
+    return f"{differences[worst] / max(largest, 1e-30):.1e} in {worst}, {len(changed)} of {len(old)} differ"
 
 
 if __name__ == "__main__":
