@@ -17,6 +17,7 @@ import mdtnet
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.config import load_yaml, save_yaml, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
+from mdtnet.report import read_run
 from mdtnet.study import load_study
 
 OLD = Path(__file__).with_name("old_configs")
@@ -108,9 +109,12 @@ def test_a_yaml_of_a_run_says_its_version_and_a_users_is_of_today(second_version
     assert load_yaml(path) == mdtnet.RunConfig()
 
 
-def test_a_yaml_that_the_first_version_wrote_says_no_version(second_version):
-    values = load_yaml(OLD / "tsn.yaml", unversioned=1)
-    assert values.model == pinned.model_config({"name": "tsn"})
+def test_a_report_reads_the_yaml_that_the_first_version_wrote_without_saying_so(second_version, tmp_path):
+    text = (OLD / "tsn.yaml").read_text(encoding="utf-8").replace("causal: false", "past_only: true")
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    found = read_run(tmp_path).config
+    assert found.model.mdtnet.causal
+    assert found.data.short_side == 72
 
 
 def test_a_checkpoint_says_the_version_of_its_config(tmp_path):
