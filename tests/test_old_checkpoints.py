@@ -15,10 +15,10 @@ import yaml
 
 import mdtnet
 from mdtnet.checkpoint import save_checkpoint
-from mdtnet.config import load_yaml, save_yaml, upgraded
+from mdtnet.config_file import load_yaml, save_yaml, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
-from mdtnet.report import read_run
-from mdtnet.study import load_study
+from mdtnet.pages.report import read_run
+from mdtnet.study.grid import load_study
 
 OLD = Path(__file__).with_name("old_configs")
 PINS = json.loads(pinned.PINS.read_text(encoding="utf-8"))["logits"]
