@@ -10,6 +10,7 @@ import torch
 
 from mdtnet.config import PROTOCOLS, DataConfig, TestConfig, protocol_name, protocol_named
 from mdtnet.config import test_crop_size as crop_size_of
+from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.segments import clip_indices
@@ -31,10 +32,10 @@ def dataset(videos, *, k: int = 1, data: DataConfig = SMALL, **test) -> ClipData
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_presets_have_their_names_and_views(name, videos):
-    test = TestConfig(**protocol_named(name))
+    test = protocol_named(name)
     assert protocol_name(test) == name
     views = {"efficient": 1, "tdn": 1, "tsm_something": 6}.get(name, 30)
-    frames = dataset(videos, k=5 if "tdn" in name else 1, **PROTOCOLS[name])[0]["frames"]
+    frames = dataset(videos, k=5 if "tdn" in name else 1, **to_dict(PROTOCOLS[name]))[0]["frames"]
     assert frames.shape[0] == views
     assert crop_size_of(DataConfig(), test) == (224 if test.crops == 1 else 256)
 
@@ -48,7 +49,7 @@ def test_a_changed_preset_has_no_name():
 
 
 def test_what_is_stored():
-    stored = protocol(SMALL, TestConfig(**PROTOCOLS["tea"], seed=3), data="x")
+    stored = protocol(SMALL, dataclasses.replace(PROTOCOLS["tea"], seed=3), data="x")
     expected = {
         "preset": "tea",
         "rule": "random",
@@ -240,6 +241,7 @@ def test_thirty_views_of_a_long_video_fit_in_4_gib(tmp_path):
     code = """
 import resource, sys
 from mdtnet.config import DataConfig, TestConfig
+from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset, make_loader
 data = DataConfig(num_segments=16)

@@ -4,11 +4,16 @@
 YAML and `TrainConfig(epochs=30)` in Python are the same thing.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias, get_args
 
 from mdtnet.errors import ConfigError, nearest
 
+Plain: TypeAlias = "bool | int | float | str | None | Sequence[Plain] | Mapping[str, Plain]"
+"""A plain value, fit for YAML and JSON."""
+Values = dict[str, Plain]
+"""Plain values by name."""
 System = Literal["tsn", "tsm", "tea", "tdn", "mdtnet1", "mdtnet2"]
 TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]
 TRUNKS: tuple[TrunkName, ...] = get_args(TrunkName)
@@ -283,21 +288,21 @@ class TestConfig:
     __test__ = False  # not a test class, whatever pytest thinks of the name
 
 
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "efficient": {"clips": 1, "crops": 1},
-    "accurate": {"clips": 10, "crops": 3},
-    "tsm_kinetics": {"rule": "dense", "clips": 10, "crops": 3, "fusion": "logits"},
-    "tsm_something": {"rule": "tsm_twice", "clips": 2, "crops": 3, "fusion": "logits"},
-    "tea": {"rule": "random", "clips": 10, "crops": 3, "fusion": "logits"},
-    "tdn_kinetics": {"rule": "random", "clips": 10, "crops": 3, "fusion": "softmax"},
-    "tdn": {"rule": "tdn", "clips": 1, "crops": 1},
+PROTOCOLS: dict[str, TestConfig] = {
+    "efficient": TestConfig(),
+    "accurate": TestConfig(clips=10, crops=3),
+    "tsm_kinetics": TestConfig(rule="dense", clips=10, crops=3, fusion="logits"),
+    "tsm_something": TestConfig(rule="tsm_twice", clips=2, crops=3, fusion="logits"),
+    "tea": TestConfig(rule="random", clips=10, crops=3, fusion="logits"),
+    "tdn_kinetics": TestConfig(rule="random", clips=10, crops=3),
+    "tdn": TestConfig(rule="tdn"),
 }
-"""Named protocols (METHOD section 7): the paper's two, then those of the official code of TSM, TEA and TDN. Three crops
+"""Named protocols (docs/protocols.md): the paper's two, then those of the official code of TSM, TEA and TDN. Three crops
 are `data.short_side` pixels wide, 256 by default."""
 
 
-def protocol_named(name: str) -> dict[str, Any]:
-    """The values of a named protocol.
+def protocol_named(name: str) -> TestConfig:
+    """A named protocol.
 
     Raises:
         ConfigError: there is none of this name.
@@ -309,13 +314,10 @@ def protocol_named(name: str) -> dict[str, Any]:
 
 def protocol_name(test: TestConfig) -> str:
     """The name of a protocol, or "" where it is none of the named ones."""
-    keys = ("clips", "crops", "rule", "fusion", "flip")
-    values = [getattr(test, key) for key in keys]
-    for name, preset in PROTOCOLS.items():
-        named = TestConfig(**preset)
-        if values == [getattr(named, key) for key in keys] and not test.crop_size:
-            return name
-    return ""
+    alike = replace(
+        TestConfig(), clips=test.clips, crops=test.crops, rule=test.rule, fusion=test.fusion, flip=test.flip
+    )
+    return next((name for name, named in PROTOCOLS.items() if named == alike and not test.crop_size), "")
 
 
 def test_crop_size(data: DataConfig, test: TestConfig) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from mdtnet.checkpoint import load_checkpoint, model_of
 from mdtnet.checks import check_ranges
-from mdtnet.config import DataConfig, TestConfig, protocol_name, test_crop_size
+from mdtnet.config import DataConfig, TestConfig, Values, protocol_name, test_crop_size
 from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
@@ -26,6 +25,7 @@ from mdtnet.data.splits import relabel
 from mdtnet.data.transforms import mirror_labels, stack_clips
 from mdtnet.errors import DivergedError
 from mdtnet.files import make_folder
+from mdtnet.metrics import Figures
 from mdtnet.models.folding import folded
 from mdtnet.processes import ignore_signals, make_accelerator
 from mdtnet.scores import ScoreTable, fusion_name, save_results
@@ -39,7 +39,7 @@ def evaluate(
     accelerator: Accelerator | None = None,
     batch_size: int = 8,
     workers: int = 0,
-    protocol: dict[str, Any] | None = None,
+    protocol: Values | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ScoreTable:
     """Scores of every view of every video of a test `ClipDataset`; the model is left in eval mode.
@@ -109,9 +109,7 @@ def _view_scores(
     return {index: np.stack(found) for index, found in rows.items()}
 
 
-def _table(
-    dataset: ClipDataset, scores: dict[int, np.ndarray], errors: dict[int, str], protocol: dict[str, Any]
-) -> ScoreTable:
+def _table(dataset: ClipDataset, scores: dict[int, np.ndarray], errors: dict[int, str], protocol: Values) -> ScoreTable:
     videos, crops = dataset.videos, dataset.test.crops
     flips = 2 if dataset.test.flip else 1
     views = np.arange(dataset.num_views * flips)
@@ -144,7 +142,7 @@ def evaluate_checkpoint(
     classes: str = "",
     device: str = "auto",
     workers: int = 0,
-) -> dict[str, Any]:
+) -> Figures:
     """Test a checkpoint on `data`, a folder of class folders or a list; `out` gets scores and metrics.
 
     Lists are read as those it was trained on, with one label a video or several. Class names must be among the
@@ -185,7 +183,7 @@ def evaluate_checkpoint(
     return table.metrics(test)
 
 
-def protocol(data: DataConfig, test: TestConfig, /, **more: Any) -> dict[str, Any]:
+def protocol(data: DataConfig, test: TestConfig, /, **more: str) -> Values:
     """How videos are tested, as plain values: sampling, sizes in pixels, views, fusion and policy."""
     sampling = {key: getattr(data, key) for key in ("num_segments", "frame_stride", "sampling", "short_side", "size")}
     if data.exposure != "none":

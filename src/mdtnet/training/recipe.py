@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mdtnet.checkpoint import Rng
 from mdtnet.config import RunConfig, TrainConfig
 
 REFERENCE_BATCH = 64  # `train.lr` is for this many clips a step
@@ -150,23 +151,23 @@ def update_average(average: nn.Module, model: nn.Module, *, decay: float, step: 
             old.copy_(new)
 
 
-def rng_state() -> dict[str, Any]:
+def rng_state() -> Rng:
     """State of every random number generator, as plain values and tensors."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one, which other code may use)
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one, which other code may use)
     return {
         "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(place), int(has_gauss), float(gauss)),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: Rng) -> None:
     """Put back what `rng_state` gave."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    kind, keys, place, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), place, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

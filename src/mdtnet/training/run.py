@@ -46,6 +46,8 @@ from mdtnet.training.run_folder import LAST
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]  # what the loader gives: `frames`, `label`, `errors`
+EpochRow = dict[str, float | None]
+"""A row of `log.csv`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class TrainResult:
     """Then their mean average precision, 0 to 1; None otherwise."""
     unreadable: dict[str, str]
     """Path and reason of each video that could not be read."""
-    history: list[dict[str, Any]]
+    history: list[EpochRow]
     """The rows of `log.csv`."""
 
 
@@ -84,7 +86,7 @@ class State:
     """Spent in this epoch before the run was resumed."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Path and reason of each unreadable video."""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
     """Rows of `log.csv`."""
 
 
@@ -267,23 +269,25 @@ class Run:
                 f"(train.lr is {train.lr:g}); {LAST} is the state before this epoch"
             )
         seconds = self.seconds_in_epoch()
-        row: dict[str, Any] = {
-            "epoch": state.epoch + 1,
+        epoch = state.epoch + 1
+        row: EpochRow = {
+            "epoch": epoch,
             "lr": learning_rate(self.done_steps - 1, self.steps_per_epoch, train),
             "train_loss": loss / max(1, clips),
             **({} if self.multi_label else {"train_top1": right / max(1, clips)}),
             "seconds": seconds,
             "clips_per_s": clips / max(1e-9, seconds),
         }
-        table = None
-        if row["epoch"] % train.val_every == 0 or row["epoch"] == train.epochs:
+        table, judged = None, -1.0
+        if epoch % train.val_every == 0 or epoch == train.epochs:
             table = self._validate(display)
-            row |= table.validation(self.validation)
-        state.epoch, state.step, state.seconds, self.sums = row["epoch"], 0, 0.0, self._zeros()
+            figures = table.validation(self.validation)
+            judged = figures["val_map" if self.multi_label else "val_top1"] or 0.0
+            row |= figures
+        state.epoch, state.step, state.seconds, self.sums = epoch, 0, 0.0, self._zeros()
         state.history.append(row)
-        judged = "val_map" if self.multi_label else "val_top1"
-        if table is not None and row[judged] > state.best_top1:
-            state.best_epoch, state.best_top1 = row["epoch"], row[judged]
+        if table is not None and judged > state.best_top1:
+            state.best_epoch, state.best_top1 = epoch, judged
             return table
         return None
 
