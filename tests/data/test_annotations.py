@@ -242,7 +242,7 @@ def test_mistakes_in_groups(tmp_path):
         split_by_group(videos, fraction=0.2, seed=0, group=r"g(\d+)")
     with pytest.raises(DataError, match="not a regular expression"):
         split_by_group(videos, fraction=0.2, seed=0, group="(")
-    with pytest.raises(DataError, match="cannot be split"):
+    with pytest.raises(DataError, match="too few to hold some out for validation"):
         split_by_group(videos, fraction=0.2, seed=0, group=r"\.(avi)$")
 
 

@@ -4,12 +4,14 @@ import hashlib
 import os
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from mdtnet.data import download as module
-from mdtnet.data.download import ARCHIVES, Archive, download, fetch, unpack
+from mdtnet.data.download import download, fetch, unpack
+from mdtnet.data.official import SOURCES, Archive
 from mdtnet.errors import DataError
 
 CONTENT = os.urandom(300_000)
@@ -114,7 +116,8 @@ def test_download_unpacks_once(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "lists.zip", "w") as file:
         file.writestr("lists/classInd.txt", "1 Archery\n")
     digest = hashlib.sha256((tmp_path / "lists.zip").read_bytes()).hexdigest()
-    monkeypatch.setitem(ARCHIVES, "ucf101", (Archive("http://127.0.0.1:9/lists.zip", "sha256", digest),))
+    archives = (Archive("http://127.0.0.1:9/lists.zip", "sha256", digest),)
+    monkeypatch.setitem(SOURCES, "ucf101", replace(SOURCES["ucf101"], archives=archives))
     download("ucf101", tmp_path)  # it lies there already
     assert (tmp_path / "lists/classInd.txt").read_text() == "1 Archery\n"
     (tmp_path / "lists.zip").unlink()
@@ -134,7 +137,7 @@ def test_damaged_archives_and_a_missing_program(tmp_path, monkeypatch):
 
 
 def test_addresses_are_plain_and_have_checksums():
-    for archives in ARCHIVES.values():
+    for archives in (source.archives for source in SOURCES.values()):
         for a in archives:
             assert len(a.digest) == hashlib.new(a.hash).digest_size * 2
             assert a.url.startswith("http")

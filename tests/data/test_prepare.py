@@ -230,8 +230,8 @@ def test_what_is_not_replaced(tmp_path):
     ("name", "options", "words"),
     [
         ("ucf101", {"root": "nowhere"}, "no such folder"),
-        ("ucf101", {}, "no classInd.txt in"),
-        ("hmdb51", {}, "no CLASS_test_split1.txt"),
+        ("ucf101", {}, "classInd.txt not found in --annotations or --root"),
+        ("hmdb51", {}, "CLASS_test_split1.txt not found"),
         ("sthv2", {}, "something-something-v2-train.json"),
         ("kinetics400", {"split": "2"}, "one official split"),
     ],

@@ -1,7 +1,7 @@
 """The built-in data set's surroundings: rooms and streets, what moves there, and what hides the figure.
 
 All of it is drawn with a `Canvas` in scene coordinates. Things that pass have neither front nor back: a car that
-drives backwards would tell that the clip runs backwards.
+drives backwards would show that the clip runs backwards.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The built-in data set's pixels: a scene is drawn frame by frame, as layers from back to front.
 
-A layer is a function that draws on a `Canvas` in scene coordinates; the camera maps them to pixels. Here are the
-figure and what it handles; what is behind and before them is in `backdrop`. `render` puts the layers together.
+A layer is a function that draws on a `Canvas` in scene coordinates; the camera maps them to pixels. This file draws
+the figure and the thing it handles; `backdrop` draws all that is behind and in front. `render` combines the layers.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def render(scene: Scene) -> np.ndarray:
     shifts = np.round(scene.shake * side).astype(int)  # [N, 2], so the room can be drawn once and cut out
     margin = int(np.abs(shifts).max())
     level = replace(scene.camera, squeeze=1.0)  # only the figure is seen at an angle
-    room = Canvas(Image.new("RGB", (side + 2 * margin, side + 2 * margin)), _moved(level, margin, margin))
+    room = Canvas(Image.new("RGB", (side + 2 * margin, side + 2 * margin)), _shift_camera(level, margin, margin))
     draw_room(room, scene)
     at = progress(scene.timing)
     joints = skeleton(scene, at, idle_sway(scene))
@@ -34,24 +34,24 @@ def render(scene: Scene) -> np.ndarray:
     frames = np.empty((scene.timing.num_frames, scene.size, scene.size, 3), np.uint8)
     for n, (x, y) in enumerate(shifts.tolist()):
         image = room.image.crop((margin - x, margin - y, margin - x + side, margin - y + side))
-        around, canvas = Canvas(image, _moved(level, x, y)), Canvas(image, _moved(scene.camera, x, y))
+        around, canvas = Canvas(image, _shift_camera(level, x, y)), Canvas(image, _shift_camera(scene.camera, x, y))
         draw_movers(around, scene.movers, n, in_front=False)
         draw_figure_and_prop(canvas, scene, {name: track[n] for name, track in joints.items()}, hands[[n, 0]])
         draw_movers(around, scene.movers, n, in_front=True)
         draw_occluders(canvas, scene.occluders)
         frames[n] = canvas.frame()
-    return _exposed(frames, scene)
+    return _add_sensor(frames, scene)
 
 
-def _moved(camera: Camera, x: int, y: int) -> Camera:
-    """The camera whose picture is shifted by whole supersampled pixels."""
+def _shift_camera(camera: Camera, x: int, y: int) -> Camera:
+    """`camera` with its picture shifted by `x` and `y` supersampled pixels."""
     if not (x or y):
         return camera
     return replace(camera, origin=(camera.origin[0] + x / SUPERSAMPLE, camera.origin[1] + y / SUPERSAMPLE))
 
 
-def _exposed(frames: np.ndarray, scene: Scene) -> np.ndarray:
-    """Frames as the sensor has them: one brightness for the clip, noise of its own in every frame."""
+def _add_sensor(frames: np.ndarray, scene: Scene) -> np.ndarray:
+    """Frames as a sensor gives them: one brightness for the clip, new noise in every frame."""
     if scene.gain == 1 and not scene.noise:
         return frames
     rng = np.random.default_rng(scene.noise_seed)
@@ -60,7 +60,7 @@ def _exposed(frames: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def _prop_track(scene: Scene, at: np.ndarray) -> np.ndarray:
-    """Where the handled thing is, as the place of the hands that hold it, `[N, 2]`."""
+    """Place of the handled thing, given by the hands that hold it, `[N, 2]`."""
     held = np.clip(at, *scene.motion.grip)
     joints = skeleton(scene, held, np.zeros((len(at), 4)))
     if scene.motion.prop == "door":
@@ -71,7 +71,7 @@ def _prop_track(scene: Scene, at: np.ndarray) -> np.ndarray:
 def draw_figure_and_prop(canvas: Canvas, scene: Scene, joints: Joints, hands: np.ndarray) -> None:
     """The figure and the thing it handles, from back to front.
 
-    `hands` `[2, 2]` are where the thing is, as the place of the hands that hold it: now, and at first.
+    `hands` `[2, 2]` is the place of the hands that hold the thing: now, and at first.
     """
     body, prop = scene.body, scene.motion.prop
     if prop in BEHIND:
@@ -133,7 +133,7 @@ def _draw_head(canvas: Canvas, joints: Joints, body: Body) -> None:
     canvas.disc(head + size * (0.62 * ahead + 0.08 * up), 0.11 * size, (30, 25, 25))  # eye
 
 
-# ---- what is handled ------------------------------------------------------------------------------------
+# ---- handled things -------------------------------------------------------------------------------------
 
 
 def _draw_chair(canvas: Canvas, scene: Scene, hands: np.ndarray) -> None:
@@ -179,7 +179,7 @@ def _draw_door(canvas: Canvas, scene: Scene, hands: np.ndarray) -> None:
 
 def _draw_parcel(canvas: Canvas, scene: Scene, hands: np.ndarray) -> None:
     half = 0.095 * scene.prop_size
-    above = half - hands[1, 1]  # where it is taken up, it stands on the floor
+    above = half - hands[1, 1]  # before it is lifted, it stands on the floor
     _draw_carton(canvas, hands[0, 0] + 0.03, hands[0, 1] + above, half, half, scene.prop_colour)
 
 
@@ -189,7 +189,7 @@ def _draw_crate(canvas: Canvas, scene: Scene, hands: np.ndarray) -> None:
 
 
 def _draw_carton(canvas: Canvas, x: float, y: float, w: float, h: float, colour: Colour) -> None:
-    """A box around (x, y), half as wide and high as w and h say: front, tape, and the top seen from above."""
+    """A box around (x, y), of half width w and half height h: front, tape, and the top seen from above."""
     lid, top = 0.25 * w, y + h
     corners = [(x - w, top), (x + w, top), (x + w - lid, top + lid), (x - w + lid, top + lid)]
     canvas.polygon(corners, shade(colour, 1.2))

@@ -1,8 +1,8 @@
 """The built-in data set's motion that has nothing to do with the action: background, distractors, camera shake.
 
-None of it knows the class, and none of it knows which way time runs: read backwards, every track here has the
-same distribution. So phases are uniform, directions a coin, times of passing uniform over the clip, nothing
-falls, loses energy or has a front that would have to lead.
+None of it depends on the class or on the direction of time: read backwards, every track has the same
+distribution. So phases are uniform, directions are drawn by a coin, times of passing are uniform over the clip, and
+nothing falls, loses energy or has a front that would have to lead.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PASSING: tuple[Kind, ...] = ("car", "walker")
 DISTRACTORS: tuple[Kind, ...] = ("walker", "ball", "bird", "balloon")
 MOST_DISTRACTORS = 8
 
-# of things that pass: statures per second, slowest and fastest
+# speed of things that pass, in statures per second: slowest and fastest
 SPEED: dict[Kind, tuple[float, float]] = {
     "car": (0.8, 2.0),
     "walker": (0.4, 0.9),
@@ -46,7 +46,7 @@ class Mover:
 def wobble(rng: np.random.Generator, num_frames: int, fps: int, *, channels: int = 1) -> np.ndarray:
     """A smooth wandering about 0, never beyond -1 and 1: `[N, channels]`.
 
-    Three sines of 0.3 to 2.5 cycles a second, the slow ones wider, as in a hand that holds a camera.
+    Three sines of 0.3 to 2.5 cycles per second, the slow ones wider, as from a hand that holds a camera.
     """
     cycles, phase = np.exp(rng.uniform(np.log(0.3), np.log(2.5), (3, channels))), rng.uniform(0, 1, (3, channels))
     share = 1 / cycles / (1 / cycles).sum(0)
@@ -55,7 +55,7 @@ def wobble(rng: np.random.Generator, num_frames: int, fps: int, *, channels: int
 
 
 def turning(rng: np.random.Generator, num_frames: int, fps: int, slow: float, fast: float) -> np.ndarray:
-    """An angle in radians that grows or falls steadily, `slow` to `fast` turns a second: `[N]`."""
+    """An angle in radians that grows or falls steadily, `slow` to `fast` turns per second: `[N]`."""
     turns = rng.uniform(slow, fast) * rng.choice([-1, 1])
     return 2 * np.pi * (turns * np.arange(num_frames) / fps + rng.uniform())
 
@@ -67,13 +67,13 @@ def flicker(rng: np.random.Generator, num_frames: int, fps: int) -> np.ndarray:
 
 
 def passing(rng: np.random.Generator, num_frames: int, fps: int, kind: Kind, *, reach: float) -> np.ndarray:
-    """x of something that passes, in view at a moment of the clip that is drawn by chance: `[N]`."""
+    """x of something that passes and is in view at one random moment of the clip: `[N]`."""
     speed = rng.uniform(*SPEED[kind]) * rng.choice([-1, 1])
     seen_at, seen_where = rng.uniform(0, num_frames - 1), rng.uniform(-reach, reach)
     return seen_where + speed * (np.arange(num_frames) - seen_at) / fps
 
 
-# ---- what a clip gets -----------------------------------------------------------------------------------
+# ---- movers of one clip ---------------------------------------------------------------------------------
 
 
 def background_movers(
@@ -87,7 +87,7 @@ def background_movers(
     reach: float,
     horizon: float,
 ) -> tuple[Mover, ...]:
-    """What moves in a room or street: the things come from `room_rng`, their motion from `rng`.
+    """Things that move in a room or street, drawn from `room_rng`; their motion is drawn from `rng`.
 
     `centre` and half-width `reach` of the view and the height of the `horizon` are in statures.
     """
@@ -95,7 +95,8 @@ def background_movers(
         kinds = [INDOORS[i] for i in room_rng.permutation(len(INDOORS))[: room_rng.integers(2, 4)]]
         slots = (np.arange(len(kinds)) + room_rng.uniform(0.25, 0.75, len(kinds))) / len(kinds) * 2 - 1
     else:
-        kinds = ["tree"] * int(room_rng.integers(1, 3)) + [str(k) for k in room_rng.choice(PASSING, 3)]  # type: ignore[misc]
+        trees: list[Kind] = ["tree"] * int(room_rng.integers(1, 3))
+        kinds = trees + [PASSING[i] for i in room_rng.choice(len(PASSING), 3)]
         slots = room_rng.uniform(-0.9, 0.9, len(kinds))
     movers = []
     for kind, slot in zip(kinds, slots):
@@ -112,7 +113,7 @@ def background_movers(
 def distractors(
     expected: float, rng: np.random.Generator, num_frames: int, fps: int, *, centre: float, reach: float, horizon: float
 ) -> tuple[Mover, ...]:
-    """Things that pass, `expected` of them on average (Poisson): behind the figure, or one in three before it."""
+    """Things that pass, `expected` of them on average (Poisson); one in three passes in front of the figure."""
     movers = []
     for _ in range(min(MOST_DISTRACTORS, rng.poisson(expected))):
         kind = DISTRACTORS[rng.integers(len(DISTRACTORS))]
@@ -130,7 +131,7 @@ def distractors(
 
 
 def _own_motion(rng: np.random.Generator, kind: Kind, x: np.ndarray, num_frames: int, fps: int) -> np.ndarray:
-    """`Mover.phase` of a thing whose places are `x`."""
+    """`Mover.phase` of a thing that moves along `x`."""
     if kind == "screen":
         return flicker(rng, num_frames, fps)
     if kind in ("pendulum", "plant", "tree", "balloon"):

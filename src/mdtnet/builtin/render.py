@@ -1,8 +1,7 @@
 """The built-in data set: a drawn human figure, in actions that mostly differ only in time's direction.
 
 The two actions of a reversal pair are the same frames in opposite order: one frame cannot tell them apart.
-What a clip is drawn from is in `scene` and `movers`, how it is drawn in `drawing` and `backdrop`; here are the
-actions and the files.
+`scene` and `movers` draw the parameters of a clip, `drawing` and `backdrop` its pixels; here are clips and files.
 """
 
 import csv
@@ -35,12 +34,12 @@ H264_QP = 23
 Split = Literal["train", "val"]
 
 
-# ---- what is asked for ----------------------------------------------------------------------------------
+# ---- options --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """What the built-in data set holds. The same config gives the same files, byte for byte."""
+    """Options of the built-in data set. The same config gives the same files, byte for byte."""
 
     train_clips: int = 40
     """Training clips per class."""
@@ -156,7 +155,7 @@ def _theme(action: str, split: Split, config: RenderConfig) -> Theme:
 
 
 class RenderSummary(NamedTuple):
-    """What `render_dataset` did."""
+    """Result of `render_dataset`."""
 
     out: Path
     classes: tuple[str, ...]
@@ -273,7 +272,7 @@ def encode(frames: np.ndarray, *, fps: int) -> bytes:
     frames keep traces of what came before them, which would give the direction away in a single frame.
     """
     buffer = io.BytesIO()
-    import av  # takes as long to load as all the rest
+    import av  # loading it takes as long as all the rest
 
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
@@ -303,7 +302,7 @@ def _list_file(split: Split, config: RenderConfig) -> str:
 
 
 def _readme(config: RenderConfig) -> str:
-    kept = {k: v for k, v in asdict(config).items() if v or k not in CONDITIONS}  # what is off is not told
+    kept = {k: v for k, v in asdict(config).items() if v or k not in CONDITIONS}  # options that are off are left out
     settings = yaml.safe_dump({**kept, "actions": list(config.classes)}, sort_keys=False)
     pairs = [f"- {a} / {b}" for a, b in REVERSAL_PAIRS if a in config.classes and b in config.classes]
     return README.format(

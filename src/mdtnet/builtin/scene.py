@@ -5,7 +5,7 @@ Lengths are in statures (the figure is about 1 high), x points where the figure 
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a clip is to be: the options of `synthetic.RenderConfig`, explained there."""
+    """Conditions of a clip: options of `render.RenderConfig`, explained there."""
 
     background: Background = "mixed"
     shake: float = 0.0
@@ -67,7 +67,7 @@ class Theme:
     seed: int  # of everything else
 
 
-# ---- what is drawn by chance ----------------------------------------------------------------------------
+# ---- drawn by chance ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,15 @@ class Room:
     wide: bool  # seen from further away: more of it is drawn
 
 
+OccluderKind = Literal["post", "counter", "leaves"]
+OCCLUDERS: dict[OccluderKind, tuple[float, float]] = {"post": (0.05, 0.13), "counter": (0.4, 0.8), "leaves": (0.3, 0.5)}
+"""Kinds of occluders and their widths, smallest and largest, in statures."""
+
+
 class Occluder(NamedTuple):
     """Something that stands between camera and figure."""
 
-    kind: Literal["post", "counter", "leaves"]
+    kind: OccluderKind
     x: float
     width: float
     top: float  # height
@@ -150,7 +155,7 @@ class Occluder(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything a clip is drawn from; the twins of a pair share one."""
+    """All parameters of one clip; the twins of a pair share one."""
 
     motion: Motion
     times: np.ndarray  # [keys], of the key poses, with the clip's own jitter
@@ -181,7 +186,7 @@ def draw_scene(
     conditions: Conditions | None = None,
     theme: Theme | None = None,
 ) -> Scene:
-    """Draw all parameters of one clip of `motion`; with `theme` in the place of a class."""
+    """Draw all parameters of one clip of `motion`; `theme` sets it in the place of a class."""
     asked = conditions or Conditions()
     shake_rng, mover_rng, distractor_rng, hard_rng = rng.spawn(4)  # an option does not change what others draw
     poses = np.array([[*k.hip, k.lean, *k.near, *k.far, k.lift] for k in motion.keys])
@@ -192,7 +197,7 @@ def draw_scene(
     coin = bool(rng.random() < 0.5)
     wall, floor = _hsv(rng, (0, 1), (0.0, 0.3), (0.55, 0.98)), _hsv(rng, (0.02, 0.14), (0.1, 0.5), (0.35, 0.75))
     if theme:
-        coin, wall, floor = _themed(theme)
+        coin, wall, floor = _theme_look(theme)
     contrast = 50 * (1 - asked.difficulty)
     idle = np.stack([IDLE_AMPLITUDE, rng.uniform(0.4, 1.0, 4), rng.uniform(0, 2 * np.pi, 4)], 1)
     timing = _draw_timing(rng, fps, hard_rng, asked.difficulty)
@@ -231,7 +236,7 @@ def draw_scene(
     )
 
 
-def _themed(theme: Theme) -> tuple[bool, Colour, Colour]:
+def _theme_look(theme: Theme) -> tuple[bool, Colour, Colour]:
     """Coin (whether furnished), wall and floor of a class's place."""
     rng = np.random.default_rng(theme.seed)
     wall = _hsv(rng, (theme.hue, theme.hue), (0.2, 0.4), (0.55, 0.98))
@@ -270,8 +275,7 @@ def _draw_occluders(rng: np.random.Generator, poses: np.ndarray, difficulty: flo
     """At most two things in front of where the figure acts."""
     found = []
     for hides in rng.random(2) < 0.6 * difficulty:
-        kind: Any = ("post", "counter", "leaves")[rng.integers(3)]
-        low, high = {"post": (0.05, 0.13), "counter": (0.4, 0.8), "leaves": (0.3, 0.5)}[kind]
+        kind, (low, high) = list(OCCLUDERS.items())[rng.integers(len(OCCLUDERS))]
         x = rng.uniform(poses[:, 0].min() - 0.2, poses[:, 0].max() + 0.35)
         width, height, colour = (
             rng.uniform(low, high),
@@ -352,7 +356,7 @@ def _hsv(rng: np.random.Generator, hue: Point, saturation: Point, value: Point) 
 def _apart(
     rng: np.random.Generator, other: Colour, hue: Point, saturation: Point, value: Point, contrast: float
 ) -> Colour:
-    """A colour whose brightness differs from `other` by `contrast` of 255: it stands out from the wall in grey too."""
+    """A colour that differs from `other` in brightness by `contrast` of 255, so that it stands out in grey too."""
     candidates = [_hsv(rng, hue, saturation, value) for _ in range(8)]  # a fixed number of draws
     return next((c for c in candidates if abs(_luma(c) - _luma(other)) > contrast), candidates[0])
 

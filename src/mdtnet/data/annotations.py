@@ -1,4 +1,4 @@
-"""Folder of class folders, or list file -> which videos there are and what they show.
+"""Folder of class folders, or list file -> videos and their labels.
 
 A `VideoList` keeps columns, not objects: an index of a million videos is a few arrays that loader processes
 share.
@@ -10,7 +10,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from mdtnet.data.labels import class_counts, label_sets, label_table, label_text
 from mdtnet.data.suffixes import VIDEO_SUFFIXES, is_image, is_video
 from mdtnet.errors import DataError
 
-NUM_CHECKED = 20  # rows of a list that are looked for on disk
+LabelReader = Callable[[str, list[str], list[int], tuple[str, ...]], tuple[tuple[str, ...], np.ndarray]]
+"""`label_table` or `label_sets`."""
 
-COLUMN_NAMES = {  # names in a header row -> what is in the column
+NUM_CHECKED = 20  # rows of a list that are checked for on disk
+
+COLUMN_NAMES = {  # names in a header row -> content of the column
     **dict.fromkeys(("path", "video", "file", "filename", "clip", "folder", "frame_folder"), "path"),
     **dict.fromkeys(("label", "class", "action"), "label"),
     **dict.fromkeys(("num_frames", "frames"), "num_frames"),
@@ -34,7 +37,7 @@ COLUMN_NAMES = {  # names in a header row -> what is in the column
 class Sample:
     """One video: absolute path, label from 0, part in seconds (None: all), group ("" if not given).
 
-    The label is -1 in a list of several labels a video: `VideoList.labels` has them.
+    The label is -1 in a list with several labels per video: `VideoList.labels` has them.
     """
 
     path: str
@@ -44,7 +47,7 @@ class Sample:
     group: str = ""
 
 
-class Texts(Sequence[str]):
+class Texts:
     """Many strings in one block of bytes."""
 
     def __init__(self, blob: bytes, offsets: np.ndarray) -> None:
@@ -61,7 +64,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def __getitem__(self, i):  # type: ignore[override]  # one string at a time, no slices
+    def __getitem__(self, i: int) -> str:
         return self._blob[self._offsets[i] : self._offsets[i + 1]].decode("utf-8", "surrogateescape")
 
 
@@ -69,23 +72,22 @@ class Texts(Sequence[str]):
 class VideoList:
     """Videos in columns. `videos[i]` is a `Sample`; `classes` are in label order.
 
-    `labels` is int64 `[N]`, or bool `[N, C]` where a video can have several, or none. All that depends on which it is
-    looks at its dimensions.
+    `labels` is int64 `[N]`, or bool `[N, C]` where a video can have several labels, or none: `multi_label` says which.
     """
 
     classes: tuple[str, ...]
     labels: np.ndarray
     root: str
     paths: Texts
-    rows: np.ndarray  # int64 [N], this list's rows of `paths`, `times` and `groups`, which subsets share
+    rows: np.ndarray  # int64 [N], rows of this list in `paths`, `times` and `groups`, which subsets share
     times: np.ndarray | None = None  # float64 [rows, 2], start and end in seconds, NaN: not given
-    groups: Texts | None = field(default=None)
+    groups: Texts | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> Sample:
-        path = _joined(self.root, self.paths[self.rows[i]])
+        path = _join(self.root, self.paths[self.rows[i]])
         start, end = self._part(i)
         group = "" if self.groups is None else self.groups[self.rows[i]]
         return Sample(path, -1 if self.multi_label else int(self.labels[i]), start, end, group)
@@ -96,21 +98,21 @@ class VideoList:
         return self.labels.ndim == 2
 
     def shows(self, label: int) -> np.ndarray:
-        """Which videos have this label, bool `[N]`."""
+        """Mask of the videos with this label, bool `[N]`."""
         return self.labels[:, label] if self.multi_label else self.labels == label
 
     def label_text(self, i: int) -> str:
-        """Its class's name, or its classes' as in a list: `jump|wave`."""
+        """Class name of video `i`, or its class names as in a list: `jump|wave`."""
         return label_text(self.labels[i], self.classes)
 
     def name(self, i: int) -> str:
-        """The video's key in tables: its path relative to the root, with `@start-end` where it is a part."""
+        """Key of video `i` in tables: its path relative to the root, with `@start-end` where it is a part."""
         start, end = self._part(i)
         part = "" if start is None and end is None else f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
         return self.paths[self.rows[i]] + part
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "VideoList":
-        """The videos at `indices`, in that order, with the same classes."""
+        """Videos at `indices`, in that order, with the same classes."""
         indices = np.asarray(indices, dtype=np.int64)
         labels, rows = self.labels[indices], self.rows[indices]
         return VideoList(self.classes, labels, self.root, self.paths, rows, self.times, self.groups)
@@ -134,14 +136,12 @@ def load_videos(
 
     Args:
         root: folder that the paths in a list are relative to; empty: the list's own folder.
-        classes: file with one class name a line, or the names themselves, in label order; empty: the folders'
-        or
-            the list's own names, sorted, or its numbers.
+        classes: file with one class name per line, or the names themselves, in label order; empty: the names of the
+            folders or the list, sorted, or its numbers.
         multi_label: a row of the list has several labels, `jump|wave`, or one, or none.
 
     Raises:
-        DataError: nothing there, nothing in it, or a label that is no class; the message names file, row and
-        value.
+        DataError: nothing there, nothing in it, or a label that is no class; the message names file, row and value.
     """
     names = _read_classes(classes) if isinstance(classes, str) else tuple(classes)
     if os.path.isdir(path) and multi_label:
@@ -176,18 +176,18 @@ def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None
             rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group))
 
 
-def _joined(root: str, path: str) -> str:
-    """Where a video lies; `..` goes up in the path as it is written, whatever links it holds, as `_relative` does."""
+def _join(root: str, path: str) -> str:
+    """Path of a video; `..` is resolved textually, without following links, as in `_relative`."""
     return os.path.normpath(os.path.join(root, path))
 
 
 def _relative(path: str, root: str) -> str:
     name = os.path.relpath(path, root)
-    return f"./{name}" if name.startswith("#") else name  # which would start a comment
+    return f"./{name}" if name.startswith("#") else name  # a leading # would start a comment
 
 
 def describe(videos: VideoList) -> str:
-    """One line for a log: how many videos in all and of each class (of many classes: the extremes)."""
+    """One line for a log: number of videos in all and per class (with many classes: the extremes)."""
     counts = class_counts(videos.labels, len(videos.classes))
     order = np.argsort(-counts, kind="stable") if len(counts) > 20 else np.arange(len(counts))
     shown = [f"{videos.classes[c]} {counts[c]}" for c in order]
@@ -197,7 +197,7 @@ def describe(videos: VideoList) -> str:
 
 
 def _read_classes(path: str) -> tuple[str, ...]:
-    """Class names in label order; `0 name` lines that count from 0 lose the number."""
+    """Class names in label order; numbers of `0 name` lines that count from 0 are removed."""
     if not path:
         return ()
     lines = [line.strip() for line in _lines(path) if line.strip()]
@@ -233,7 +233,7 @@ def _from_folder(folder: str, names: tuple[str, ...]) -> VideoList:
 
 
 def _videos_in(folder: str) -> list[str]:
-    """Video files, and folders that hold frames, in the order of their names."""
+    """Names of video files, and of folders that hold frames, sorted."""
     with os.scandir(folder) as entries:
         return sorted(
             entry.name
@@ -244,7 +244,7 @@ def _videos_in(folder: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a list file is written: separator, which column holds what, and how many columns there are."""
+    """Format of a list file: separator, content of the columns, and number of columns."""
 
     separator: str
     columns: dict[str, int]
@@ -252,7 +252,7 @@ class _Layout:
     has_header: bool
 
 
-def _from_list(path: str, root: str, names: tuple[str, ...], table: Callable) -> VideoList:
+def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader) -> VideoList:
     layout = _layout(path)
     where, what = layout.columns["path"], layout.columns["label"]
     blob, offsets, codes = bytearray(), array("q", [0]), array("q")
@@ -287,7 +287,7 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: Callable) ->
 def _layout(path: str) -> _Layout:
     head = [line for _, line in zip(range(1000), _lines(path)) if line][:50]
     for separator in ("\t", ",", " "):
-        rows = list(_fields(head, separator))
+        rows = [fields for _, fields in _fields(head, separator)]
         if rows and min(map(len, rows)) >= 2:
             break
     else:
@@ -321,28 +321,30 @@ def _columns_without_header(path: str, row: list[str]) -> dict[str, int]:
 def _rows(path: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
     """Row number in the file, from 1, and its fields."""
     needed = max(layout.columns["path"], layout.columns["label"]) + 1
-    reader = _fields(_lines(path), layout.separator)
     skip = layout.has_header
-    for fields in reader:
+    for row, fields in _fields(_lines(path), layout.separator):
         if not fields:
             continue
         if skip:
             skip = False
         elif needed <= len(fields) <= layout.num_columns:
-            yield reader.line_num, fields
+            yield row, fields
         else:
             raise DataError(
-                f"{path}: row {reader.line_num} has {len(fields)} columns, expected {layout.num_columns} "
+                f"{path}: row {row} has {len(fields)} columns, expected {layout.num_columns} "
                 "(a separator inside a field needs quotes)"
             )
 
 
-def _fields(lines: Iterable[str], separator: str):
-    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+def _fields(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Row number in the file, from 1, and fields of each row."""
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    for fields in reader:
+        yield reader.line_num, fields
 
 
 def _check_utf8(path: str, text: str) -> None:
-    """Names of files are whatever the system has, those of classes are text."""
+    """Raise DataError where a class name is not text; file names may hold any bytes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -350,7 +352,7 @@ def _check_utf8(path: str, text: str) -> None:
 
 
 def _lines(path: str) -> Iterator[str]:
-    """Lines without their ends; comment lines come as empty ones, so that line numbers stay right."""
+    """Lines without their ends; comment lines become empty, so that line numbers stay right."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             for line in file:
@@ -381,7 +383,7 @@ def _is_number(text: str) -> bool:
 
 
 def _check_one_row_each(path: str, videos: VideoList) -> None:
-    """A list with a row for each label would teach that a video does not show what its other rows say."""
+    """Raise DataError where a video has several rows: each would teach that the labels of the others are wrong."""
     first: dict[str, int] = {}
     for i in range(len(videos)):
         other = first.setdefault(videos.name(i), i)
@@ -390,6 +392,6 @@ def _check_one_row_each(path: str, videos: VideoList) -> None:
 
 
 def _check_root(path: str, root: str, paths: Texts) -> None:
-    first = [_joined(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
+    first = [_join(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
     if not any(map(os.path.exists, first)):
         raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {first[0]}")

@@ -1,7 +1,7 @@
-"""Decode every video of a list once: which can be used, and what is wrong with the others.
+"""Decode every video of a list once, and report the usable videos and the faults of the others.
 
-In the folder of a check: `checked.csv`, one row a video, appended as they are done (a stopped check goes on there);
-`problems.csv`, the rows with a problem; `clean.csv` and `classes.txt`, the list without the unusable ones.
+Files of a check: `checked.csv`, one row per video, appended as videos finish (a stopped check continues there);
+`problems.csv`, the rows with a problem; `clean.csv` and `classes.txt`, the list without unusable videos.
 """
 
 import csv
@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import av
 import numpy as np
 
 from mdtnet.data.annotations import VideoList, write_list
 from mdtnet.data.isolated import Failure, run_isolated
-from mdtnet.data.video import LENIENT, probe, stamp
+from mdtnet.data.video import open_container, probe, stamp
 from mdtnet.errors import VideoError
 
-USABLE = ("", "header lies")  # kinds that stay in the clean list: nothing here believes a header
+USABLE = ("", "header lies")  # kinds that stay in the clean list: headers are never trusted
 
-PASSING = ("crash", "timeout")  # kinds that can have come from a busy machine
+PASSING = ("crash", "timeout")  # kinds that a busy machine can cause
 
 KINDS = (  # how the reason of a VideoError starts -> kind
     ("no such file", "missing"),
@@ -33,7 +32,7 @@ KINDS = (  # how the reason of a VideoError starts -> kind
 
 @dataclass(frozen=True)
 class Finding:
-    """What decoding a video told. Sizes in pixels after rotation; `seconds` and `fps` 0 where the file has no times."""
+    """Result of decoding one video. Sizes in pixels after rotation; `seconds` and `fps` are 0 where it has no times."""
 
     name: str
     kind: str = ""
@@ -47,7 +46,7 @@ class Finding:
     seconds: float = 0.0
     bytes: int = 0
     changed: int = 0
-    """Time of the file's last change, ns; a check that goes on looks again at files that changed."""
+    """Time of the file's last change, ns; a check that continues decodes changed files again."""
 
 
 COLUMNS = tuple(f.name for f in fields(Finding))
@@ -55,7 +54,7 @@ COLUMNS = tuple(f.name for f in fields(Finding))
 
 @dataclass(frozen=True)
 class Check:
-    """How a check ended: every finding in the list's order, and the usable videos."""
+    """Result of a check: every finding in the list's order, and the usable videos."""
 
     out: Path
     findings: list[Finding]
@@ -108,7 +107,7 @@ def check_videos(
         for i, (task, result) in enumerate(
             run_isolated(examine, todo, workers=max(1, workers), timeout_seconds=timeout_seconds), start=1
         ):
-            finding = _failed(task, result) if isinstance(result, Failure) else result
+            finding = _failure_finding(task, result) if isinstance(result, Failure) else result
             found[task.name] = finding
             rows.writerow(asdict(finding))
             file.flush()
@@ -122,7 +121,7 @@ def check_videos(
 
 
 def examine(task: _Task) -> Finding:
-    """Decode one video; raises nothing."""
+    """Decode one video; never raises."""
     size, changed = _stamp(task.path)
     try:
         info = probe(task.path, start=task.start, end=task.end)
@@ -143,15 +142,15 @@ def _judge(task: _Task, num_frames: int) -> tuple[str, str]:
     if num_frames < task.min_frames:
         return "too short", f"{num_frames} frames, at least {task.min_frames} are wanted"
     whole = task.start is None and task.end is None and not os.path.isdir(task.path)
-    told = _header_frames(task.path) if whole else 0
-    if told and told != num_frames:
-        return "header lies", f"{told} frames by its header, {num_frames} decode"
+    stated = _header_frames(task.path) if whole else 0
+    if stated and stated != num_frames:
+        return "header lies", f"{stated} frames by its header, {num_frames} decode"
     return "", ""
 
 
 def _header_frames(path: str) -> int:
-    """Frames by the header of a file that is known to decode; 0 where it says nothing."""
-    with av.open(path, **LENIENT) as container:
+    """Number of frames by the header of a file that decodes; 0 where it says nothing."""
+    with open_container(path) as container:
         return container.streams.video[0].frames
 
 
@@ -163,7 +162,7 @@ def _stamp(path: str) -> tuple[int, int]:
         return 0, 0
 
 
-def _failed(task: _Task, failure: Failure) -> Finding:
+def _failure_finding(task: _Task, failure: Failure) -> Finding:
     size, changed = _stamp(task.path)
     return Finding(task.name, failure.kind, failure.detail, bytes=size, changed=changed)
 
@@ -186,7 +185,18 @@ def _read_table(path: Path) -> Iterator[Finding]:
         path.write_bytes(whole[: whole.rfind(b"\n") + 1])
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
-            yield Finding(**{f.name: f.type(row[f.name]) for f in fields(Finding)})  # type: ignore[operator]
+            yield Finding(
+                name=row["name"],
+                kind=row["kind"],
+                detail=row["detail"],
+                num_frames=int(row["num_frames"]),
+                height=int(row["height"]),
+                width=int(row["width"]),
+                fps=float(row["fps"]),
+                seconds=float(row["seconds"]),
+                bytes=int(row["bytes"]),
+                changed=int(row["changed"]),
+            )
 
 
 def _write_results(check: Check, root: str) -> None:

@@ -1,26 +1,28 @@
 """Videos -> batches: clips, test views, the order of an epoch, the cache, and unreadable files.
 
-What an item holds depends on (seed, epoch, index) alone: not on workers, order, batches, or where a run
-resumed.
+An item depends on (seed, epoch, index) alone: not on workers, order, batches, or the point where a run resumed. The way
+of a clip: `_indices` chooses frames, `_read` reads them and crops each (`_crop`), `_clip` arranges them, and
+`augment.finish` or `_test_views` does the rest.
 """
 
 import logging
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mdtnet.checks import check_rule
 from mdtnet.config import DataConfig, Exposure, TestConfig, test_crop_size
 from mdtnet.data.annotations import VideoList
 from mdtnet.data.exposure import expose
-from mdtnet.data.frames import Change, cached_frames, read_resized, resized, whole
-from mdtnet.data.segments import clip_indices, train_indices
-from mdtnet.data.transforms import ClipAugment, mirror_labels, stack_clips, views, views_box
+from mdtnet.data.frames import cached_frames, read_resized, resize
+from mdtnet.data.segments import Shape, clip_indices, train_indices
+from mdtnet.data.transforms import Box, ClipAugment, mirror_labels, stack_clips, views, views_box
 from mdtnet.data.video import check_backend
 from mdtnet.errors import VideoError
 
@@ -29,14 +31,36 @@ log = logging.getLogger(__name__)
 MANY_VIEWS = 10  # from here on a loader process prepares one batch ahead, not two
 
 
-class ClipDataset(Dataset):
+class Item(TypedDict):
+    """One video of a `ClipDataset`."""
+
+    frames: Tensor
+    """uint8 `[V, T, K, 3, S, S]`: V = 1 in training; view = clip * crops + crop in testing; V = 0 where unreadable."""
+    label: int | np.ndarray
+    """An integer, or bool `[C]` where a video can have several labels."""
+    index: int
+    """Position in the list."""
+    error: str
+    """Reason why the video is unreadable, or empty."""
+
+
+class Batch(TypedDict):
+    """Items of the B readable videos of a batch, B >= 0."""
+
+    frames: Tensor
+    """uint8 `[B, V, T, K, 3, S, S]`."""
+    label: Tensor
+    """int64 `[B]`, or `[B, C]` of 0 and 1 where a video can have several labels."""
+    index: Tensor
+    """int64 `[B]`."""
+    errors: list[tuple[int, str]]
+    """Index and reason of each unreadable video."""
+
+
+class ClipDataset(Dataset[Item]):
     """Clips of a list of videos: one augmented clip in training, all test views otherwise.
 
-    An item is a dict: `frames` uint8 `[V, T, K, 3, S, S]` (V = 1 in training; view = clip * crops + crop in
-    testing; V = 0 where the video is unreadable), `label`, `index`, and `error`, empty or the reason why it
-    is unreadable. `label` is an int, or bool `[C]` where a video can have several.
-
-    With `data.flip` swap, a mirrored training clip has the label of its mirror image.
+    Items are `Item`s. With `data.flip` swap, a mirrored training clip has the label of its mirror image.
 
     Raises:
         ConfigError: the decoder that `data.backend` names cannot be used, or `test.rule` does not fit.
@@ -62,13 +86,13 @@ class ClipDataset(Dataset):
             data.short_side, data.size, data.crop, bool(data.flip), data.color_jitter, data.randaugment
         )
         self._mirrored = mirror_labels(videos.classes) if data.flip == "swap" else np.arange(len(videos.classes))
-        self._segments: dict[str, Any] = {
-            "num_segments": data.num_segments,
-            "frames_per_segment": frames_per_segment,
-            "frame_stride": data.frame_stride,
-            "sampling": data.sampling,
-        }
-        # Shared with loader processes: epochs reach those that live on, frame counts found by one help all.
+        self._shape = Shape(
+            num_segments=data.num_segments,
+            frames_per_segment=frames_per_segment,
+            frame_stride=data.frame_stride,
+            sampling=data.sampling,
+        )
+        # In shared memory: persistent workers see a new epoch, and one worker's frame counts serve all.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._num_frames = torch.zeros(len(videos), dtype=torch.int32).share_memory_()
 
@@ -77,30 +101,32 @@ class ClipDataset(Dataset):
 
     @property
     def num_views(self) -> int:
-        """V, the number of views of an item."""
+        """V, the number of views per item."""
         return 1 if self.train else self.test.clips * self.test.crops
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other clips and augmentations; call it before the epoch's first batch is asked for."""
+        """Draw other clips and augmentations; call it before the first batch of the epoch is requested."""
         self._epoch[0] = epoch
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, i: int) -> Item:
         i = int(i)
-        label = self._label(i)
         rng = self._rng(i, 1)
         try:
-            pixels, table = self._read(i, self._cut(rng))
+            pixels, table = self._read(i, self._crop(rng))
         except VideoError as error:
-            size = self.data.size if self.train else self.crop_size
-            t, k = (self._segments[name] for name in ("num_segments", "frames_per_segment"))
-            nothing = torch.empty(0, t, k, 3, size, size, dtype=torch.uint8)
-            return {"frames": nothing, "label": label, "index": i, "error": error.reason}
+            return self._unreadable(i, error.reason)
         if not self.train:
-            return {"frames": self._test_views(pixels, table), "label": label, "index": i, "error": ""}
+            return Item(frames=self._test_views(pixels, table), label=self._label(i), index=i, error="")
         clip = _clip(pixels, table[0], self.data.exposure)
-        frames, mirrored = (self.augment.finish if self._cuts else self.augment.draw)(clip, rng)
+        frames, mirrored = (self.augment.finish if self._crops_early else self.augment.draw)(clip, rng)
         label = self._label(i, mirrored=mirrored)
-        return {"frames": frames.unsqueeze(0), "label": label, "index": i, "error": ""}  # [1, T, K, 3, S, S]
+        return Item(frames=frames.unsqueeze(0), label=label, index=i, error="")  # [1, T, K, 3, S, S]
+
+    def _unreadable(self, i: int, reason: str) -> Item:
+        size = self.data.size if self.train else self.crop_size
+        t, k = self._shape["num_segments"], self._shape["frames_per_segment"]
+        nothing = torch.empty(0, t, k, 3, size, size, dtype=torch.uint8)
+        return Item(frames=nothing, label=self._label(i), index=i, error=reason)
 
     def _label(self, i: int, *, mirrored: bool = False) -> int | np.ndarray:
         own = self.videos.labels[i]
@@ -111,7 +137,7 @@ class ClipDataset(Dataset):
     def _test_views(self, pixels: np.ndarray, table: np.ndarray) -> Tensor:
         crops, size = self.test.crops, self.crop_size
         out = torch.empty(self.num_views, *table.shape[1:], size, size, 3, dtype=torch.uint8).movedim(-1, -3)
-        for c, indices in enumerate(table):  # one clip at a time: the views themselves are what takes memory
+        for c, indices in enumerate(table):  # one clip at a time: the views alone can be hundreds of MB
             clip = _clip(pixels, indices, self.data.exposure)
             out[c * crops : (c + 1) * crops] = views(clip, crops=crops, crop_size=size)
         return out
@@ -120,57 +146,60 @@ class ClipDataset(Dataset):
         return np.random.default_rng(np.random.SeedSequence([self.seed, int(self._epoch), i, purpose]))
 
     def _indices(self, i: int, num_frames: int) -> np.ndarray:
-        """Which frames make up each clip, [clips, T, K]."""
+        """Index table of video `i`: the frames of each clip, [clips, T, K]."""
         if self.train:
-            return train_indices(num_frames, self._rng(i, 0), **self._segments)[None]
-        key = zlib.crc32(self.videos.name(i).encode("utf-8", "surrogateescape"))  # not i: other lists, same clips
+            return train_indices(num_frames, self._rng(i, 0), **self._shape)[None]
+        key = zlib.crc32(self.videos.name(i).encode("utf-8", "surrogateescape"))  # not i: the same clips in every list
         return clip_indices(
-            num_frames, rule=self.test.rule, num_clips=self.test.clips, seed=[self.test.seed, key], **self._segments
+            num_frames, rule=self.test.rule, num_clips=self.test.clips, seed=[self.test.seed, key], **self._shape
         )
 
     @property
-    def _cuts(self) -> bool:
-        return self.data.exposure == "none"  # otherwise what is outside of a crop counts too
+    def _crops_early(self) -> bool:
+        """Whether frames can be cropped while they are read: exposure depends on the pixels outside of the crop."""
+        return self.data.exposure == "none"
 
-    def _cut(self, rng: np.random.Generator) -> Change:
-        """What takes the part that an item needs out of resized frames [..., H, W, 3]; the rest is never copied."""
-        box: list[int] = []
+    def _crop(self, rng: np.random.Generator) -> "_FrameCrop | None":
+        """Crop for the frames of one item, applied while they are read so that the rest is never copied."""
+        if not self._crops_early:
+            return None
+        if self.train:
+            return _FrameCrop(self.augment.resize_to, partial(self.augment.crop_box, rng=rng))
+        return _FrameCrop(self.data.short_side, partial(views_box, crops=self.test.crops, crop_size=self.crop_size))
 
-        def cut(frames: np.ndarray) -> np.ndarray:
-            if self.train:
-                frames = resized(frames, max(self.data.short_side, self.data.size))
-            height, width = frames.shape[-3:-1]
-            if not box and self.train:  # drawn once a clip
-                box.extend(self.augment.box(height, width, rng))
-            elif not box:
-                box.extend(views_box(height, width, crops=self.test.crops, crop_size=self.crop_size))
-            top, left, height, width = box
-            return frames[..., top : top + height, left : left + width, :]
-
-        return cut if self._cuts else whole
-
-    def _read(self, i: int, cut: Change) -> tuple[np.ndarray, np.ndarray]:
-        """Resized and cut frames [U, H, W, 3], and which of them make up each clip, [clips, T, K]."""
+    def _read(self, i: int, crop: "_FrameCrop | None") -> tuple[np.ndarray, np.ndarray]:
+        """Resized and cropped frames [U, H, W, 3], and the index table of the clips into them, [clips, T, K]."""
         sample = self.videos[i]
         if self.data.cache:
             pixels = cached_frames(sample, self.data)
             table = self._indices(i, len(pixels))
-            wanted = np.unique(table)
-            return cut(pixels)[wanted], np.searchsorted(wanted, table)
-        pixels, num_frames = read_resized(
-            sample,
-            self.data,
-            lambda n: np.unique(self._indices(i, n)),
-            int(self._num_frames[i]) or None,
-            cut,
-        )
+            used = np.unique(table)
+            return (crop(pixels) if crop else pixels)[used], np.searchsorted(used, table)
+        known = int(self._num_frames[i]) or None
+        pixels, num_frames = read_resized(sample, self.data, lambda n: np.unique(self._indices(i, n)), known, crop)
         self._num_frames[i] = num_frames
         table = self._indices(i, num_frames)
         return pixels, np.searchsorted(np.unique(table), table)
 
 
+class _FrameCrop:
+    """Crops all frames of an item to one box, which is drawn when the first frame arrives."""
+
+    def __init__(self, short_side: int, draw: Callable[[int, int], Box]) -> None:
+        self.short_side, self.draw = short_side, draw
+        self.box: Box | None = None
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Frames `[..., H, W, 3]`, resized to the short side that the box is drawn for, and cropped."""
+        frames = resize(frames, self.short_side)
+        if self.box is None:
+            height, width = frames.shape[-3:-1]
+            self.box = self.draw(height, width)
+        return self.box.crop_pixels(frames)
+
+
 def _clip(pixels: np.ndarray, indices: np.ndarray, exposure: Exposure) -> Tensor:
-    """Frames of one clip, [N, H, W, 3] and [T, K] -> [T, K, 3, H, W]."""
+    """Clip [T, K, 3, H, W] of the frames [U, H, W, 3] at `indices` [T, K]."""
     if np.array_equal(indices.reshape(-1), np.arange(len(pixels))):  # the usual case needs no copy
         frames = pixels.reshape(*indices.shape, *pixels.shape[1:])
     else:
@@ -178,12 +207,8 @@ def _clip(pixels: np.ndarray, indices: np.ndarray, exposure: Exposure) -> Tensor
     return torch.from_numpy(np.asarray(expose(frames, exposure))).movedim(-1, 2)
 
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: `frames` `[B, V, T, K, 3, S, S]`, `label` and `index` int64 `[B]` of the readable videos, B >=
-    0 (`label` `[B, C]`, 0 or 1, where a video can have several).
-
-    `errors` lists (index, reason) of the others.
-    """
+def collate(items: list[Item]) -> Batch:
+    """Items as a batch; unreadable videos are in its `errors` only."""
     good = [item for item in items if not item["error"]]
     if len(good) == 1:  # no copy: the views of one test video can be hundreds of MB
         frames = good[0]["frames"].unsqueeze(0)
@@ -191,21 +216,20 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
         frames = stack_clips([item["frames"] for item in good])
     else:
         frames = items[0]["frames"].unsqueeze(0)[:0] if items else torch.empty(0, dtype=torch.uint8)
-    return {
-        "frames": frames,
-        "label": torch.from_numpy(np.array([item["label"] for item in good], dtype=np.int64)),
-        "index": torch.tensor([item["index"] for item in good], dtype=torch.int64),
-        "errors": [(item["index"], item["error"]) for item in items if item["error"]],
-    }
+    return Batch(
+        frames=frames,
+        label=torch.from_numpy(np.array([item["label"] for item in good], dtype=np.int64)),
+        index=torch.tensor([item["index"] for item in good], dtype=torch.int64),
+        errors=[(item["index"], item["error"]) for item in items if item["error"]],
+    )
 
 
-class ClipBatches:
-    """Which samples make up each batch: an order fixed by (seed, epoch), dealt out to `world` processes.
+class ClipBatches(Sampler[list[int]]):
+    """Samples of each batch, in an order fixed by (seed, epoch), dealt out to `world` processes.
 
-    The global batch of `batch_size * world` samples is the same however many processes there are, and every
-    sample is in one of them (with `weights` `[N]`, which sum to 1, samples are drawn with these probabilities
-    instead, some more than once). `start` is the first batch that is given out: a resumed run skips batches
-    without reading them.
+    The global batch of `batch_size * world` samples is the same for any number of processes, and every sample is in one
+    of them. With `weights` `[N]`, which sum to 1, samples are drawn with these probabilities instead, some more than
+    once. `start` is the first batch of an iteration: a resumed run skips batches without reading them.
     """
 
     def __init__(
@@ -227,7 +251,7 @@ class ClipBatches:
 
     @property
     def num_batches(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches in a whole epoch."""
         return (self.num_samples + (0 if self.drop_last else self.global_batch - 1)) // self.global_batch
 
     def __len__(self) -> int:
@@ -246,8 +270,8 @@ class ClipBatches:
             yield batch[self.rank :: self.world].tolist()
 
 
-class ClipLoader(DataLoader):
-    """A loader of `ClipDataset` batches that knows epochs and stops on unreadable training videos if told so.
+class ClipLoader(DataLoader[Item]):
+    """Loader of `ClipDataset` batches with epochs; optionally stops at an unreadable training video.
 
     Raises:
         VideoError: while iterating, in this process: a training video is unreadable and `data.on_unreadable`
@@ -255,14 +279,14 @@ class ClipLoader(DataLoader):
     """
 
     dataset: ClipDataset
-    batch_sampler: ClipBatches  # type: ignore[assignment]
+    batch_sampler: ClipBatches
 
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:
-        """Choose the epoch, and the batch in it to start at (once; the next epoch starts at 0 again)."""
+        """Set the epoch, and the batch to start at."""
         self.dataset.set_epoch(epoch)
         self.batch_sampler.epoch, self.batch_sampler.start = epoch, start
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names its own class
         strict = self.dataset.train and self.dataset.data.on_unreadable == "error"
         for batch in super().__iter__():
             if strict and batch["errors"]:
@@ -284,10 +308,7 @@ def make_loader(
     world: int = 1,
     weights: np.ndarray | None = None,
 ) -> ClipLoader:
-    """Batches in an order fixed by (seed, epoch); `batch_size` is that of this process, one of `world`.
-
-    `weights` as of `ClipBatches`.
-    """
+    """Loader with an order fixed by (seed, epoch); `batch_size` is per process, `weights` as in `ClipBatches`."""
     batches = ClipBatches(
         len(dataset),
         batch_size=batch_size,
@@ -307,5 +328,5 @@ def make_loader(
         persistent_workers=workers > 0,
         prefetch_factor=ahead if workers else None,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: the global one must not move with every epoch
+        generator=torch.Generator(),  # its own: epochs must not advance the global generator
     )

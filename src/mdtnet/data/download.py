@@ -1,6 +1,6 @@
-"""Archives that can be had by plain download: fetched with resume and checksum, then unpacked.
+"""Archives of data sets: downloaded with resume and checksum, then unpacked.
 
-Only UCF101 and HMDB51 are handed out this way; the other data sets ask for an account or an agreement first.
+Only UCF101 and HMDB51 have plain downloads; the other data sets require an account or an agreement first.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any
 
+from mdtnet.data.official import SOURCES, Archive
 from mdtnet.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 CHUNK = 2**20
 TRIES = 5
 TIMEOUT_SECONDS = 60
-UNPACKERS = {  # programs that unpack .rar, and their arguments before the archive and before the folder
+UNPACKERS = {  # programs that unpack .rar -> their arguments before the archive and before the folder
     "unrar": (["x", "-o-", "-idq"], []),
     "unar": (["-skip", "-quiet"], ["-output-directory"]),
     "7z": (["x", "-aos", "-bso0"], ["-o"]),
@@ -34,66 +34,22 @@ UNPACKERS = {  # programs that unpack .rar, and their arguments before the archi
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A file to download: `digest` is of the kind `hash` (a name that hashlib knows), `size` in bytes; 0: unknown."""
-
-    url: str
-    hash: str
-    digest: str
-    size: int = 0
-
-    @property
-    def name(self) -> str:
-        """File name on disk."""
-        return self.url.rpartition("/")[2]
-
-
-ARCHIVES = {
-    "ucf101": (
-        Archive(
-            "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
-            "sha256",
-            "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
-            113_943,
-        ),
-        Archive(
-            "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar",
-            "md5",
-            "6463accf4bbc20fa6418ab7f159e6149",
-            6_932_971_618,
-        ),
-    ),
-    "hmdb51": (
-        Archive(
-            "http://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/test_train_splits.rar",
-            "sha256",
-            "229c94f845720d01eb3946d39f39292ea962d50a18136484aa47c1eba251d2b7",
-        ),
-        Archive(
-            "http://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/hmdb51_org.rar",
-            "sha256",
-            "9e714a0d8b76104d76e932764a7ca636f929fff66279cda3f2e326fa912a328e",
-        ),
-    ),
-}
-"""Data set -> its archives, at the addresses their authors give; digests as TFDS and torchvision have them."""
-
-
 def download(name: str, root: str | os.PathLike, *, progress: Progress | None = None) -> None:
     """Fetch and unpack the archives of data set `name` into the folder `root`.
 
-    An archive that lies there already is only checked. What is unpacked is noted, so a second call does nothing.
+    An archive that is there already is only checked. Unpacked archives are marked, so a second call does nothing.
 
     Raises:
         DataError: this data set has no plain download, a download fails, a checksum differs, or nothing here
             unpacks .rar.
     """
-    if name not in ARCHIVES:
-        raise DataError(f"{name} has no plain download; {' and '.join(ARCHIVES)} have. Its page in docs/ says more")
+    archives = SOURCES[name].archives if name in SOURCES else ()
+    if not archives:
+        with_one = " and ".join(other for other, source in SOURCES.items() if source.archives)
+        raise DataError(f"{name} has no plain download, only {with_one} have; see docs/datasets")
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    for archive in ARCHIVES[name]:
+    for archive in archives:
         done = root / f"{archive.name}.unpacked"
         if done.exists():
             continue
@@ -106,7 +62,7 @@ def download(name: str, root: str | os.PathLike, *, progress: Progress | None = 
 def fetch(archive: Archive, path: Path, *, progress: Progress | None = None) -> None:
     """Download one file; an interrupted download goes on where it stopped, from `path` + `.part`.
 
-    `progress` is called with the bytes there are and the bytes there will be (0: unknown).
+    `progress` is called with the number of bytes so far and in all (0: unknown).
 
     Raises:
         DataError: the server cannot be reached or refuses, or the checksum differs; the wrong file is removed.
@@ -135,7 +91,7 @@ def _fetch_part(archive: Archive, part: Path, progress: Progress | None) -> None
 
 
 def _continue(archive: Archive, part: Path, progress: Progress | None) -> None:
-    """Append what is missing of a file; a server that cannot go on in the middle sends it whole again."""
+    """Append the missing end of a file; a server that cannot continue in the middle sends the whole file again."""
     have = part.stat().st_size if part.exists() else 0
     if archive.size and have == archive.size:
         return
@@ -148,7 +104,7 @@ def _continue(archive: Archive, part: Path, progress: Progress | None) -> None:
             raise
 
 
-def _copy(answer: Any, part: Path, start: int, progress: Progress | None) -> None:
+def _copy(answer: HTTPResponse, part: Path, start: int, progress: Progress | None) -> None:
     length = int(answer.headers.get("Content-Length") or 0)
     total, done = (start + length if length else 0), start
     with open(part, "ab" if start else "wb") as file:
@@ -170,7 +126,7 @@ def _check(archive: Archive, path: Path) -> None:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpack a .zip or .rar into `folder`; archives found inside it (HMDB51: one a class) are unpacked beside it.
+    """Unpack a .zip or .rar into `folder`; archives inside it (HMDB51: one per class) are unpacked beside it.
 
     Raises:
         DataError: it is damaged, or nothing here unpacks .rar.

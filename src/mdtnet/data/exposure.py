@@ -1,6 +1,6 @@
-"""Exposure of a clip: brightness that its own frames bring to a middle value, the same change for every frame.
+"""Exposure of a clip: its frames are brought to medium brightness, all by the same change.
 
-One factor or exponent a clip: a change from frame to frame would be motion. Pixels are uint8 RGB, numpy only.
+One factor or exponent per clip: a change from frame to frame would be motion. Pixels are uint8 RGB, numpy only.
 """
 
 import math
@@ -10,25 +10,25 @@ import numpy as np
 
 from mdtnet.config import Exposure
 
-MIDDLE = 0.45  # mean luma that a clip is brought to, of 1
+MIDDLE = 0.45  # mean luma of an exposed clip, 0 to 1
 LARGEST_GAIN = 16.0  # beyond it there is only noise
 SMALLEST_GAMMA, LARGEST_GAMMA = 0.2, 2.5
 LUMA = np.array((0.299, 0.587, 0.114))
-"""Weights of red, green and blue (ITU-R BT.601)."""
+"""Weights of red, green and blue in luma (ITU-R BT.601)."""
 
 
 def expose(frames: np.ndarray, exposure: Exposure) -> np.ndarray:
-    """Frames `[..., H, W, 3]` of one clip at medium brightness; `none` gives back what it is given."""
+    """Frames `[..., H, W, 3]` of one clip at medium brightness; `none` returns them unchanged."""
     if exposure == "none":
         return frames
     return exposure_table(frames, exposure)[frames]
 
 
 def exposure_table(frames: np.ndarray, exposure: Literal["gain", "gamma"]) -> np.ndarray:
-    """What each of the 256 pixel values becomes, uint8 `[256]`.
+    """Lookup table from old to new pixel values, uint8 `[256]`.
 
-    `gain` multiplies by 0.45 / mean luma, 1/16 to 16. `gamma` takes pixels in [0, 1] to the power that brings the mean
-    luma itself to 0.45, 0.2 to 2.5, which keeps black black and white white.
+    `gain` multiplies by 0.45 / mean luma, limited to 1/16 to 16. `gamma` raises pixels in [0, 1] to the power that
+    brings the mean luma to 0.45, limited to 0.2 to 2.5; black stays black and white stays white.
     """
     mean = min(max(float(frames.reshape(-1, 3).mean(axis=0) @ LUMA) / 255, 1e-6), 1 - 1e-6)
     values = np.arange(256) / 255

@@ -5,8 +5,6 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +12,22 @@ import torch
 from mdtnet.config import DataConfig
 from mdtnet.data.annotations import Sample
 from mdtnet.data.transforms import resize_short
-from mdtnet.data.video import read_clip, scaled_size, stamp
+from mdtnet.data.video import Choose, Transform, read_clip, scaled_size, stamp
 from mdtnet.errors import VideoError
 
 log = logging.getLogger(__name__)
-Change = Callable[[np.ndarray], np.ndarray]
-RETRIES = 2  # of reads that fail in the operating system, as on a shaky network drive
+RETRIES = 2  # for reads that fail in the operating system, as on an unreliable network drive
 RETRY_SECONDS = 0.1
 PIXELS = 2
-"""Raised whenever reading gives other pixels than before, so that no old cache is taken for a new one."""
+"""Increased whenever reading gives other pixels than before, so that old caches are not used."""
 
 
 def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
     """All frames of a video, resized to `data.short_side`, uint8 `[N, H, W, 3]`; decoded the first time only.
 
-    A file in the cache is named after the video's path, size and time of change, its part, the short side and how
-    it is read, and appears whole or not at all, so that several processes can fill one cache. Unreadable videos leave
-    nothing there.
+    The name of a cache file depends on the video's path, size and time of change, its part, the short side and the way
+    it is read. Files appear whole or not at all, so several processes can fill one cache. Unreadable videos leave no
+    file.
 
     Raises:
         VideoError: as `read_clip`.
@@ -43,7 +40,7 @@ def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
     name = hashlib.sha1(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
     path = os.path.join(data.cache, name[:2], f"{name}.npy")
     try:
-        return np.load(path, mmap_mode="c")  # private: a tensor on it may be written to
+        return np.load(path, mmap_mode="c")  # copy-on-write: tensors over this array may be modified
     except (OSError, ValueError, EOFError):  # not there yet, or damaged
         pixels, _ = read_resized(sample, data, np.arange, None)
         _save_whole(path, pixels)
@@ -64,12 +61,8 @@ def _save_whole(path: str, pixels: np.ndarray) -> None:
             os.remove(temporary)
 
 
-def whole(frames: np.ndarray) -> np.ndarray:
-    return frames
-
-
-def resized(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """[..., H, W, 3] -> [..., h, w, 3]; frames that have the size already are given back."""
+def resize(frames: np.ndarray, short_side: int) -> np.ndarray:
+    """Frames [..., H, W, 3] -> [..., h, w, 3] of this short side; frames of the right size are returned unchanged."""
     if scaled_size(frames.shape[-3:-1], short_side) == frames.shape[-3:-1]:
         return frames
     frames = np.ascontiguousarray(frames)  # torch is three times as slow where there are gaps between rows
@@ -77,8 +70,14 @@ def resized(frames: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def read_resized(
-    sample: Sample, data: DataConfig, choose: Any, num_frames: int | None, cut: Change = whole
+    sample: Sample, data: DataConfig, choose: Choose, num_frames: int | None, crop: Transform | None = None
 ) -> tuple[np.ndarray, int]:
+    """`read_clip` of a sample, resized to `data.short_side` and cropped frame by frame; retried where that can help."""
+
+    def transform(frame: np.ndarray) -> np.ndarray:
+        frame = resize(frame, data.short_side)
+        return crop(frame) if crop else frame
+
     for attempt in range(RETRIES + 1):
         try:
             return read_clip(
@@ -89,7 +88,7 @@ def read_resized(
                 backend=data.backend,
                 num_frames=num_frames,
                 short_side=data.short_side,
-                transform=lambda frame: cut(resized(frame, data.short_side)),
+                transform=transform,
             )
         except VideoError as error:
             if attempt == RETRIES or not _may_pass(error.__cause__):
@@ -99,5 +98,5 @@ def read_resized(
 
 
 def _may_pass(cause: BaseException | None) -> bool:
-    """Whether a failure came from the operating system and another try can help."""
+    """Whether the operating system caused the failure, so that another try can help."""
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and cause.errno is not None

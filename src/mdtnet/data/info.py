@@ -1,6 +1,6 @@
-"""What a data set looks like: videos per class, durations, frame sizes, a contact sheet.
+"""Overview of a data set: videos per class, durations, frame sizes, a contact sheet.
 
-Durations and sizes come from headers, which is quick and near enough here; `data check` tells what decodes.
+Durations and sizes come from headers, which is quick and near enough here; `data check` decodes everything.
 """
 
 import os
@@ -15,33 +15,33 @@ from PIL import Image, ImageDraw, ImageOps
 
 from mdtnet.data.annotations import VideoList
 from mdtnet.data.labels import class_counts
-from mdtnet.data.video import LENIENT, read_clip
+from mdtnet.data.video import open_container, read_clip
 from mdtnet.errors import DataError, VideoError
 
-MAX_OPENED = 2000  # of a longer list, this many videos spread evenly over it are looked into
+MAX_OPENED = 2000  # of a longer list, so many videos, spread evenly over it, are opened
 THUMBNAIL = (160, 120)  # width and height in pixels
-PER_CLASS = 4  # pictures of a class in a contact sheet
-MAX_CLASSES = 40  # in a contact sheet
+PER_CLASS = 4  # pictures per class in a contact sheet
+MAX_CLASSES = 40  # rows of a contact sheet
 BAR = 40  # characters of the longest bar of a histogram
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """`counts` are videos of each class; the other figures are over the `opened` videos that could be opened."""
+    """Videos per class (`counts`); the other figures cover the `opened` videos only."""
 
     counts: dict[str, int]
     opened: int
     unopened: int
     seconds: np.ndarray
-    """float64, durations of the videos that tell one."""
+    """float64, durations of the videos that have one in their header."""
     sizes: Counter
     """(width, height) in pixels -> number of videos."""
     bytes: int
-    """Size of the opened files together."""
+    """Total size of the opened files."""
 
 
 def data_info(videos: VideoList, *, progress: Callable[[int], None] | None = None) -> DataInfo:
-    """Count videos and look into up to MAX_OPENED of them."""
+    """Count videos per class and open up to MAX_OPENED of them."""
     counts = class_counts(videos.labels, len(videos.classes))
     chosen = np.unique(np.linspace(0, len(videos) - 1, min(len(videos), MAX_OPENED)).astype(np.int64))
     seconds: list[float] = []
@@ -63,13 +63,13 @@ def data_info(videos: VideoList, *, progress: Callable[[int], None] | None = Non
 
 
 def _header(path: str) -> tuple[tuple[int, int], float] | None:
-    """Width and height, and seconds (0: not told), by the header; None where it cannot be read."""
+    """Width and height, and seconds (0: unknown), from the header; None where it cannot be read."""
     try:
         if os.path.isdir(path):
             first = sorted(os.listdir(path))[0]
             with Image.open(os.path.join(path, first)) as image:
                 return image.size, 0.0
-        with av.open(path, **LENIENT) as container:
+        with open_container(path) as container:
             video = container.streams.video[0]
             duration = container.duration / av.time_base if container.duration else 0.0
             return (video.width, video.height), duration
@@ -78,7 +78,7 @@ def _header(path: str) -> tuple[tuple[int, int], float] | None:
 
 
 def histogram(values: np.ndarray, *, bins: int = 10) -> list[str]:
-    """A text histogram, one line a bin: its range, how many values, a bar. Empty for no values."""
+    """A text histogram, one line per bin: its range, its count, a bar. Empty for no values."""
     if not len(values):
         return []
     low, high = float(values.min()), float(values.max())
@@ -91,12 +91,12 @@ def histogram(values: np.ndarray, *, bins: int = 10) -> list[str]:
 
 
 def contact_sheet(videos: VideoList, path: str | os.PathLike) -> Path:
-    """A picture with a row for each class (the first MAX_CLASSES): the middle frames of PER_CLASS of its videos.
+    """A picture with a row per class (the first MAX_CLASSES): the middle frames of PER_CLASS of its videos.
 
-    A video that cannot be read leaves its place dark.
+    The place of a video that cannot be read stays dark.
 
     Raises:
-        DataError: `path` is no .png or .jpg, or cannot be written.
+        DataError: `path` does not end in .png or .jpg, or cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):

@@ -1,4 +1,4 @@
-"""A function on many items in processes of their own: one that crashes or hangs costs its item, not the run."""
+"""Run a function on many items in separate processes: a crash or a hang costs one item, not the run."""
 
 import contextlib
 import multiprocessing
@@ -6,24 +6,27 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Generic, Literal, TypeVar
 
-START_SECONDS = 60.0  # a process may take this long to start before its first item counts as hanging
+START_SECONDS = 60.0  # extra time for the first item of a process, which has to start
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What became of an item that has no result: `kind` is `crash` or `timeout`."""
+    """Reason why an item has no result."""
 
-    kind: str
+    kind: Literal["crash", "timeout"]
     detail: str
 
 
-class _Worker:
-    """A process that is handed one item at a time."""
+class _Worker(Generic[Item, Result]):
+    """A process that is given one item at a time."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Item], Result]) -> None:
         context = multiprocessing.get_context("spawn")  # no inherited locks, threads or memory
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
@@ -31,15 +34,15 @@ class _Worker:
         theirs.close()
         self.fresh, self.since = True, time.monotonic()
 
-    def give(self, item: Any) -> None:
+    def send(self, item: Item) -> None:
         self.since = time.monotonic()
-        with contextlib.suppress(OSError):  # it is dead already: `take` tells
+        with contextlib.suppress(OSError):  # the process is dead already: `receive` reports it
             self.pipe.send(item)
 
-    def take(self) -> Any:
+    def receive(self) -> Result | Failure:
         """The result, or a Failure where the process died."""
         try:
-            result = self.pipe.recv()
+            result: Result = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
             return Failure("crash", _cause(self.process.exitcode or 0))
@@ -55,7 +58,7 @@ class _Worker:
         self.pipe.close()
 
 
-def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
+def _serve(function: Callable[[Item], Result], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     while True:
         try:
@@ -72,25 +75,25 @@ def _cause(exit_code: int) -> str:
 
 
 def run_isolated(
-    function: Callable[[Any], Any], items: Iterable[Any], *, workers: int, timeout_seconds: float
-) -> Iterator[tuple[Any, Any]]:
-    """Each item with `function`'s result, or with a `Failure`, in the order in which they are done.
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, timeout_seconds: float
+) -> Iterator[tuple[Item, Result | Failure]]:
+    """Each item with the function's result or a `Failure`, in the order in which they finish.
 
-    `function` must be importable (a plain function of a module) and raise nothing; what goes in and out is pickled.
+    `function` must be importable (a plain function of a module) and must not raise; items and results are pickled.
     """
     waiting, free = iter(items), workers
-    busy: dict[Connection, tuple[_Worker, Any]] = {}
-    idle: list[_Worker] = []
+    busy: dict[Connection, tuple[_Worker[Item, Result], Item]] = {}
+    idle: list[_Worker[Item, Result]] = []
     try:
         while True:
-            while free and (item := next(waiting, busy)) is not busy:
+            while free and (next_items := list(islice(waiting, 1))):
                 worker = idle.pop() if idle else _Worker(function)
-                worker.give(item)
-                busy[worker.pipe] = worker, item
+                worker.send(next_items[0])
+                busy[worker.pipe] = worker, next_items[0]
                 free -= 1
             if not busy:
                 return
-            for pipe, result in _finished(busy, timeout_seconds):
+            for pipe, result in _next_results(busy, timeout_seconds):
                 worker, item = busy.pop(pipe)
                 free += 1
                 if isinstance(result, Failure):
@@ -103,9 +106,11 @@ def run_isolated(
             worker.stop()
 
 
-def _finished(busy: dict[Connection, tuple[_Worker, Any]], timeout_seconds: float) -> list[tuple[Connection, Any]]:
-    """Pipes of workers that are done, dead or too late, with what they have to say."""
+def _next_results(
+    busy: dict[Connection, tuple[_Worker[Item, Result], Item]], timeout_seconds: float
+) -> list[tuple[Connection, Result | Failure]]:
+    """Results of workers that finished within a moment, and failures of those that died or are too late."""
     ready = wait(list(busy), timeout=0.2)
-    done = [(pipe, busy[pipe][0].take()) for pipe in busy if pipe in ready]
-    late = [pipe for pipe, (worker, _) in busy.items() if pipe not in ready and worker.late(timeout_seconds)]
-    return done + [(pipe, Failure("timeout", f"not done after {timeout_seconds:g} s")) for pipe in late]
+    done: list[tuple[Connection, Result | Failure]] = [(p, busy[p][0].receive()) for p in busy if p in ready]
+    late = [p for p, (worker, _) in busy.items() if p not in ready and worker.late(timeout_seconds)]
+    return done + [(p, Failure("timeout", f"not done after {timeout_seconds:g} s")) for p in late]

@@ -1,4 +1,4 @@
-"""Labels as lists write them, `3`, `jump` or `jump|wave` -> names of classes, and numbers in their order.
+"""Labels as written in lists (`3`, `jump` or `jump|wave`) -> class names, and labels as numbers.
 
 Letters: N videos, C classes.
 """
@@ -13,28 +13,28 @@ import numpy as np
 from mdtnet.errors import DataError
 
 MAX_CLASSES = 100_000  # a larger label is a mistake, not a class
-BETWEEN = "|"  # of several labels in a row
+BETWEEN = "|"  # separates several labels of one row
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Videos of each class, int64 `[C]`, of `VideoList.labels`."""
+    """Videos per class, int64 `[C]`, from `VideoList.labels`."""
     return labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
 
 
 def label_text(own: np.ndarray, classes: Sequence[str]) -> str:
-    """A video's label, an integer, as its class's name; its labels, bool `[C]`, as in a list: `jump|wave`."""
+    """Class name of a label (an integer), or class names of several (bool `[C]`) as in a list: `jump|wave`."""
     return BETWEEN.join(classes[label] for label in (np.flatnonzero(own).tolist() if own.ndim else [int(own)]))
 
 
 def label_table(
     path: str, texts: list[str], rows: list[int], names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names (`names`, where there are any), and the label of each of the different `texts`, int64 `[texts]`.
+    """Class names (`names` where given), and the label of each distinct text, int64 `[texts]`.
 
-    `rows` are where in the list `path` they first stand.
+    `rows` are the rows of the list `path` where the texts first appear.
 
     Raises:
-        DataError: a text that is no class or no number in range, names mixed with numbers, or several labels in one.
+        DataError: a text that is no class or no number in range, names mixed with numbers, or a text of several labels.
     """
     for text, row in zip(texts, rows):
         if BETWEEN in text and text not in names:
@@ -64,7 +64,7 @@ def label_table(
 def label_sets(
     path: str, texts: list[str], rows: list[int], names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """As `label_table`, for texts such as `jump|wave`: class names, and which of them each has, bool `[texts, C]`."""
+    """As `label_table`, for texts such as `jump|wave`: class names, and the labels of each text, bool `[texts, C]`."""
     if odd := [name for name in names if BETWEEN in name]:
         raise DataError(f"class '{odd[0]}' has a '{BETWEEN}' in its name, which separates labels")
     parts = [[part for part in map(str.strip, text.split(BETWEEN)) if part] for text in texts]
@@ -91,6 +91,6 @@ def _check_range(path: str, row: int, label: int, num_classes: int) -> None:
 
 
 def nearest_class(word: str, names: Sequence[str]) -> str:
-    """A phrase `; did you mean 'x'?`, or nothing if none is like it."""
+    """The phrase `; did you mean 'x'?`, or nothing if no class is similar."""
     matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -1,7 +1,7 @@
 """Official layouts of data sets -> lists that training reads: `train.csv`, `val.csv`, `classes.txt`, `data.yaml`.
 
 Videos stay where they are. Lists name classes, not numbers, so that a list and a label map that do not belong
-together cannot be mixed unseen; numbers in a source list are believed only with the label map they were made with.
+together cannot be mixed unnoticed; numbers in a source list count only with the label map they were made with.
 """
 
 import csv
@@ -16,23 +16,29 @@ import numpy as np
 import yaml
 
 from mdtnet.data.annotations import Texts, VideoList, load_videos, write_list
-from mdtnet.data.official import READERS, Listed, Lists, class_key, compare_counts, list_files, stem_of
+from mdtnet.data.official import (
+    SOURCES,
+    Listed,
+    Lists,
+    Official,
+    Request,
+    class_key,
+    compare_counts,
+    list_files,
+    stem_of,
+)
 from mdtnet.data.splits import split_by_group
 from mdtnet.errors import DataError
 
-DataSet = Literal["ucf101", "hmdb51", "kinetics400", "sthv1", "sthv2", "jester", "folder", "csv"]
+DataSet = Literal[Official, "folder", "csv"]
 Split = Literal["1", "2", "3", "all"]
 
-FLIP: dict[str, bool | str] = {"sthv1": "swap", "sthv2": "swap", "jester": False}
-"""`data.flip` of data sets whose labels name left and right."""
-
-KINETICS_TIMES = re.compile(r"_\d{6}_\d{6}$")
 MAX_DEPTH = 4  # folders between the root and a video
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One split: where its lists are, its classes in label order, and for each part (listed, found) videos."""
+    """One split: the folder of its lists, its classes in label order, and (listed, found) videos per part."""
 
     out: Path
     split: str
@@ -67,23 +73,24 @@ def prepare(
     """
     if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder; --root is the folder of the videos")
-    splits = ["1", "2", "3"] if split == "all" else [split]
     if multi_label and name != "csv":
-        raise DataError(f"{name} has one label a video; multi_label is for lists of your own (csv)")
-    if split != "1" and name not in ("ucf101", "hmdb51"):
+        raise DataError(f"{name} has one label per video; multi_label is for lists of your own (csv)")
+    official = ("1",) if name == "folder" or name == "csv" else SOURCES[name].splits
+    if split != "1" and len(official) == 1:
         raise DataError(f"{name} has one official split, not '{split}'")
+    splits = official if split == "all" else (split,)
     folders = [Path(out, f"split{s}") if split == "all" else Path(out) for s in splits]
     for folder in folders:
         _check_target(folder)
-    if name in ("folder", "csv"):
+    if name == "folder" or name == "csv":
         own = _own_lists(annotations or root, root, folders[0], classes, val_fraction, group, multi_label)
         return [_write(folders[0], "1", own, root, {}, name)]
-    files = list_files(annotations or root)
+    source, files = SOURCES[name], list_files(annotations or root)
     prepared = []
     for s, folder in zip(splits, folders):
-        lists = READERS[name](name, files, s, classes)
+        lists = source.reader(source, Request(files, s, classes))
         compare_counts(name, s, lists)
-        found, missing = _on_disk(name, root, lists)
+        found, missing = _on_disk(root, lists, source.extra)
         prepared.append(_write(folder, s, found, root, missing, name))
     return prepared
 
@@ -131,9 +138,11 @@ def _parts_of(source: str) -> dict[str, str]:
 # Videos on disk
 
 
-def _on_disk(name: str, root: str, lists: Lists) -> tuple[dict[str, VideoList], dict[str, list[Listed]]]:
+def _on_disk(
+    root: str, lists: Lists, extra: re.Pattern[str] | None
+) -> tuple[dict[str, VideoList], dict[str, list[Listed]]]:
     wanted = {stem for rows in lists.parts.values() for listed in rows for stem in listed.stems}
-    places = _locate(root, wanted, KINETICS_TIMES if name == "kinetics400" else None)
+    places = _locate(root, wanted, extra)
     to_number = {class_key(label): i for i, label in enumerate(lists.classes)}
     found, missing = {}, {}
     proven = lists.same_source
@@ -164,15 +173,15 @@ def _on_disk(name: str, root: str, lists: Lists) -> tuple[dict[str, VideoList], 
     return found, missing
 
 
-def _locate(root: str, stems: set[str], shorten: re.Pattern | None) -> dict[str, list[str]]:
-    """File name without suffix -> paths relative to `root`, of videos and frame folders that lists name."""
+def _locate(root: str, stems: set[str], extra: re.Pattern[str] | None) -> dict[str, list[str]]:
+    """File name without suffix -> paths, relative to `root`, of the videos and frame folders with that name."""
     found: dict[str, list[str]] = {}
     queue = deque([("", 0)])
     while queue:
         place, depth = queue.popleft()
         for entry in sorted(os.scandir(os.path.join(root, place)), key=lambda e: e.name):
             stem = stem_of(entry.name)
-            short = shorten.sub("", stem) if shorten else stem
+            short = extra.sub("", stem) if extra else stem
             if stem in stems or short in stems:
                 for name in {stem, short} & stems:
                     found.setdefault(name, []).append(os.path.join(place, entry.name))
@@ -182,7 +191,7 @@ def _locate(root: str, stems: set[str], shorten: re.Pattern | None) -> dict[str,
 
 
 def _pick(places: dict[str, list[str]], listed: Listed) -> str:
-    """The video's path, of several the one in its class's folder."""
+    """Path of a listed video; of several the one in the folder of its class."""
     for stem in listed.stems:
         if paths := places.get(stem):
             own = [p for p in paths if class_key(os.path.basename(os.path.dirname(p))) == class_key(listed.label)]
@@ -191,7 +200,7 @@ def _pick(places: dict[str, list[str]], listed: Listed) -> str:
 
 
 def _agrees(lists: Lists, part: str, path: str, listed: Listed, to_number: dict[str, int]) -> bool:
-    """Whether the video lies in its class's folder; False where its folder is none of a class."""
+    """Whether the video is in the folder of its class; False where its folder is not named after a class."""
     folder = os.path.basename(os.path.dirname(path))
     if class_key(folder) not in to_number:
         return False
@@ -207,7 +216,7 @@ def _agrees(lists: Lists, part: str, path: str, listed: Listed, to_number: dict[
 
 
 def _write(
-    out: Path, split: str, found: dict[str, VideoList], root: str, missing: dict[str, list[Listed]], name: str
+    out: Path, split: str, found: dict[str, VideoList], root: str, missing: dict[str, list[Listed]], name: DataSet
 ) -> Prepared:
     out.mkdir(parents=True, exist_ok=True)
     classes = next(iter(found.values())).classes
@@ -215,7 +224,7 @@ def _write(
     absent = [(part, listed.stems[0], listed.label) for part, rows in missing.items() for listed in rows]
     for part, videos in found.items():
         kept = videos
-        if not missing:  # a user's own list: what of it is there?
+        if not missing:  # a user's own list: leave out what is not there
             there = np.array([os.path.exists(videos[i].path) for i in range(len(videos))])
             absent += [(part, videos.name(i), videos.label_text(i)) for i in np.flatnonzero(~there).tolist()]
             kept = videos.subset(np.flatnonzero(there))
@@ -228,7 +237,8 @@ def _write(
         csv.writer(file, lineterminator="\n").writerows([("part", "video", "label"), *absent])
     data: dict[str, bool | str] = {part: str((out / f"{part}.csv").resolve()) for part in found}
     data |= {"root": os.path.abspath(root), "classes": str((out / "classes.txt").resolve())}
-    data |= {"flip": FLIP[name]} if name in FLIP else {}
+    if name != "folder" and name != "csv" and SOURCES[name].flip != "":
+        data["flip"] = SOURCES[name].flip
     data |= {"multi_label": True} if next(iter(found.values())).multi_label else {}
     (out / "data.yaml").write_text(yaml.safe_dump({"data": data}, sort_keys=False), encoding="utf-8")
     return Prepared(out, split, classes, counts)

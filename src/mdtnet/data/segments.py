@@ -1,18 +1,27 @@
-"""Number of frames -> which frames: index tables [T, K] for training and testing (METHOD section 1).
+"""Number of frames -> index tables [T, K] for training and testing (docs/method.md, section 1).
 
-T segments of K frames of a video of N. Integers only: floors are exact for every N, T and K, and the random
-rules depend on nothing but the generator passed in. Indices beyond the last frame repeat it.
+A video of N frames gives T segments of K frames. Integers only: floors are exact for every N, T and K, and the random
+rules depend on the given generator alone. Indices beyond the last frame repeat it.
 """
 
 # ruff: noqa: PT028  (test_indices is no test)
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from mdtnet.config import Sampling, TestRule
 
-REDRAWS = 20  # of a random clip that is equal to an earlier one of the video
+REDRAWS = 20  # of a random clip that equals an earlier clip of the video
+
+
+class Shape(TypedDict):
+    """Size of an index table, and how the frames of a segment are drawn: keywords of the rules below."""
+
+    num_segments: int
+    frames_per_segment: int
+    frame_stride: int
+    sampling: Sampling
 
 
 def train_indices(
@@ -26,9 +35,8 @@ def train_indices(
 ) -> np.ndarray:
     """Random frames in each of T equal segments, `[T, K]`.
 
-    `consecutive`: K frames `frame_stride` apart from a random start; the N - span + 1 possible starts are
-    what is divided into segments. `random`: K sorted random frames of the segment, different ones where it
-    has K.
+    `consecutive`: K frames, `frame_stride` apart, from a random start; the N - span + 1 possible starts are divided
+    into T equal parts. `random`: K sorted random frames of the segment, all different where it has K.
     """
     if sampling == "random":
         return _random_in_segments(num_frames, rng, num_segments, frames_per_segment)
@@ -50,19 +58,16 @@ def test_indices(
 ) -> np.ndarray:
     """Clip number `clip` of `num_clips` clips spread evenly over a video, `[T, K]`; deterministic.
 
-    One clip is start = int(tick / 2 + tick * t), tick = max(N - span + 1, 1) / T; of several, clip c takes
+    One clip starts its segments at int(tick / 2 + tick * t), tick = max(N - span + 1, 1) / T; of several, clip c uses
     the fraction (c + 1/2) / num_clips of each segment instead of 1/2. Where segments have fewer starts than
     there are clips, the fraction changes from segment to segment, which keeps 10 clips different from each
-    other down to about two starts a segment. `random` takes K evenly spaced frames of each segment.
+    other down to about two starts per segment. `random` uses K evenly spaced frames of each segment.
     """
     if sampling == "random":
         spread = _spread(num_frames, num_segments * frames_per_segment, clip, num_clips)
         return spread.reshape(num_segments, frames_per_segment)
     starts = _num_starts(num_frames, frames_per_segment, frame_stride)
     return _runs(_spread(starts, num_segments, clip, num_clips), num_frames, frames_per_segment, frame_stride)
-
-
-test_indices.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of the name
 
 
 def dense_indices(
@@ -111,29 +116,29 @@ def clip_indices(
     sampling: Sampling = "consecutive",
 ) -> np.ndarray:
     """All clips of a test, `[clips, T, K]`, by one of the rules above; `random` draws as in training from `seed`."""
-    shape = {"num_segments": num_segments, "frames_per_segment": frames_per_segment}
-    drawn = {**shape, "frame_stride": frame_stride, "sampling": sampling}
+    n, t, k = num_frames, num_segments, frames_per_segment
+    shape = Shape(num_segments=t, frames_per_segment=k, frame_stride=frame_stride, sampling=sampling)
     if rule == "random":
-        return _random_clips(num_frames, num_clips, np.random.default_rng(list(seed)), drawn)
-    by_rule: dict[str, Callable[[int], np.ndarray]] = {
-        "uniform": lambda c: test_indices(num_frames, clip=c, num_clips=num_clips, **drawn),  # type: ignore[arg-type]
-        "dense": lambda c: dense_indices(num_frames, clip=c, num_clips=num_clips, **shape),
-        "tsm_twice": lambda c: tsm_twice_indices(num_frames, num_segments=num_segments, clip=c),
-        "tdn": lambda c: tdn_indices(num_frames, **shape),
+        return _random_clips(n, num_clips, np.random.default_rng(list(seed)), shape)
+    by_rule: dict[TestRule, Callable[[int], np.ndarray]] = {
+        "uniform": lambda c: test_indices(n, clip=c, num_clips=num_clips, **shape),
+        "dense": lambda c: dense_indices(n, num_segments=t, frames_per_segment=k, clip=c, num_clips=num_clips),
+        "tsm_twice": lambda c: tsm_twice_indices(n, num_segments=t, clip=c),
+        "tdn": lambda c: tdn_indices(n, num_segments=t, frames_per_segment=k),
     }
     return np.stack([by_rule[rule](c) for c in range(num_clips)])
 
 
-def _random_clips(num_frames: int, num_clips: int, rng: np.random.Generator, drawn: dict[str, Any]) -> np.ndarray:
-    """Different clips, as far as the video has so many."""
+def _random_clips(num_frames: int, num_clips: int, rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Clips that differ, as far as the video has so many."""
     seen: set[bytes] = set()
     tables = []
     for _ in range(num_clips):
-        table = train_indices(num_frames, rng, **drawn)
+        table = train_indices(num_frames, rng, **shape)
         for _ in range(REDRAWS):
             if table.tobytes() not in seen:
                 break
-            table = train_indices(num_frames, rng, **drawn)
+            table = train_indices(num_frames, rng, **shape)
         seen.add(table.tobytes())
         tables.append(table)
     return np.stack(tables)

@@ -1,4 +1,4 @@
-"""Cross-validation: whole groups of videos dealt out to folds of like size and like classes."""
+"""Training and validation parts: given, split off by whole groups, or one of several folds."""
 
 import dataclasses
 import re
@@ -14,7 +14,7 @@ from mdtnet.errors import ConfigError, DataError, nearest
 def split_folds(videos: VideoList, *, folds: int, fold: int, seed: int, group: str = "") -> tuple[VideoList, VideoList]:
     """The training and validation parts of fold `fold`, from 0: every video is in one fold's validation part.
 
-    Groups are those of `split_by_group`; without any, each video stands for itself.
+    Groups are those of `split_by_group`; without groups, every video is a group of its own.
 
     Raises:
         DataError: a name without a group, fewer groups than folds, or a class that a training part lacks.
@@ -34,7 +34,7 @@ def split_folds(videos: VideoList, *, folds: int, fold: int, seed: int, group: s
 
 
 def _group_counts(videos: VideoList, keys: np.ndarray, num_groups: int) -> np.ndarray:
-    """Videos of each class in each group, [G, C]."""
+    """Videos per group and class, [G, C]."""
     counts = np.zeros((num_groups, len(videos.classes)), dtype=np.int64)
     if videos.multi_label:
         np.add.at(counts, keys, videos.labels)
@@ -44,10 +44,10 @@ def _group_counts(videos: VideoList, keys: np.ndarray, num_groups: int) -> np.nd
 
 
 def deal(counts: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each group, int64 `[G]`, for videos by class `counts` `[G, C]`.
+    """Fold of each group, int64 `[G]`; `counts` `[G, C]` are its videos per class.
 
-    The largest groups go first, in an order drawn by `seed` where they are equal; each goes where its classes are
-    fewest, then where videos are fewest.
+    Groups are dealt out from the largest to the smallest, equal ones in an order drawn by `seed`. Each goes to the fold
+    that has the fewest videos of its classes, then the fewest videos.
     """
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
@@ -86,7 +86,7 @@ def load_split(data: DataConfig) -> tuple[VideoList, VideoList]:
 
 
 def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:
-    """The same videos with labels by the order of `classes`, of which they may use a part.
+    """The same videos with labels in the order of `classes`, some of which may have no video.
 
     Raises:
         DataError: a class of the videos is not in `classes`.
@@ -105,8 +105,9 @@ def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:
 def split_by_group(videos: VideoList, *, fraction: float, seed: int, group: str = "") -> tuple[VideoList, VideoList]:
     """Split off about `fraction` of the groups, whole: (training, validation). Every class stays in training.
 
-    A group is what `group`'s first (...) matches in the video's name, else the list's `group` column; without
-    either, each video stands for itself and the split is made within each class (of several labels a video: anywhere).
+    A video's group is the match of the first (...) of `group` in its name, else the list's `group` column. Without
+    either, every video is a group of its own, and the split is made within each class (with several labels per video:
+    over all videos).
 
     Raises:
         DataError: a name that does not match, or too few groups to split.
@@ -120,13 +121,15 @@ def split_by_group(videos: VideoList, *, fraction: float, seed: int, group: str 
     else:
         held_out = _split_groups(videos.labels, keys, fraction, rng)
     if not held_out.any() or held_out.all():
-        how = f"group '{group}'" if group else "one group a video"
-        raise DataError(f"{len(videos)} videos cannot be split ({how}): give data.val, or more groups")
+        few, more = f"{len(videos)} videos", "videos"
+        if keys is not None:
+            few, more = f"{len(videos)} videos in {len(np.unique(keys))} groups", "groups"
+        raise DataError(f"{few} are too few to hold some out for validation: give --data.val, or add {more}")
     return videos.subset(np.flatnonzero(~held_out)), videos.subset(np.flatnonzero(held_out))
 
 
 def group_keys(videos: VideoList, pattern: str) -> np.ndarray | None:
-    """Number of each video's group, [N], or None where there are no groups."""
+    """Group number of each video, [N], or None where there are no groups."""
     if pattern:
         try:
             match = re.compile(pattern).search
@@ -149,7 +152,7 @@ def _split_classes(labels: np.ndarray, fraction: float, rng: np.random.Generator
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         count = round(fraction * len(members))
-        if len(members) > 1:  # both parts get one where that is possible
+        if len(members) > 1:  # each part gets at least one where possible
             count = min(max(count, 1), len(members) - 1)
         held_out[members[: count if len(members) > 1 else 0]] = True
     return held_out
@@ -158,7 +161,7 @@ def _split_classes(labels: np.ndarray, fraction: float, rng: np.random.Generator
 def _split_groups(labels: np.ndarray, keys: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
     num_groups = keys.max() + 1
     target = min(max(round(fraction * num_groups), 1), num_groups - 1)
-    left = class_counts(labels, 0)  # training videos of each class so far
+    left = class_counts(labels, 0)  # training videos per class so far
     order = np.argsort(keys, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(keys))[:-1])
     held_out = np.zeros(len(labels), dtype=bool)

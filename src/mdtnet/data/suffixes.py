@@ -1,4 +1,4 @@
-"""Which files are videos and which are frames, by their names."""
+"""Videos and frames, recognised by file names."""
 
 import os
 
@@ -9,11 +9,11 @@ VIDEO_SUFFIXES = (
 
 
 def is_video(path: str) -> bool:
-    """Whether a file is a video by its name; hidden ones, such as macOS's `._jump.mp4`, are none."""
+    """Whether a file is a video by its name; hidden files, such as macOS's `._jump.mp4`, are not."""
     name = os.path.basename(path)
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is a frame by its name; hidden ones, such as macOS's `._0001.jpg`, are none."""
+    """Whether a file is a frame by its name; hidden files, such as macOS's `._0001.jpg`, are not."""
     return name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith(".")
