@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +21,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from mdtnet.config import ModelConfig, RunConfig
-from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
+from mdtnet.data.dataset import Batch, ClipDataset, ClipLoader, make_loader
 from mdtnet.data.splits import load_split
 from mdtnet.errors import DivergedError, VideoError
 from mdtnet.evaluation import evaluate, protocol
@@ -45,7 +44,6 @@ from mdtnet.training.run_folder import LAST
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, Any]  # what the loader gives: `frames`, `label`, `errors`
 EpochRow = dict[str, float | None]
 """A row of `log.csv`."""
 
