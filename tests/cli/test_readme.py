@@ -22,6 +22,7 @@ LINKED = {**PAGES, **{str(path.relative_to(ROOT)): path.read_text() for path in 
 def commands(page: str) -> set[str]:
     """Commands of a page, in blocks and in the text, but for those with a part left out (`VERB`, `...`)."""
     blocks = "\n".join(re.findall(r"```[a-z]*\n(.*?)```", page, re.DOTALL))
+    blocks = blocks.replace("\\\n", " ")
     lines = [line.split("#")[0].strip() for line in blocks.splitlines() if line.strip().startswith("mdtnet ")]
     inline = [
         f"mdtnet {words}" for words in re.findall(r"`mdtnet ([^`]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
@@ -35,7 +36,7 @@ def test_commands_parse(command):
     name = f"{words[0]} {words[1]}" if words[0] == "data" else words[0]
     arguments = ["tsn" if w == "MODEL" else w for w in words[len(name.split()) :]]
     assert name in VERBS
-    if arguments or name in ("demo", "models"):
+    if "--help" not in arguments and (arguments or name in ("demo", "models")):
         parse(name, VERBS[name], arguments)
 
 
