@@ -113,7 +113,7 @@ def test_random_clips_belong_to_the_video_and_the_seed_and_not_to_the_list(video
     [
         ({"rule": "tsm_twice", "clips": 3}, "has 2"),
         ({"rule": "tdn", "clips": 10}, "has 1"),
-        ({"rule": "tsm_twice", "clips": 2, "k": 5}, "draws 1 frame a segment, this network wants 5"),
+        ({"rule": "tsm_twice", "clips": 2, "k": 5}, "draws 1 frame per segment, this network needs 5"),
         ({"rule": "dense", "data": dataclasses.replace(SMALL, frame_stride=2)}, "frame_stride 1"),
         ({"clips": 0}, "at least 1"),
         ({"flip": True, "data": dataclasses.replace(SMALL, flip=False)}, "trained with data.flip false"),

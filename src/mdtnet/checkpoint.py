@@ -50,7 +50,7 @@ class Rng(TypedDict):
 
 
 class TrainingState(TypedDict):
-    """What a run needs to go on, beside the weights."""
+    """State that a run resumes from, beside the weights."""
 
     state: dict[str, Any]
     """Fields of `training.run.State`."""
@@ -92,7 +92,7 @@ class Checkpoint:
     model_state: dict[str, Tensor]
     """The weights to use; of a run with a moving average, the average."""
     training_state: TrainingState | None
-    """What a run needs to go on (`last.pt`), or None."""
+    """State that a run resumes from (in `last.pt`), or None."""
     preprocessing: Values
     """How pixels become input, spelled out for other programs; empty in other people's files."""
     versions: dict[str, str]

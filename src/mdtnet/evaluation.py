@@ -145,7 +145,7 @@ def evaluate_checkpoint(
 ) -> Figures:
     """Test a checkpoint on `data`, a folder of class folders or a list; `out` gets scores and metrics.
 
-    Lists are read as those it was trained on, with one label a video or several. Class names must be among the
+    Lists are read as those it was trained on, with one label per video or several. Class names must be among the
     checkpoint's; labels that are numbers are positions in the file `classes`,
     or in the checkpoint's own list. Clips are drawn as the checkpoint's config says, views as `test` does.
 
@@ -164,10 +164,12 @@ def evaluate_checkpoint(
     videos = load_videos(data, root=root, classes=names, multi_label=several)
     videos = relabel(videos, found.classes)
     accelerator = make_accelerator(device)
-    here = dataclasses.replace(found.config.data, cache="", backend="auto")  # those were of the machine it learned on
+    here = dataclasses.replace(
+        found.config.data, cache="", backend="auto"
+    )  # cache and decoder belong to the training machine
     dataset = ClipDataset(videos, here, frames_per_segment=model.frames_per_segment, train=False, test=test)
     if accelerator.is_main_process:
-        make_folder(out)  # seen to now: after hours of tests their scores would be lost
+        make_folder(out)  # checked now, not after hours of testing
     with bar(len(dataset), active=accelerator.is_main_process) as progress:
         table = evaluate(
             model.to(accelerator.device).to(memory_format=torch.channels_last),

@@ -103,7 +103,7 @@ def readable(scores: np.ndarray) -> np.ndarray:
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Share of the videos whose true class is among the min(k, C) best, 0 to 1; NaN for no videos."""
+    """Share of the videos with their true class among the min(k, C) best, 0 to 1; NaN for no videos."""
     k = min(k, scores.shape[1])
     return float((label_rank(scores, labels) < k).mean()) if len(labels) else float("nan")
 

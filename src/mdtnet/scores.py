@@ -31,9 +31,9 @@ class ScoreTable:
     labels: np.ndarray
     """int64 [N], or bool [N, C] where a video can have several."""
     view_clip: np.ndarray
-    """int64 [V], which of the clips a view is."""
+    """int64 [V], the clip of each view."""
     view_crop: np.ndarray
-    """int64 [V], which of the crops (left, centre, right) a view is."""
+    """int64 [V], the crop (left, centre, right) of each view."""
     scores: np.ndarray
     """float32 logits [N, V, C]; NaN where a video could not be read."""
     errors: list[str]
@@ -51,7 +51,7 @@ class ScoreTable:
         return self.labels.ndim == 2
 
     def fuse(self, how: Fusion) -> np.ndarray:
-        """One row a video, float64 [N, C]: the mean over its views of logits, or else of probabilities."""
+        """One row per video, float64 [N, C]: the mean over its views of logits, or else of probabilities."""
         scores = self.scores.astype(np.float64)
         return (scores if how == "logits" else self._activated(scores)).mean(axis=1)
 
@@ -132,7 +132,7 @@ class ScoreTable:
 def fuse_tables(tables: Sequence[ScoreTable], how: Fusion, *, names: Sequence[str]) -> ScoreTable:
     """One table of several tests of the same videos, as of networks of 8 and of 16 segments; each counts alike.
 
-    It has one view a test: that test's mean over its own views. A video that one test could not read counts as
+    It has one view per test: that test's mean over its own views. A video that one test could not read counts as
     unreadable. `names` name the tables in errors and in the protocol.
 
     Raises:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mdtnet.checkpoint import Rng
 from mdtnet.config import RunConfig, TrainConfig
 
-REFERENCE_BATCH = 64  # `train.lr` is for this many clips a step
+REFERENCE_BATCH = 64  # `train.lr` is for this many clips per step
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
@@ -92,7 +92,7 @@ def _cut(frames: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
 def clip_loss(logits: Tensor, shares: Tensor, config: RunConfig, weights: Tensor | None) -> Tensor:
     """Cross-entropy, summed over the clips, of logits and class shares `[B, C]`, with `weights` of the classes `[C]`.
 
-    With `data.multi_label` the binary one, averaged over the classes; smoothed labels lie as much closer to 1/2.
+    With `data.multi_label`: binary cross-entropy, averaged over classes; label smoothing moves targets towards 1/2.
     """
     smoothing = config.train.label_smoothing
     if not config.data.multi_label:
@@ -125,7 +125,7 @@ def freeze_partial_bn(model: nn.Module) -> None:
 
 
 def set_train_mode(model: nn.Module) -> None:
-    """Train mode, but batch norms whose parameters are frozen keep their statistics too."""
+    """Train mode, except that batch norms with frozen parameters keep their statistics too."""
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: checkpoints, tables, log lines, trackers; and how it goes on from them."""
+"""The files of a training run: checkpoints, tables, log lines, trackers; and resuming from them."""
 
 import dataclasses
 import logging

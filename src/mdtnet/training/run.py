@@ -57,7 +57,7 @@ class TrainResult:
     epochs: int
     """Epochs done."""
     best_epoch: int
-    """The epoch, from 1, whose weights are in `checkpoints/best.pt`."""
+    """The epoch, from 1, that gave the weights in `checkpoints/best.pt`."""
     val_top1: float | None
     """Top-1 accuracy of these weights on the validation videos, 0 to 1; None where a video can have several labels."""
     val_map: float | None
@@ -79,7 +79,7 @@ class State:
     best_epoch: int = 0
     """Epoch, from 1, of the best validation; 0: none yet."""
     best_top1: float = -1.0
-    """The best validation top-1 (of several labels a video: mAP)."""
+    """The best validation top-1 (with several labels per video: mAP)."""
     seconds: float = 0.0
     """Spent in this epoch before the run was resumed."""
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -172,7 +172,7 @@ class Run:
         return loader
 
     def steps(self) -> Iterator[list[Batch]]:
-        """What this process computes in each remaining step of the epoch, in at most `accumulate` parts."""
+        """The batches of this process in each remaining step of the epoch, at most `accumulate` per step."""
         accumulate = self.config.train.accumulate
         self.clock = time.monotonic()
         self.loader.set_epoch(self.state.epoch, start=self.state.step * accumulate)
