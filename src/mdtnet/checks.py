@@ -108,9 +108,7 @@ def check_config(config: RunConfig, *, processes: int) -> None:
             f"{processes} process(es) x {train.accumulate} accumulation step(s)"
         )
     if config.data.multi_label and train.class_balance != "none":
-        raise ConfigError(
-            f"train.class_balance is '{train.class_balance}', expected none with data.multi_label"
-        )
+        raise ConfigError(f"train.class_balance is '{train.class_balance}', expected none with data.multi_label")
     if "wandb" in train.trackers and not importlib.util.find_spec("wandb"):
         raise ConfigError("train.trackers has wandb, which is not installed: pip install 'mdtnet[wandb]'")
 
