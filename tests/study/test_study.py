@@ -19,6 +19,7 @@ from tiny import write_video, write_videos
 from mdtnet.cli.main import VERBS, main
 from mdtnet.cli.parse import parse
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
+from mdtnet.config_file import PRESETS, find_preset
 from mdtnet.data.annotations import Texts, VideoList, load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.exposure import expose, exposure_table
@@ -32,7 +33,7 @@ from mdtnet.study.page import build_study
 from mdtnet.study.results import RESULTS, Row, append_row, read_configs, read_rows, standing, write_configs
 from mdtnet.study.stats import T_95, cells, difference, interval
 
-STUDIES = Path(__file__).parents[2] / "studies"
+ROOT = Path(__file__).parents[2]
 RUN = {
     "data": {"num_segments": 2, "size": 32, "short_side": 32, "frame_stride": 2},
     "model": {"trunk": "resnet18", "width": 0.125},
@@ -264,7 +265,7 @@ def test_more_views_are_tested_through_a_linked_folder(tmp_path):
 # ---- the file -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("studies/*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies_are_valid(path):
     study = load_study(path)
     assert len({spec.key for spec in study.specs}) == len(study.specs)
@@ -329,6 +330,42 @@ def test_mistakes_are_named(tmp_path, change, words):
         load_study(write_study(tmp_path, **change))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["configs", "studies"])
+def test_shipped_files_are_found_by_name(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = sorted((PRESETS / kind).rglob("*.yaml"))
+    names = [file.relative_to(PRESETS / kind).with_suffix("").as_posix() for file in files]
+    assert [find_preset(kind, name) for name in names] == files
+    assert [find_preset(kind, f"{name}.yaml") for name in names] == files
+    assert len(files) > 8
+
+
+def test_a_file_goes_before_a_shipped_one_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = write_study(tmp_path).rename("quick")
+    assert load_study("quick").path == Path(own)
+    own.rename("other")
+    Path("quick").mkdir()  # a folder is no study
+    assert load_study("quick").path == PRESETS / "studies" / "quick.yaml"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match=r"^quik: cannot be read: no such file, .* did you mean 'quick'\?$"):
+        load_study("quik")
+    with pytest.raises(ConfigError, match=r"no such file, nor a shipped config .* did you mean 'study_real'\?$"):
+        load_study(write_study(tmp_path, base="study_reel"))
+    with pytest.raises(ConfigError, match="is a folder, nor a shipped config"):
+        load_study(write_study(tmp_path, base="."))
+
+
+def test_a_base_is_beside_the_study_or_a_shipped_config(tmp_path):
+    shipped = load_study(write_study(tmp_path, base="study_real")).specs[0].config
+    assert shipped.model.weights == "imagenet"
+    (tmp_path / "study_real").write_text("train: {momentum: 0.5}\n")
+    beside = load_study(write_study(tmp_path, base="study_real")).specs[0].config
+    assert (beside.model.weights, beside.train.momentum) == ("", 0.5)
 
 
 def test_missing_data_are_named(tmp_path, capsys):
@@ -443,10 +480,10 @@ def test_rows_of_earlier_versions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(path.parent for path in STUDIES.parent.glob("docs/results/*/results.csv")), ids=lambda p: p.name
+    "folder", sorted(path.parent for path in ROOT.glob("docs/results/*/results.csv")), ids=lambda p: p.name
 )
 def test_rows_of_shipped_studies_still_count(folder):
-    study = load_study(STUDIES / f"{folder.name}.yaml")
+    study = load_study(folder.name)
     rows = read_rows(folder / RESULTS)
     now = standing(study, rows, read_configs(folder))
     assert rows

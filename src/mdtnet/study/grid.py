@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mdtnet.builtin.render import RENDERER_VERSION, RenderConfig
 from mdtnet.config import SYSTEMS, RunConfig, System
-from mdtnet.config_file import flat, from_dict, merged, nested, read_config, read_yaml, to_dict
+from mdtnet.config_file import find_preset, flat, from_dict, merged, nested, read_config, read_yaml, to_dict
 from mdtnet.errors import ConfigError, nearest
 
 DEFAULT = "default"
@@ -39,7 +39,7 @@ class StudyFile:
     results: str = ""
     """Folder of `results.csv`, tables, plots and the page. Empty: `out`."""
     base: str = ""
-    """YAML file of a run that every run starts from, relative to this file."""
+    """Config that every run starts from: a YAML file, relative to this one, or the name of a shipped config."""
     run: dict = field(default_factory=dict)
     """Options of every run, over those of `base`."""
     systems: tuple[System, ...] = ()
@@ -148,17 +148,17 @@ def hash_of(about: dict[str, Any]) -> str:
 
 
 def load_study(path: str | Path) -> Study:
-    """Read a study's file.
+    """Read a study's file, or the shipped study of this name.
 
     Raises:
         ConfigError: the file or its base is missing or not YAML, or it has an unknown key or a wrong value.
     """
-    path = Path(path)
+    path = find_preset("studies", path)
     given: StudyFile = from_dict(StudyFile, read_yaml(path), where=str(path))
     if not given.systems or not given.data or not given.seeds or not given.variants:
         missing = next(key for key in ("systems", "data", "seeds", "variants") if not getattr(given, key))
         raise ConfigError(f"{path}: {missing} is empty, expected at least one")
-    base = read_config(path.parent / given.base) if given.base else {}
+    base = read_config(find_preset("configs", given.base, folder=path.parent)) if given.base else {}
     base = merged(base, nested(given.run, where=f"{path}: run"))
     sets = [_data_set(path, name, values) for name, values in given.data.items()]
     variants = {name: _variant(path, name, values, given.systems) for name, values in given.variants.items()}
