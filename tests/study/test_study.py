@@ -30,7 +30,7 @@ from mdtnet.scores import ScoreTable
 from mdtnet.study import runs as study_run
 from mdtnet.study.grid import load_study, only
 from mdtnet.study.page import build_study
-from mdtnet.study.results import RESULTS, Row, append_row, read_configs, read_rows, standing, write_configs
+from mdtnet.study.results import RESULTS, RunRow, append_row, read_configs, read_rows, standing, write_configs
 from mdtnet.study.stats import T_95, cells, difference, interval
 
 ROOT = Path(__file__).parents[2]
@@ -56,9 +56,9 @@ def write_study(folder: Path, **values: object) -> Path:
     return path
 
 
-def row_of(spec, top1: float, **values) -> Row:
+def row_of(spec, top1: float, **values) -> RunRow:
     """A finished run that nobody made."""
-    made = Row(
+    made = RunRow(
         study="tiny",
         data=spec.data.name,
         system=spec.system,
@@ -298,7 +298,7 @@ def test_folds_are_run_wherever_they_are_given(tmp_path):
     [
         ({"system": ["tsn"]}, "unknown key 'system'; did you mean 'systems'?"),
         ({"systems": ["tsn", "mdtnet3"]}, "did you mean 'mdtnet"),
-        ({"systems": []}, "systems is empty"),
+        ({"systems": []}, "systems is empty: name at least one system"),
         (
             {"data": {"a": {"trian": "x"}}},
             "data 'a', variant 'default': unknown key 'data.trian'; did you mean 'train'?",
@@ -447,7 +447,7 @@ def test_other_pairs_make_rows_stale_but_no_new_runs(tmp_path):
     def pairs_of(**pairs: object):
         return load_study(write_study(tmp_path, data={"real": {"train": "x", **pairs}}, systems=["tsn"], seeds=[0]))
 
-    def reasons(row: Row, configs: dict, now) -> list[str]:
+    def reasons(row: RunRow, configs: dict, now) -> list[str]:
         return [reason for _, reason in standing(now, [row], configs).stale]
 
     none, one, other = pairs_of(), pairs_of(pairs=[["a", "b"]]), pairs_of(pairs=[["a", "c"]])
@@ -576,7 +576,7 @@ def test_videos_of_pairs_are_counted(tmp_path, policy, pairs, videos):
     scores[3] = np.nan
     one = np.zeros(1, dtype=np.int64)
     table = ScoreTable(list("vwxyz"), np.array([0, 1, 1, 1, 2]), one, one, scores, [""] * 5, ("a", "b", "c"))
-    assert study_run._inside_pairs(spec, table) == {"pairs": pytest.approx(pairs), "pair_videos": videos}
+    assert study_run._inside_pairs(spec, table) == (pytest.approx(pairs), videos)
 
 
 def test_one_seed_has_no_interval(tmp_path):

@@ -1,6 +1,6 @@
 """A study: systems x data x folds x seeds x variants, a grid of runs in one YAML file.
 
-The file is read into `Spec`s, one a run; `study_results` has their results.
+The file is read into `Spec`s, one per run; `results.py` has the rows of those that are finished.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mdtnet.builtin.render import RENDERER_VERSION, RenderConfig
 from mdtnet.config import SYSTEMS, RunConfig, System
@@ -21,13 +21,20 @@ NOT_HASHED = (
     *("train.device", "train.trackers", "train.save_every", "train.val_every"),
     *("train.seed", "data.fold"),  # columns of their own
 )
-"""Options that do not change what a run of given seed and fold computes."""
+"""Options that do not change the result of a run of given seed and fold."""
 PATHS = ("train", "val", "root", "classes")
 """Options of `data` that are files or folders."""
 PARTS = tuple(dict.fromkeys(part for system in SYSTEMS.values() for part in system.parts))
-"""Groups of `model` options that only some systems look at."""
+"""Groups of `model` options that only some systems use."""
+
+ENTRIES = {"systems": "system", "data": "data set", "seeds": "seed", "variants": "variant"}
+"""Keys of a study's file that must not be empty, and the name of one entry."""
 
 Keep = Literal["none", "last", "best", "all"]
+Plain = bool | int | float | str | None | list["Plain"] | dict[str, "Plain"]
+"""A value that YAML and JSON can hold."""
+RunKey = tuple[str, str, str, int | None, int]
+"""System, variant, data set, fold and seed: they name a run inside its study."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +68,10 @@ class DataSet:
     """An entry of `data`."""
 
     name: str
-    options: dict[str, Any]
+    options: dict[str, Plain]
     """Options of `data`, nested, paths as written."""
     render: RenderConfig | None = None
-    """The built-in set that is made for it."""
+    """How its videos are rendered; None: they are real ones."""
     pairs: tuple[tuple[str, str], ...] | None = None
     """Classes that are each other's time reversal; None: those of the built-in set."""
 
@@ -82,17 +89,17 @@ class Spec:
     """As the file asks for it: no `out`, paths as written."""
 
     @property
-    def key(self) -> tuple[str, str, str, int | None, int]:
-        """What names the run inside its study."""
+    def key(self) -> RunKey:
+        """Its name inside the study."""
         return self.system, self.variant, self.data.name, self.fold, self.seed
 
     @property
-    def about(self) -> dict[str, Any]:
-        """Everything that decides what a run's row says, beside seed and fold: flat, plain values."""
+    def about(self) -> dict[str, Plain]:
+        """Every option that decides the run's result, without seed and fold: flat, plain values."""
         values = flat(to_dict(self.config))
         ignored = tuple(f"model.{part}." for part in PARTS if part not in SYSTEMS[self.system].parts)
         if self.data.render:
-            values |= flat({"render": rendered(self.data.render)})
+            values |= flat({"render": render_options(self.data.render)})
         if self.data.pairs is not None:
             values["pairs"] = [list(pair) for pair in self.data.pairs]
         kept = {k: v for k, v in values.items() if k not in NOT_HASHED and not k.startswith(ignored)}
@@ -100,12 +107,13 @@ class Spec:
 
     @property
     def hash(self) -> str:
-        """Of `about`, 10 hexadecimal digits."""
+        """Hash of `about`, 10 hexadecimal digits."""
         return hash_of(self.about)
 
     @property
     def name(self) -> str:
-        """Its folder: data / system, variant, fold, seed and hash, but for `pairs`, which training does not know of."""
+        """Folder name: data / system, variant, fold, seed and hash; the hash leaves out `pairs`, which do not affect
+        training."""
         trained = hash_of({key: value for key, value in self.about.items() if key != "pairs"})
         parts = [self.system, self.variant, f"fold{self.fold}", f"seed{self.seed}", trained]
         return f"{self.data.name}/" + "_".join(part for part in parts if part not in (DEFAULT, "foldNone"))
@@ -134,14 +142,14 @@ class Study:
         return self.path.stem
 
 
-def rendered(render: RenderConfig) -> dict[str, Any]:
-    """What decides the videos of a built-in set."""
+def render_options(render: RenderConfig) -> dict[str, Plain]:
+    """All that decides the videos of a built-in set: its options and the renderer's version."""
     return {**asdict(render), "version": RENDERER_VERSION}
 
 
-def hash_of(about: dict[str, Any]) -> str:
-    """10 hexadecimal digits of plain values, whatever their order."""
-    return hashlib.sha1(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
+def hash_of(values: dict[str, Plain]) -> str:
+    """Hash of plain values, 10 hexadecimal digits, independent of their order."""
+    return hashlib.sha1(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
 # ---- the file -----------------------------------------------------------------------------------------
@@ -156,15 +164,15 @@ def load_study(path: str | Path) -> Study:
     path = find_preset("studies", path)
     given: StudyFile = from_dict(StudyFile, read_yaml(path), where=str(path))
     if not given.systems or not given.data or not given.seeds or not given.variants:
-        missing = next(key for key in ("systems", "data", "seeds", "variants") if not getattr(given, key))
-        raise ConfigError(f"{path}: {missing} is empty, expected at least one")
+        missing = next(key for key in ENTRIES if not getattr(given, key))
+        raise ConfigError(f"{path}: {missing} is empty: name at least one {ENTRIES[missing]}")
     base = read_config(find_preset("configs", given.base, folder=path.parent)) if given.base else {}
     base = merged(base, nested(given.run, where=f"{path}: run"))
-    sets = [_data_set(path, name, values) for name, values in given.data.items()]
-    variants = {name: _variant(path, name, values, given.systems) for name, values in given.variants.items()}
+    sets = [_data_set(path, str(name), values) for name, values in given.data.items()]
+    variants = {name: _variant(path, str(name), values, given.systems) for name, values in given.variants.items()}
     specs = tuple(
         spec
-        for seed in given.seeds  # first: a study that is stopped has compared what it has
+        for seed in given.seeds  # outermost: a stopped study has compared all systems on the seeds that it reached
         for data in sets
         for name, (systems, overrides) in variants.items()
         for system in systems
@@ -175,9 +183,9 @@ def load_study(path: str | Path) -> Study:
     return Study(path, out, Path(given.results or out), specs, baseline, given.keep)
 
 
-def _data_set(path: Path, name: Any, values: Any) -> DataSet:
+def _data_set(path: Path, name: str, values: Plain) -> DataSet:
     where = f"{path}: data '{name}'"
-    _check_name(where, str(name))
+    _check_name(where, name)
     options = nested(values, where=where)
     render, pairs = options.pop("render", None), options.pop("pairs", None)
     if render is not None:
@@ -187,7 +195,7 @@ def _data_set(path: Path, name: Any, values: Any) -> DataSet:
             raise error if str(error).startswith(where) else ConfigError(f"{where}: render: {error}") from None
     if pairs is not None and not all(isinstance(p, list) and len(p) == 2 for p in pairs):
         raise ConfigError(f"{where}: pairs is {pairs!r}, expected a list of pairs of class names")
-    return DataSet(str(name), options, render, None if pairs is None else tuple((a, b) for a, b in pairs))
+    return DataSet(name, options, render, None if pairs is None else tuple((a, b) for a, b in pairs))
 
 
 def _check_name(where: str, name: str) -> None:
@@ -196,11 +204,11 @@ def _check_name(where: str, name: str) -> None:
 
 
 def _variant(
-    path: Path, name: Any, values: Any, systems: Sequence[System]
-) -> tuple[tuple[System, ...], dict[str, Any]]:
+    path: Path, name: str, values: Plain, systems: Sequence[System]
+) -> tuple[tuple[System, ...], dict[str, Plain]]:
     """The systems of a variant, and its options."""
     where = f"{path}: variant '{name}'"
-    _check_name(where, str(name))
+    _check_name(where, name)
     options = nested(values, where=where)
     own = options.pop("systems", list(systems))
     for system in own if isinstance(own, list) else [own]:
@@ -213,10 +221,10 @@ def _variant(
 
 def _spec(
     path: Path,
-    base: dict[str, Any],
+    base: dict[str, Plain],
     system: System,
     variant: str,
-    overrides: dict[str, Any],
+    overrides: dict[str, Plain],
     data: DataSet,
     seed: int,
 ) -> Spec:
@@ -224,7 +232,7 @@ def _spec(
     values = merged(merged(base, {"data": data.options}), overrides)
     config: RunConfig = from_dict(RunConfig, values, where=where)
     if config.data.multi_label:
-        raise ConfigError(f"{where}: data.multi_label is true, but studies compare top-1, of one label a video")
+        raise ConfigError(f"{where}: data.multi_label is true, but studies compare top-1, of one label per video")
     if config.train.early_stopping:
         raise ConfigError(
             f"{where}: train.early_stopping is {config.train.early_stopping}, but last epochs are compared"
@@ -251,7 +259,7 @@ def _spec(
 
 
 def _folds(spec: Spec) -> list[Spec]:
-    """The run on every fold of its data, in place of one that has none yet."""
+    """The run on every fold of its data; where there are no folds, the run itself."""
     data = spec.config.data
     parts = [replace(data, fold=fold) for fold in range(data.folds)]
     return [replace(spec, fold=part.fold, config=replace(spec.config, data=part)) for part in parts] or [spec]
@@ -278,10 +286,10 @@ FILTERS = ("system", "variant", "data", "seed", "fold")
 
 
 def only(specs: Iterable[Spec], filters: Sequence[str]) -> list[Spec]:
-    """The runs that all of the filters let through; a filter is such as `system=tsn,mdtnet2`.
+    """The runs that match all filters, for example `system=tsn,mdtnet2`.
 
     Raises:
-        ConfigError: a filter of another form, or a value that no run has.
+        ConfigError: a filter that is not KEY=VALUE,..., or a value that no run has.
     """
     found = list(specs)
     for text in filters:
