@@ -35,6 +35,8 @@ Plain = bool | int | float | str | None | list["Plain"] | dict[str, "Plain"]
 """A value that YAML and JSON can hold."""
 RunKey = tuple[str, str, str, int | None, int]
 """System, variant, data set, fold and seed: they name a run inside its study."""
+Pair = tuple[System, str]
+"""System and variant."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class StudyFile:
     """Name -> options of the run; `systems` limits a variant to some systems."""
     baseline: str = ""
     """System, or system/variant, that the others are compared with. Empty: the first system."""
+    primary: tuple[str, ...] = ()
+    """The one contrast that the study is made for: data set, system (or system/variant), and what it is compared with.
+    P-values of all others are corrected for their number."""
     keep: Keep = "none"
     """Checkpoints that stay on disk after a run."""
 
@@ -132,9 +137,10 @@ class Study:
     out: Path
     results: Path
     specs: tuple[Spec, ...]
-    baseline: tuple[System, str]
-    """System and variant."""
+    baseline: Pair
     keep: Keep = "none"
+    primary: tuple[str, Pair, Pair] | None = None
+    """Data set, system and variant, and those that they are compared with."""
 
     @property
     def name(self) -> str:
@@ -179,8 +185,9 @@ def load_study(path: str | Path) -> Study:
         for spec in _folds(_spec(path, base, system, name, overrides, data, seed))
     )
     out = Path(given.out or f"runs/studies/{path.stem}")
-    baseline = _baseline(path, given, specs)
-    return Study(path, out, Path(given.results or out), specs, baseline, given.keep)
+    baseline = _pair(path, "baseline", given.baseline or given.systems[0], specs)
+    primary = _primary(path, given.primary, specs) if given.primary else None
+    return Study(path, out, Path(given.results or out), specs, baseline, given.keep, primary)
 
 
 def _data_set(path: Path, name: str, values: Plain) -> DataSet:
@@ -265,19 +272,29 @@ def _folds(spec: Spec) -> list[Spec]:
     return [replace(spec, fold=part.fold, config=replace(spec.config, data=part)) for part in parts] or [spec]
 
 
-def _baseline(path: Path, given: StudyFile, specs: Sequence[Spec]) -> tuple[System, str]:
-    wanted = given.baseline or given.systems[0]
+def _pair(path: Path, key: str, wanted: str, specs: Sequence[Spec]) -> Pair:
+    """System and variant that a name, SYSTEM or SYSTEM/VARIANT, stands for."""
     known = list(dict.fromkeys((s.system, s.variant) for s in specs))
     names = [f"{system}/{variant}" for system, variant in known]
     if wanted in names:
         return known[names.index(wanted)]
     of_system = [pair for pair in known if pair[0] == wanted]
     if not of_system:
-        choices = [*given.systems, *names]
+        choices = [*dict.fromkeys(system for system, _ in known), *names]
         raise ConfigError(
-            f"{path}: baseline is '{wanted}', expected one of {', '.join(choices)}{nearest(wanted, choices)}"
+            f"{path}: {key} is '{wanted}', expected one of {', '.join(choices)}{nearest(wanted, choices)}"
         )
     return next((pair for pair in of_system if pair[1] == DEFAULT), of_system[0])
+
+
+def _primary(path: Path, words: Sequence[str], specs: Sequence[Spec]) -> tuple[str, Pair, Pair]:
+    if len(words) != 3:
+        raise ConfigError(f"{path}: primary is {list(words)}, expected a data set and two systems")
+    sets = list(dict.fromkeys(spec.data.name for spec in specs))
+    if words[0] not in sets:
+        expected = f"one of {', '.join(sets)}{nearest(words[0], sets)}"
+        raise ConfigError(f"{path}: primary has data set '{words[0]}', expected {expected}")
+    return words[0], _pair(path, "primary", words[1], specs), _pair(path, "primary", words[2], specs)
 
 
 # ---- parts of the grid --------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""Results of a study -> `results.md`, plots and `study.html`. Only the study's file and `results.csv` are read.
+"""Results of a study -> `results.md`, plots and `study.html`.
+
+Only the study's file, `results.csv` and `predictions.csv` are read.
 
 Latency is the one figure that is measured here: all networks in turns, on this machine; `latency.json` keeps it.
 """
@@ -22,7 +24,9 @@ from mdtnet.measure.cost import latency as seconds_of
 from mdtnet.models.build import build_model
 from mdtnet.pages.charts import Dots, Scatter, Strips, data_uri, scatter, strips
 from mdtnet.pages.page import environment, write_page
-from mdtnet.study.grid import DEFAULT, Spec, Study, hash_of
+from mdtnet.study.contrast import MANY, Contrast, contrast, ensemble, holm, mcnemar
+from mdtnet.study.grid import DEFAULT, Pair, Spec, Study, hash_of
+from mdtnet.study.predictions import Predictions, column_name, read_predictions
 from mdtnet.study.results import RESULTS, Standing, read_configs, read_rows, standing
 from mdtnet.study.runs import duration, picture_of
 from mdtnet.study.stats import Cell, Interval, cells, difference, interval
@@ -45,6 +49,15 @@ READING = (
     "below) may give another result.",
     "GMACs are of all views of a video; decoding is not counted, although some networks read more frames per segment.",
 )
+
+READING_CONTRASTS = (
+    "Contrasts treat seeds and clips as samples: the interval says how far other seeds and other clips of this kind "
+    f"may differ. From {MANY} seeds and {MANY} groups of clips (persons, sequences) on it is a two-way bootstrap, with "
+    "fewer it is Student's t. Seeds are paired where runs start from the same weights.",
+    "p is that of the difference, corrected for the number of contrasts in the study (Holm); the primary contrast, "
+    "named beforehand, needs no correction. Ensembles are votes of all seeds; McNemar's exact test compares them.",
+)
+CONTRAST_COLUMNS = ("contrast", "n", "points", "95 % interval", "by", "p", "corrected", "ensembles %", "p of ensembles")
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,8 @@ class Part:
     """Index of the column with differences."""
     rows: list[TableRow]
     has_interval: bool
+    contrasts: list[TableRow]
+    """Under `CONTRAST_COLUMNS`; empty without predictions."""
     strips: Strips | None
     plots: list[Scatter]
     picture: str
@@ -98,14 +113,24 @@ def build_study(study: Study, *, latency: bool = False) -> list[Path]:
     if not found:
         return []
     times = _latency(study, found, measure=latency)
+    contrasts = _contrasts(study, found, read_predictions(study.results))
     parts = [
-        _part(study, name, [c for c in found if c.data == name], times) for name in dict.fromkeys(c.data for c in found)
+        _part(study, name, [c for c in found if c.data == name], times, contrasts)
+        for name in dict.fromkeys(c.data for c in found)
     ]
     facts, summary, notes = _facts(study, now, times), _summary(study, now), _notes(now, found)
     html = (
         environment()
         .get_template("study.html")
-        .render(study=study, summary=summary, notes=notes, parts=parts, reading=READING, facts=facts)
+        .render(
+            study=study,
+            summary=summary,
+            notes=notes,
+            parts=parts,
+            contrast_columns=CONTRAST_COLUMNS,
+            reading=_reading(parts),
+            facts=facts,
+        )
     )
     plots = _plots(study, parts)
     return [*plots, _markdown(study, summary, notes, parts, facts), write_page(study.results / "study.html", html)]
@@ -170,7 +195,7 @@ def title_of(system: System, variant: str) -> str:
     return SYSTEMS[system].title + ("" if variant == DEFAULT else f", {variant}")
 
 
-def _part(study: Study, name: str, found: list[Cell], times: Latency) -> Part:
+def _part(study: Study, name: str, found: list[Cell], times: Latency, contrasts: "Sequence[Difference]") -> Part:
     base = next((c for c in found if (c.system, c.variant) == study.baseline), None)
     has_pairs = any(cell.pairs for cell in found)
     has_ms = any(_network(cell.spec) in times.ms for cell in found)
@@ -186,10 +211,97 @@ def _part(study: Study, name: str, found: list[Cell], times: Latency) -> Part:
         difference=columns.index(compared),
         rows=rows,
         has_interval=any(len(cell.top1) > 1 for cell in found),
+        contrasts=[_contrast_row(one) for one in contrasts if one.first.data == name],
         strips=strips(f"Top-1 on {name}", [_dots(cell, 0.0) for cell in drawn], x_name="top-1 %") if drawn else None,
         plots=_scatters(study, name, drawn, times),
         picture=_picture(picture_of(study, name)),
     )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two cells on the clips that all of their runs were tested on."""
+
+    first: Cell
+    second: Cell
+    seeds: tuple[int, int]
+    found: Contrast
+    corrected: float | None
+    """P-value after Holm's correction; None for the primary contrast."""
+    ensembles: tuple[float, float]
+    """Accuracy of each one's vote over seeds, 0 to 1."""
+    mcnemar: float
+
+
+def _contrasts(study: Study, found: Sequence[Cell], predictions: Predictions) -> list[Difference]:
+    """Every cell against the baseline on its data set, and the primary contrast; without those that cannot be had."""
+    cell_of = {(cell.data, (cell.system, cell.variant)): cell for cell in found}
+    wanted = [(cell.data, (cell.system, cell.variant), study.baseline) for cell in found]
+    wanted = [one for one in wanted if one[1] != one[2] and one != study.primary]
+    made = []
+    for data, first, second in [*([study.primary] if study.primary else []), *wanted]:
+        if (data, first) in cell_of and (data, second) in cell_of:
+            one = _compare(cell_of[data, first], cell_of[data, second], predictions)
+            made += [one] if one else []
+    named = [one for one in made if (one.first.data, *_names(one)) == study.primary]
+    others = [one for one in made if one not in named]
+    corrected = holm([one.found.p for one in others])
+    return [*named, *(replace(one, corrected=p) for one, p in zip(others, corrected))]
+
+
+def _names(one: Difference) -> tuple[Pair, Pair]:
+    return (one.first.system, one.first.variant), (one.second.system, one.second.variant)
+
+
+def _compare(first: Cell, second: Cell, predictions: Predictions) -> Difference | None:
+    weights = {cell.spec.config.model.weights for cell in (first, second)}
+    shared = [seed for seed in first.top1 if seed in second.top1]
+    paired = len(weights) == 1 and weights != {""} and len(shared) > 1
+    seeds = [shared, shared] if paired else [list(first.top1), list(second.top1)]
+    if any(len({row.config for row in cell.rows}) > 1 for cell in (first, second)):
+        return None  # made by versions with other options: folds would be in columns of different names
+    columns = [
+        [column_name(cell.system, cell.variant, seed, cell.rows[0].config) for seed in part]
+        for cell, part in zip((first, second), seeds)
+    ]
+    exclude = first.spec.config.test.on_unreadable == "exclude"
+    clips = predictions.common(first.data, columns, exclude=exclude) if all(columns) else None
+    if clips is None:
+        return None
+    one, other = (part == clips.labels for part in clips.predicted)
+    found = contrast(one, other, clips.groups, paired=paired)
+    if found is None:
+        return None
+    votes = [ensemble(part) == clips.labels for part in clips.predicted]
+    accuracies = float(votes[0].mean()), float(votes[1].mean())
+    return Difference(first, second, (len(one), len(other)), found, None, accuracies, mcnemar(votes[0], votes[1]))
+
+
+def _contrast_row(one: Difference) -> TableRow:
+    first, second = (title_of(system, variant) for system, variant in _names(one))
+    seeds = str(one.seeds[0]) if one.seeds[0] == one.seeds[1] else f"{one.seeds[0]}, {one.seeds[1]}"
+    low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (one.found.low, one.found.high))
+    p = one.found.p if one.corrected is None else one.corrected
+    texts = [
+        f"{first} − {second}",
+        seeds,
+        f"{100 * one.found.mean:+.1f}".replace("-", "−"),
+        f"{low} to {high}",
+        one.found.method,
+        _p(one.found.p),
+        "primary" if one.corrected is None else _p(one.corrected),
+        f"{100 * one.ensembles[0]:.1f}, {100 * one.ensembles[1]:.1f}",
+        _p(one.mcnemar),
+    ]
+    return TableRow(texts, one.first.system, p < 0.05)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _reading(parts: Sequence[Part]) -> tuple[str, ...]:
+    return (*READING, *(READING_CONTRASTS if any(part.contrasts for part in parts) else ()))
 
 
 def _picture(path: Path) -> str:
@@ -333,8 +445,12 @@ def _markdown(study: Study, summary: str, notes: list[str], parts: list[Part], f
         for row in part.rows:
             bold = part.difference if row.sure else -1
             lines.append(_line([f"**{text}**" if i == bold else text for i, text in enumerate(row.texts)]))
+        if part.contrasts:
+            lines += ["", _line(CONTRAST_COLUMNS), _line(["---", *["---:"] * (len(CONTRAST_COLUMNS) - 1)])]
+        for row in part.contrasts:
+            lines.append(_line([f"**{text}**" if i == 2 and row.sure else text for i, text in enumerate(row.texts)]))
         lines += ["", *(f"![{title}]({file})" for title, file in part.files)]
-    lines += ["", "## How to read this", "", *(f"- {line}" for line in READING)]
+    lines += ["", "## How to read this", "", *(f"- {line}" for line in _reading(parts))]
     lines += ["", "## Runs", "", *(f"- {name}: {value}" for name, value in facts), ""]
     path = study.results / "results.md"
     atomic_write(path, lambda file: file.write("\n".join(lines).encode()))

@@ -18,14 +18,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import BinaryIO
 
+import numpy as np
 import torch
 
 from mdtnet.builtin.actions import REVERSAL_PAIRS
 from mdtnet.builtin.render import render_dataset
 from mdtnet.config import DataConfig, RunConfig, TestConfig, test_crop_size
-from mdtnet.config_file import from_dict, save_yaml, to_dict
+from mdtnet.config_file import from_dict, load_yaml, save_yaml, to_dict
 from mdtnet.data.annotations import write_list
-from mdtnet.data.splits import load_split
+from mdtnet.data.splits import group_keys, load_split
 from mdtnet.errors import ConfigError, DataError, MdtnetError
 from mdtnet.machine import commit, hardware
 from mdtnet.measure.cost import Cost, count
@@ -35,6 +36,7 @@ from mdtnet.pages.pictures import VARIANTS, saliency_sheet
 from mdtnet.processes import Signals
 from mdtnet.scores import ScoreTable, load_figures
 from mdtnet.study.grid import PATHS, Spec, Study, hash_of, render_options
+from mdtnet.study.predictions import UNREADABLE, add_predictions
 from mdtnet.study.results import RESULTS, RunRow, append_row, write_configs
 from mdtnet.training.run_folder import BEST, LAST, read_history
 
@@ -339,6 +341,7 @@ def _note_result(study: Study, job: Job) -> bool:
     """Add the row of a run that succeeded and delete the checkpoints that are not kept; False if it cannot be read."""
     try:
         row = collect(study, job.spec, job.folder)
+        keep_predictions(study, job.spec, job.folder)
     except (MdtnetError, OSError) as error:
         with open(job.folder.with_name(job.folder.name + ".log"), "a", encoding="utf-8") as file:
             file.write(f"{error}\n")
@@ -362,7 +365,7 @@ def collect(study: Study, spec: Spec, folder: Path) -> RunRow:
     history = read_history(folder / "log.csv")
     if len(history) != spec.config.train.epochs:
         raise DataError(f"{folder}: has {len(history)} epochs, expected {spec.config.train.epochs}")
-    tested = folder / "test" if has_views(spec.config.test) else folder
+    tested = _tested(spec, folder)
     figures = load_figures(tested)
     cost = cost_of(spec.config, len(figures["classes"]))
     test = spec.config.test
@@ -393,6 +396,36 @@ def collect(study: Study, spec: Spec, folder: Path) -> RunRow:
         commit=commit(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         config=spec.hash,
+    )
+
+
+def _tested(spec: Spec, folder: Path) -> Path:
+    """The folder with the results of a run's test."""
+    return folder / "test" if has_views(spec.config.test) else folder
+
+
+def keep_predictions(study: Study, spec: Spec, folder: Path) -> None:
+    """Add the predictions of a finished run to the study's `predictions.csv`.
+
+    Raises:
+        DataError: they are missing, or not of the videos that the run was tested on.
+    """
+    config = load_yaml(folder / "config.yaml")
+    videos, table = load_split(config.data)[1], ScoreTable.load(_tested(spec, folder) / "scores.npz")
+    if not np.array_equal(videos.labels, table.labels):
+        raise DataError(f"{folder}: its scores are not of the {len(videos)} videos of its config")
+    scores = table.fuse(config.test.fusion)
+    classes = np.where(readable(scores), scores.argmax(1), UNREADABLE).tolist()
+    names = [videos.name(i) for i in range(len(videos))]
+    keys = group_keys(videos, config.data.group)
+    groups = names if keys is None else [f"{spec.fold or 0}.{key}" for key in keys.tolist()]
+    add_predictions(
+        study.results,
+        spec,
+        dict(zip(names, classes)),
+        labels=dict(zip(names, table.labels.tolist())),
+        groups=dict(zip(names, groups)),
+        classes=table.classes,
     )
 
 
