@@ -76,7 +76,7 @@ def _checked(hint: Any, value: Plain, *, where: str) -> Plain:
 
 
 def load_yaml(path: str | Path, *, unversioned: int | None = None) -> RunConfig:
-    """Read a run's YAML file: a user's, or one that a run has written.
+    """Read a run's YAML file: a user's, one that a run has written, or the shipped config of this name.
 
     A file without `config_version` is of the version `unversioned`, or (None) of the current one.
 
@@ -92,9 +92,33 @@ def read_config(path: str | Path, *, unversioned: int | None = None) -> Values:
     Raises:
         ConfigError: the file is missing, is not YAML, or is of a newer version.
     """
+    path = find_preset("configs", path)
     values = read_yaml(path)
     version = values.pop("config_version", CONFIG_VERSION if unversioned is None else unversioned)
     return upgraded(values, version, where=str(path))
+
+
+PRESETS = Path(__file__).parent / "presets"
+"""Folders `configs` and `studies`: the YAML files that are shipped."""
+
+
+def find_preset(kind: Literal["configs", "studies"], name: str | Path, *, folder: str | Path = "") -> Path:
+    """The file `name`, which a relative path seeks in `folder`; else the shipped one, such as `ucf101/mdtnet2`.
+
+    Raises:
+        ConfigError: there is neither; the message has the nearest shipped name.
+    """
+    path = Path(folder, name)
+    if path.exists() and not path.is_dir():
+        return path
+    shipped = PRESETS / kind
+    known = {file.relative_to(shipped).with_suffix("").as_posix(): file for file in sorted(shipped.rglob("*.yaml"))}
+    wanted = Path(name).as_posix().removesuffix(".yaml")
+    if wanted in known:
+        return known[wanted]
+    reason = "is a folder" if path.is_dir() else "cannot be read: no such file"
+    what = {"configs": "config", "studies": "study"}[kind]
+    raise ConfigError(f"{path}: {reason}, nor a shipped {what} of this name{nearest(wanted, known)}")
 
 
 def read_yaml(path: str | Path) -> Values:
