@@ -561,7 +561,7 @@ def test_paired_differences_and_folds_are_the_hand_worked_ones(tmp_path):
     assert tsn.incomplete == (2,)
     found = difference(mdtnet2, tsn)
     assert (found.n, found.mean) == (2, pytest.approx(0.15))  # 0.2 and 0.1
-    assert found.half == pytest.approx(12.706 * math.sqrt(0.005) / math.sqrt(2))
+    assert found.half == pytest.approx(12.706205 * math.sqrt(0.005) / math.sqrt(2))
     assert not found.sure
 
 
