@@ -1,39 +1,45 @@
-"""From a video to the views that a network wants, and the description of it that travels with a network."""
+"""From a video to the views that a network classifies, and the description of that road that travels with a network.
+
+One road for networks with and without torch; its views are those of `mdtnet test`, bit for bit. Letters: V views, T
+segments, K frames per segment, H, W pixels of a frame, S the side of a crop.
+"""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
-from mdtnet.config import Exposure, Sampling
+from mdtnet.config import Exposure, Precision, RunConfig, Sampling, test_crop_size
 from mdtnet.data.exposure import expose
+from mdtnet.data.retries import with_retries
 from mdtnet.data.segments import clip_indices
-from mdtnet.data.video import read_clip, scaled_size
-from mdtnet.errors import CheckpointError
+from mdtnet.data.video import read_clip
+from mdtnet.errors import CheckpointError, ConfigError
+from mdtnet.inference.resize import resize_short
 
 KEY = "mdtnet"
 """Name of the description among a file's metadata."""
-
-
 FORMAT_VERSION = 1
-Network = Callable[[np.ndarray], np.ndarray]
-"""uint8 [B, T, K, S, S, 3] -> float32 probabilities [B, classes]."""
+
+Classify = Callable[[np.ndarray], np.ndarray]
+"""uint8 clips [B, T, K, S, S, 3] -> float32 probabilities [B, classes]."""
+Resize = Callable[[np.ndarray, int], np.ndarray]
+"""A uint8 frame [H, W, 3] and its new short side in pixels -> the resized frame."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What an exported file says of itself: all that lies between a video and the network, and the names of classes."""
+    """All that lies between a video and a network, and the names of its classes; an exported file holds it as JSON."""
 
     system: str
     """tsn, tsm, ..."""
     trunk: str
     """resnet50, ..."""
     precision: str
-    """float32; half: weights stored as float16; int8: trunk computed in 8 bits."""
+    """float32; half: weights stored as float16; int8: the trunk computed in 8 bits."""
     classes: tuple[str, ...]
     """In the order of the probabilities."""
     num_segments: int
@@ -47,7 +53,7 @@ class Description:
     short_side: int
     """Frames are resized to this short side, in pixels, before cropping."""
     size: int
-    """S, side of the square crop in pixels, fixed in the file."""
+    """S, side of the square crops in pixels, fixed in the file."""
     fusion: str
     """Mean of several views: `softmax` (of probabilities) or `logits`."""
     exposure: Exposure = "none"
@@ -58,7 +64,7 @@ class Description:
     """Layout of this description."""
 
     def to_json(self) -> str:
-        """What `from_json` reads."""
+        """The text that `from_json` reads."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
@@ -79,24 +85,79 @@ class Description:
             raise CheckpointError(f"{where}: not written by mdtnet export (no description inside)") from error
 
 
-def read_views(path: str | Path, description: Description, *, clips: int = 1, crops: int = 1) -> np.ndarray:
-    """Views of a video as the network wants them, uint8 [V, T, K, S, S, 3]; view = clip * crops + crop.
+def describe(
+    config: RunConfig,
+    *,
+    classes: Sequence[str],
+    frames_per_segment: int,
+    precision: Precision = "float32",
+    crops: int = 1,
+) -> Description:
+    """The description of a trained network in a test of `crops` crops per clip, 1 or 3.
 
-    The same frames and the same crops as in a test of the checkpoint, but that three crops are S pixels wide.
+    The crops have the size of the run's own test where that has as many of them, else `data.size` for 1 and
+    `data.short_side` for 3.
+    """
+    data, test = config.data, config.test
+    own_size = test.crop_size if test.crops == crops else 0
+    return Description(
+        system=config.model.name,
+        trunk=config.model.trunk,
+        precision=precision,
+        classes=tuple(classes),
+        num_segments=data.num_segments,
+        frames_per_segment=frames_per_segment,
+        frame_stride=data.frame_stride,
+        sampling=data.sampling,
+        exposure=data.exposure,
+        multi_label=data.multi_label,
+        short_side=data.short_side,
+        size=test_crop_size(data, replace(test, crops=check_views(1, crops), crop_size=own_size)),
+        fusion=test.fusion,
+    )
+
+
+def check_views(clips: int, crops: int) -> Literal[1, 3]:
+    """The number of crops, seen to be one that there is.
+
+    Raises:
+        ConfigError: `clips` or `crops` is out of range.
+    """
+    if clips < 1:
+        raise ConfigError(f"clips is {clips}, expected at least 1")
+    if crops == 1:
+        return 1
+    if crops == 3:
+        return 3
+    raise ConfigError(f"crops is {crops}, expected 1 or 3")
+
+
+def read_views(
+    path: str | Path, description: Description, *, clips: int = 1, crops: int = 1, resize: Resize = resize_short
+) -> np.ndarray:
+    """Views of a video as the network needs them, uint8 [V, T, K, S, S, 3]; view = clip * crops + crop.
+
+    `resize` is for those who have torch, whose function gives the same pixels sooner.
 
     Raises:
         VideoError: the video cannot be read.
+        ConfigError: `clips` or `crops` is out of range.
     """
+    check_views(clips, crops)
 
-    def resize(frame: np.ndarray) -> np.ndarray:
-        return resize_short(resize_short(frame, description.short_side), description.size, only_enlarge=True)
+    def prepare(frame: np.ndarray) -> np.ndarray:
+        frame = resize(frame, description.short_side)
+        return frame if description.exposure != "none" else _cut(_at_least(frame, size, resize), crops, size)
 
-    def choose(num_frames: int) -> np.ndarray:
+    def table(num_frames: int) -> np.ndarray:
         return clip_table(num_frames, description, clips=clips)
 
-    frames, _ = read_clip(path, choose, short_side=description.short_side, transform=resize)  # [clips, T, K, H, W, 3]
-    frames = np.stack([expose(clip, description.exposure) for clip in frames])
-    return crop(frames, crops=crops, size=description.size)
+    size = description.size
+    pixels, num_frames = with_retries(
+        lambda: read_clip(path, lambda n: np.unique(table(n)), short_side=description.short_side, transform=prepare)
+    )
+    chosen = table(num_frames)
+    return views_of(pixels, np.searchsorted(np.unique(chosen), chosen), description, crops=crops, resize=resize)
 
 
 def clip_table(num_frames: int, description: Description, *, clips: int = 1) -> np.ndarray:
@@ -113,22 +174,39 @@ def clip_table(num_frames: int, description: Description, *, clips: int = 1) -> 
     )
 
 
-def resize_short(frame: np.ndarray, short_side: int, *, only_enlarge: bool = False) -> np.ndarray:
-    """Scale uint8 [H, W, 3] so that the shorter of H and W is `short_side` pixels (at least that)."""
-    size = scaled_size(frame.shape[:2], short_side)
-    if size == frame.shape[:2] or (only_enlarge and short_side <= min(frame.shape[:2])):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
+def views_of(
+    pixels: np.ndarray, table: np.ndarray, description: Description, *, crops: int = 1, resize: Resize = resize_short
+) -> np.ndarray:
+    """Resized frames [N, H, W, 3], and which of them make up each clip, [clips, T, K] -> views [V, T, K, S, S, 3]."""
+    size = description.size
+    views = np.empty((len(table) * crops, *table.shape[1:], size, size, 3), dtype=np.uint8)
+    for c, indices in enumerate(table):  # one clip at a time: the views themselves are what needs memory
+        frames = expose(pixels[indices], description.exposure)
+        if min(frames.shape[-3:-1]) < size:
+            larger = np.stack([resize(frame, size) for frame in frames.reshape(-1, *frames.shape[-3:])])
+            frames = larger.reshape(*indices.shape, *larger.shape[1:])
+        for i, (top, left) in enumerate(crop_corners(frames.shape[-3], frames.shape[-2], crops, size)):
+            views[c * crops + i] = frames[..., top : top + size, left : left + size, :]
+    return views
 
 
-def crop(frames: np.ndarray, *, crops: int, size: int) -> np.ndarray:
-    """Test crops of clips, [clips, T, K, H, W, 3] -> [clips * crops, T, K, S, S, 3], as `data.transforms.views`."""
-    height, width = frames.shape[-3:-1]
+def crop_corners(height: int, width: int, crops: int, size: int) -> list[tuple[int, int]]:
+    """Top left corners of the crops: the centre, or left, centre and right (top, centre and bottom of tall frames)."""
     places = [(2, 2)] if crops == 1 else [(2, p) if width >= height else (p, 2) for p in (0, 2, 4)]
-    boxes = [((height - size) * down // 4, (width - size) * right // 4) for down, right in places]
-    views = np.stack([frames[..., y : y + size, x : x + size, :] for y, x in boxes], axis=1)
-    return views.reshape(-1, *views.shape[2:])
+    return [((height - size) * down // 4, (width - size) * right // 4) for down, right in places]
+
+
+def _at_least(frame: np.ndarray, short_side: int, resize: Resize) -> np.ndarray:
+    return resize(frame, short_side) if min(frame.shape[:2]) < short_side else frame
+
+
+def _cut(frame: np.ndarray, crops: int, size: int) -> np.ndarray:
+    """The part of a frame that its crops lie in, so that the rest need not be held; their places in it are the same."""
+    corners = crop_corners(frame.shape[0], frame.shape[1], crops, size)
+    (top, left), (bottom, right) = corners[0], corners[-1]
+    return frame[top : bottom + size, left : right + size]
 
 
 def clip_shape(description: Description) -> tuple[int, ...]:
+    """(T, K, S, S, 3)."""
     return (description.num_segments, description.frames_per_segment, description.size, description.size, 3)
