@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +12,13 @@ import torch
 
 from mdtnet.config import DataConfig
 from mdtnet.data.annotations import Sample
+from mdtnet.data.retries import with_retries
 from mdtnet.data.transforms import resize_short
 from mdtnet.data.video import read_clip, scaled_size, stamp
 from mdtnet.errors import VideoError
 
 log = logging.getLogger(__name__)
 Change = Callable[[np.ndarray], np.ndarray]
-RETRIES = 2  # of reads that fail in the operating system, as on a shaky network drive
-RETRY_SECONDS = 0.1
 PIXELS = 2
 """Raised whenever reading gives other pixels than before, so that no old cache is taken for a new one."""
 
@@ -79,25 +77,15 @@ def resized(frames: np.ndarray, short_side: int) -> np.ndarray:
 def read_resized(
     sample: Sample, data: DataConfig, choose: Any, num_frames: int | None, cut: Change = whole
 ) -> tuple[np.ndarray, int]:
-    for attempt in range(RETRIES + 1):
-        try:
-            return read_clip(
-                sample.path,
-                choose,
-                start=sample.start,
-                end=sample.end,
-                backend=data.backend,
-                num_frames=num_frames,
-                short_side=data.short_side,
-                transform=lambda frame: cut(resized(frame, data.short_side)),
-            )
-        except VideoError as error:
-            if attempt == RETRIES or not _may_pass(error.__cause__):
-                raise
-            time.sleep(RETRY_SECONDS)
-    raise AssertionError  # not reached
-
-
-def _may_pass(cause: BaseException | None) -> bool:
-    """Whether a failure came from the operating system and another try can help."""
-    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and cause.errno is not None
+    return with_retries(
+        lambda: read_clip(
+            sample.path,
+            choose,
+            start=sample.start,
+            end=sample.end,
+            backend=data.backend,
+            num_frames=num_frames,
+            short_side=data.short_side,
+            transform=lambda frame: cut(resized(frame, data.short_side)),
+        )
+    )
