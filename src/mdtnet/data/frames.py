@@ -4,20 +4,18 @@ import hashlib
 import logging
 import os
 import tempfile
-import time
 
 import numpy as np
 import torch
 
 from mdtnet.config import DataConfig
 from mdtnet.data.annotations import Sample
+from mdtnet.data.retries import with_retries
 from mdtnet.data.transforms import resize_short
 from mdtnet.data.video import Choose, Transform, read_clip, scaled_size, stamp
 from mdtnet.errors import VideoError
 
 log = logging.getLogger(__name__)
-RETRIES = 2  # for reads that fail in the operating system, as on an unreliable network drive
-RETRY_SECONDS = 0.1
 PIXELS = 2
 """Increased whenever reading gives other pixels than before, so that old caches are not used."""
 
@@ -78,25 +76,15 @@ def read_resized(
         frame = resize(frame, data.short_side)
         return crop(frame) if crop else frame
 
-    for attempt in range(RETRIES + 1):
-        try:
-            return read_clip(
-                sample.path,
-                choose,
-                start=sample.start,
-                end=sample.end,
-                backend=data.backend,
-                num_frames=num_frames,
-                short_side=data.short_side,
-                transform=transform,
-            )
-        except VideoError as error:
-            if attempt == RETRIES or not _may_pass(error.__cause__):
-                raise
-            time.sleep(RETRY_SECONDS)
-    raise AssertionError  # not reached
-
-
-def _may_pass(cause: BaseException | None) -> bool:
-    """Whether the operating system caused the failure, so that another try can help."""
-    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and cause.errno is not None
+    return with_retries(
+        lambda: read_clip(
+            sample.path,
+            choose,
+            start=sample.start,
+            end=sample.end,
+            backend=data.backend,
+            num_frames=num_frames,
+            short_side=data.short_side,
+            transform=transform,
+        )
+    )
