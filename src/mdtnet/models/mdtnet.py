@@ -15,17 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
-from mdtnet.models.deform import deform_conv2d_sum
+from mdtnet.models.deform import by_torchvision, deform_conv2d_sum
 from mdtnet.models.temporal import (
     CoarseDifference,
     ConvBN,
     DepthwiseConv,
+    TemporalModule,
     as_maps,
     by_time,
     combined,
     gated,
+    halved,
     neutral_,
+    padded,
     reduced,
+    scaled,
     started,
 )
 from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_bn_features, normalise
@@ -179,11 +183,11 @@ def sobel(x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, groups=x.shape[1])
 
 
-class Excitation(nn.Module):
-    """What MDT-Net does in a block of stages 2 to 4: coarse differences, DCME and STCE, then a temporal convolution.
+class Excitation(TemporalModule):
+    """MDT-Net in a block of stages 2 to 4: coarse differences, DCME and STCE, then a temporal convolution.
 
-    y = x * (1 + E_C) * (1 + E_D/2 + E_S/2), with one of the last two alone x * (1 + E_C) * (1 + E). All three come from
-    the same reduced features Z, at the resolution that the block will leave with.
+    All three excitations come from the same reduced features Z, at the resolution that the block will leave with.
+    `plain` is the formula; `forward`, the fast form, and `RuntimeExcitation` compute the same.
     """
 
     def __init__(self, place: Place, config: MDTNetConfig) -> None:
@@ -198,13 +202,36 @@ class Excitation(nn.Module):
         self.stce = STCE(channels, reduction=reduction, causal=causal) if stce else None
         self.conv = DepthwiseConv(channels, start=config.temporal, causal=causal) if config.temporal != "none" else None
 
+    def plain(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """x (1 + E_C) (1 + E_D/2 + E_S/2), with one of the last two alone x (1 + E_C) (1 + E), convolved over time."""
+        e_c, e_d, e_s = self.excitations(x, timeline)
+        both = self.dcme is not None and self.stce is not None
+        y = x * (1 + e_c)
+        y = y * (1 + e_d / 2 + e_s / 2) if both else y * (1 + e_d + e_s)
+        return y if self.conv is None else self.conv.plain(y, timeline)
+
+    def excitations(self, x: Tensor, timeline: Timeline) -> list[Tensor]:
+        """E_C, E_D, E_S, each from -1/2 to 1/2 and [N, C, H, W] or a number per channel; 0 where a part is left out."""
+        z = None if self.reduce is None else self.reduced_features(x)
+        found = []
+        for part in (self.coarse, self.dcme, self.stce):
+            e = x.new_zeros(1, 1, 1, 1) if part is None or z is None else part.plain(z, timeline)
+            found.append(e if e.shape[-2:] == (1, 1) else F.interpolate(e, x.shape[-2:], mode="nearest"))
+        return found
+
+    def reduced_features(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> Z [N, c, h, w]; half of H, W (rounded up) where the next convolution has stride 2."""
+        z = self.reduce(x)  # type: ignore[misc]
+        return F.avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False) if self.halves else z
+
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """The fast form."""
         if self.reduce is not None:
-            z = self.reduce(x)
-            if self.halves:
-                z = F.avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False)
-            x = combined(torch.mul, x, self.gain(z, timeline))
+            x = combined(torch.mul, x, self.gain(self.reduced_features(x), timeline))
         return x if self.conv is None else self.conv(x, timeline)
+
+    def for_runtime(self, *, steps: bool) -> "RuntimeExcitation":
+        return RuntimeExcitation(self, steps=steps)
 
     def gain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """Z [N, c, h, w] -> what features are multiplied by, [N, C, h, w] or [N, C, 1, 1].
@@ -232,6 +259,44 @@ class Excitation(nn.Module):
         return gated(base, factor, gates, share=share / max(1, len(gates))).flatten(0, 1)
 
 
+class RuntimeExcitation(nn.Module):
+    """Runtime form of `Excitation`: few passes over the large map; constant factors are in the weights that follow."""
+
+    def __init__(self, module: Excitation, *, steps: bool) -> None:
+        super().__init__()
+        self.halves, self.reduce, self.stce = module.halves, module.reduce, module.stce
+        self.coarse = None if module.coarse is None else module.coarse.for_runtime(steps=steps)
+        self.dcme = None if module.dcme is None else module.dcme.for_runtime(steps=steps)
+        self.num_directions = 1 if self.dcme is None else len(self.dcme.directions)
+        self.num_parts = max(1, (self.dcme is not None) + (self.stce is not None))
+        self.rest = (1 if self.coarse is None else 1 / 2) / self.num_parts / self.num_directions
+        self.conv = None if module.conv is None else module.conv.for_runtime(steps=steps)
+        if self.conv is not None and self.reduce is not None:
+            self.conv = scaled(self.conv, self.rest)
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        if self.reduce is None:
+            return x if self.conv is None else self.conv(x, timeline)
+        z = self.reduce(x)
+        x = combined(torch.mul, x, self.gain(halved(z, ceil=True) if self.halves else z, timeline))
+        return x * self.rest if self.conv is None else self.conv(x, timeline)
+
+    def gain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """As `Excitation.gain`, times 2 for coarse differences, the number of parts and of directions."""
+        factor = z.new_full((1, 1, 1), self.num_parts * self.num_directions)  # [B, T, C] in the end
+        gates = [] if self.dcme is None else self.dcme(z, timeline)
+        for _, still in gates:
+            factor = factor - still
+        if self.stce is not None:
+            factor = factor + self.num_directions * self.stce(z, timeline).flatten(2)
+        whole = factor[..., None, None]
+        for s, _ in gates:
+            whole = whole + s.unflatten(0, (-1, timeline.num_segments))
+        if self.coarse is not None:
+            whole = whole * (1 + self.coarse(z, timeline)).unflatten(0, (-1, timeline.num_segments))
+        return whole.expand(z.shape[0] // timeline.num_segments, timeline.num_segments, -1, -1, -1).flatten(0, 1)
+
+
 def excite(config: MDTNetConfig) -> Maker:
     """The maker of `Excitation` for stages 2 to 4."""
 
@@ -241,7 +306,7 @@ def excite(config: MDTNetConfig) -> Maker:
     return make
 
 
-class DCME(nn.Module):
+class DCME(TemporalModule):
     """Motion excitation by deformable convolutions of several scales (METHOD section 5).
 
     M_k(t) = DeformConv_k(Z(t+1); offsets from Z(t), Z(t+1)) - Z(t), summed over scales and expanded to a map s in
@@ -263,6 +328,32 @@ class DCME(nn.Module):
         neutral_(self.expand[1])  # type: ignore[arg-type]
         self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
 
+    def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """Z [N, c, H, W] -> E_D [N, C, H, W], the mean over directions."""
+        parts = [padded(s - 1 / 2, at_start=where.start == 1) for where, s in self(z, timeline)]  # [B, T, C, H, W]
+        return torch.stack(parts).mean(0).flatten(0, 1) if parts else z.new_zeros(1, 1, 1, 1)
+
+    def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
+        """The fast form: Z [N, c, H, W] -> for each direction, which segments have a neighbour there, and their
+        s [B, T-1, C, H, W]."""
+        gates = []
+        for direction, here, there in self.pairs(z, timeline):
+            openness = torch.sigmoid_(self.expand(self.motion(here, there)))
+            where = slice(0, -1) if direction == "next" else slice(1, None)
+            gates.append((where, openness.unflatten(0, (-1, timeline.num_segments - 1))))
+        return gates
+
+    def pairs(self, z: Tensor, timeline: Timeline) -> list[tuple[str, Tensor, Tensor]]:
+        """For each direction Z of the segments that have a neighbour there and Z of that, [B*(T-1), c, H, W] each."""
+        if timeline.num_segments == 1:
+            return []
+        if self.low_level is not None and timeline.low_level is not None:
+            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), (z.shape[-2], z.shape[-1]))
+        steps = by_time(z, timeline.num_segments)
+        earlier, later = as_maps(steps[:, :-1]), as_maps(steps[:, 1:])
+        pairs = {"next": (earlier, later), "past": (later, earlier)}
+        return [(direction, *pairs[direction]) for direction in self.directions]
+
     def motion(self, here: Tensor, there: Tensor) -> Tensor:
         """Motion from features `here` to `there`, both [M, c, H, W], as [M, c, H, W]."""
         if self.offset is None:
@@ -277,19 +368,32 @@ class DCME(nn.Module):
         """Features [M, c, H, W] through the deformable kernels, summed over scales."""
         return deform_conv2d_sum(z, offset, list(self.kernels), dilations=self.dilations)
 
-    def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
-        """Z [N, c, H, W] -> for each direction, which segments have a neighbour there, their s [B, T-1, C, H, W]."""
-        if timeline.num_segments == 1:
-            return []
-        if self.low_level is not None and timeline.low_level is not None:
-            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), (z.shape[-2], z.shape[-1]))
-        z = by_time(z, timeline.num_segments)
-        earlier, later = as_maps(z[:, :-1]), as_maps(z[:, 1:])  # [B*(T-1), c, H, W]
-        pairs = {"next": (slice(0, -1), earlier, later), "past": (slice(1, None), later, earlier)}
+    def for_runtime(self, *, steps: bool) -> "RuntimeDCME":
+        return RuntimeDCME(self)
+
+
+class RuntimeDCME(DCME):
+    """Runtime form of `DCME`: all segments at once, by an operator that runtimes have; a segment without a neighbour
+    gets the gate of "no motion"."""
+
+    def __init__(self, dcme: DCME) -> None:
+        nn.Module.__init__(self)  # of the parts of another
+        self.directions, self.dilations, self.kernels = dcme.directions, dcme.dilations, dcme.kernels
+        self.offset, self.expand, self.low_level = dcme.offset, dcme.expand, dcme.low_level
+
+    def moved(self, z: Tensor, offset: Tensor) -> Tensor:
+        kernels = tuple((weight.shape[-1], dilation) for weight, dilation in zip(self.kernels, self.dilations))
+        return by_torchvision(z, offset, list(self.kernels), kernels)
+
+    def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        """Z [N, c, H, W] -> for each direction s [N, C, H, W], and what it is where nothing moves, [T, C]."""
+        bias = torch.sigmoid(self.expand.bias)[None]  # type: ignore[arg-type]
+        rest = torch.full_like(bias, 0.5).expand(timeline.num_segments - 1, -1)
         gates = []
-        for where, here, there in (pairs[direction] for direction in self.directions):
-            openness = torch.sigmoid_(self.expand(self.motion(here, there)))
-            gates.append((where, openness.unflatten(0, (-1, timeline.num_segments - 1))))
+        for direction, here, there in self.pairs(z, timeline):
+            motion = self.motion(here, there).unflatten(0, (-1, timeline.num_segments - 1))
+            s = torch.sigmoid(self.expand(padded(motion, at_start=direction == "past").flatten(0, 1)))
+            gates.append((s, torch.cat((bias, rest) if direction == "past" else (rest, bias))))
         return gates
 
 
@@ -303,7 +407,7 @@ def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
 class STCE(nn.Module):
     """Spatio-temporal channel excitation (METHOD section 6): which channels matter, from when and from where.
 
-    Gives an excitation in (-1/2, 1/2) of [B, T, C, 1, 1], which starts at 0.
+    An excitation from -1/2 to 1/2 that starts at 0.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16, causal: bool = False) -> None:
@@ -318,8 +422,12 @@ class STCE(nn.Module):
             nn.init.zeros_(last.weight)
         nn.init.zeros_(self.time_expand.bias)
 
+    def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """Reduced features [N, c, H, W] -> E_S, [N, C, 1, 1]."""
+        return self(z, timeline).expand(z.shape[0] // timeline.num_segments, -1, -1, -1, -1).flatten(0, 1)
+
     def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
-        """Reduced features [N, c, H, W] -> E_S."""
+        """Reduced features [N, c, H, W] -> E_S, [B, T, C, 1, 1]."""
         z = by_time(z, timeline.num_segments)
         y = torch.sigmoid(self.temporal_branch(z) + self.spatial_branch(z)) - 0.5  # [B, T, C]
         return y[..., None, None]

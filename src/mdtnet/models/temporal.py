@@ -1,14 +1,21 @@
 """Temporal operations that several systems share: shift, depthwise convolution over time, motion differences.
 
 The function is the truth, the module a holder of its parameters. All take [N, C, H, W] with N = B*T frames of
-B clips and give the same shape back. Letters: B clips, T segments, C channels, H, W pixels.
+B clips and give the same shape back. Letters: B clips, T segments, C channels, c reduced channels, H, W pixels.
+
+A module has up to three forms, which compute the same: `plain` is the formula, to be checked by reading; `forward` is
+the fast form; `for_runtime` builds the runtime form, which exported networks hold. Runtimes have no views, and turn a
+slice assignment into a slow scatter: there, steps in time are paddings, and constant factors are in the weights.
 """
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from mdtnet.models.trunk import Timeline
 
@@ -52,14 +59,59 @@ def depthwise_conv(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool
     return as_maps(y.unflatten(2, (height, width)))
 
 
-class Shift(nn.Module):
+def by_steps(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool = False) -> Tensor:
+    """`depthwise_conv` as a sum of steps in time."""
+    x = x.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
+    taps = weight.reshape(-1, 3, 1, 1).unbind(1)  # [C, 1, 1] each
+    steps = (-2, -1, 0) if causal else (-1, 0, 1)
+    terms = [(stepped(x, step) if step else x) * tap for step, tap in zip(steps, taps)]
+    return (terms[0] + terms[1] + terms[2]).flatten(0, 1)
+
+
+def stepped(x: Tensor, step: int) -> Tensor:
+    """[B, T, ...] -> what is `step` segments later (earlier if negative), zeros where there is nothing."""
+    if abs(step) >= x.shape[1]:
+        return torch.zeros_like(x)
+    return F.pad(x, (0, 0) * (x.ndim - 2) + (-step, step))
+
+
+def padded(x: Tensor, *, at_start: bool) -> Tensor:
+    """Zeros for a missing first or last segment, [B, T-1, ...] -> [B, T, ...]."""
+    return F.pad(x, (0, 0) * (x.ndim - 2) + ((1, 0) if at_start else (0, 1)))
+
+
+class TemporalModule(nn.Module):
+    """A module that has a runtime form of its own; without one it is its own runtime form."""
+
+    def for_runtime(self, *, steps: bool) -> nn.Module:
+        """A module that computes the same in operations that runtimes do well; this one must be folded (`folded`).
+
+        `steps` writes convolutions over time as sums of steps.
+        """
+        return self
+
+
+class Shift(TemporalModule):
     """`shift` as a temporal module, without parameters."""
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         return shift(x, timeline.num_segments)
 
+    def for_runtime(self, *, steps: bool) -> "RuntimeShift":
+        return RuntimeShift()
 
-class DepthwiseConv(nn.Module):
+
+class RuntimeShift(nn.Module):
+    """Runtime form of `Shift`: a concatenation."""
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        x = x.unflatten(0, (-1, timeline.num_segments))  # [B, T, C, H, W]
+        fold = x.shape[2] // 8
+        parts = stepped(x[:, :, :fold], 1), stepped(x[:, :, fold : 2 * fold], -1), x[:, :, 2 * fold :]
+        return torch.cat(parts, 2).flatten(0, 1)
+
+
+class DepthwiseConv(TemporalModule):
     """`depthwise_conv` that starts as a shift of `fraction` of the channels each way, or as the identity.
 
     A causal one that starts as a shift takes the first `fraction` from t-1 and leaves the others.
@@ -78,8 +130,28 @@ class DepthwiseConv(nn.Module):
             weight[fold : 2 * fold, 0] = torch.tensor([1.0, 0.0, 0.0])
         self.weight = nn.Parameter(weight)
 
+    def plain(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """y(t) = w0 x(t-1) + w1 x(t) + w2 x(t+1), or with `causal` w0 x(t-2) + w1 x(t-1) + w2 x(t)."""
+        return by_steps(x, self.weight, timeline.num_segments, causal=self.causal)
+
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """The fast form."""
         return depthwise_conv(x, self.weight, timeline.num_segments, causal=self.causal)
+
+    def for_runtime(self, *, steps: bool) -> nn.Module:
+        return RuntimeDepthwiseConv(self) if steps else self
+
+
+class RuntimeDepthwiseConv(nn.Module):
+    """Runtime form of `DepthwiseConv`: a sum of steps. A convolution, for which time has to lie beside height and
+    width, is faster in ONNX Runtime and slower in OpenVINO."""
+
+    def __init__(self, conv: DepthwiseConv) -> None:
+        super().__init__()
+        self.weight, self.causal = conv.weight, conv.causal
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        return by_steps(x, self.weight, timeline.num_segments, causal=self.causal)
 
 
 def by_time(x: Tensor, num_segments: int) -> Tensor:
@@ -140,6 +212,11 @@ class ConvBN(nn.Sequential):
         weight = conv.weight * scale.view(-1, 1, 1, 1)
         return F.conv2d(x, weight, bn.bias - bn.running_mean * scale, padding=conv.padding)  # type: ignore[arg-type]
 
+    def folded(self) -> nn.Conv2d:
+        """One convolution that computes what the two do in evaluation."""
+        conv, bn = self
+        return fuse_conv_bn_eval(conv, bn)  # type: ignore[arg-type, return-value, type-var]
+
 
 def neutral_(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
     """Start a batch norm at zero, so that the sigmoid after it starts at 1/2 and its gate at 0."""
@@ -189,8 +266,8 @@ class _Gated(torch.autograd.Function):
         return grad_x, grad_factor, None, None, *(product[:, where] * ctx.share for where in ctx.places)
 
 
-class CoarseDifference(nn.Module):
-    """How far motion between neighbouring segments opens a gate (TDN's multi-scale module; METHOD section 3).
+class CoarseDifference(TemporalModule):
+    """How far motion between neighbouring segments opens a gate (TDN's multi-scale module; docs/method.md).
 
     From reduced features, at three spatial scales, in both directions. `neutral` starts the gate half open; `causal`
     looks backward only.
@@ -207,8 +284,22 @@ class CoarseDifference(nn.Module):
         if neutral:
             neutral_(self.expand[1])  # type: ignore[arg-type]
 
+    def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """[N, c, H, W] -> the excitation E_C, -1/2 to 1/2, where features become x * (1 + E_C); [N, C, H, W]."""
+        forward, backward = neighbour_differences(z, self.move(z), timeline.num_segments)
+        if self.causal:
+            return self.openness(backward) - 1 / 2
+        return (self.openness(backward) + self.openness(forward)) / 2 - 1 / 2
+
+    def openness(self, difference: Tensor) -> Tensor:
+        """Difference in one direction [N, c, H, W] -> 0 to 1; [N, C, H, W]."""
+        size = difference.shape[-2:]
+        pooled = self.pooled(F.avg_pool2d(difference, 2, ceil_mode=min(size) < 2))
+        y = (difference + F.interpolate(pooled, size, mode="nearest") + self.full(difference)) / 3
+        return torch.sigmoid_(self.expand(y))
+
     def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
-        """[N, c, H, W] -> 2 (E + 1/2), from 0 to 2, where x * (1 + E) is the excitation; [N, C, H, W]."""
+        """The fast form: [N, c, H, W] -> 2 (E_C + 1/2), from 0 to 2; [N, C, H, W]."""
         forward, backward = neighbour_differences(z, self.move(z), timeline.num_segments)
         if self.causal:
             return 2 * self.openness(backward)
@@ -217,9 +308,44 @@ class CoarseDifference(nn.Module):
         both = self.openness(torch.cat((backward, forward))).unflatten(0, (2, -1))
         return both[0] + both[1]
 
-    def openness(self, difference: Tensor) -> Tensor:
-        """Difference in one direction [N, c, H, W] -> 0 to 1; [N, C, H, W]."""
-        size = difference.shape[-2:]
-        pooled = self.pooled(F.avg_pool2d(difference, 2, ceil_mode=min(size) < 2))
-        y = (difference + F.interpolate(pooled, size, mode="nearest") + self.full(difference)) / 3
-        return torch.sigmoid_(self.expand(y))
+    def for_runtime(self, *, steps: bool) -> "RuntimeCoarseDifference":
+        return RuntimeCoarseDifference(self)
+
+
+class RuntimeCoarseDifference(nn.Module):
+    """Runtime form of `CoarseDifference`, in few operations: [N, c, H, W] -> 2 (E_C + 1/2), [N, C, H, W]."""
+
+    def __init__(self, coarse: CoarseDifference) -> None:
+        super().__init__()
+        self.causal, self.move, self.pooled, self.full = coarse.causal, coarse.move, coarse.pooled, coarse.full
+        self.expand = scaled(coarse.expand, 1 / 3)  # of the mean of three scales
+
+    def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
+        here, moved = (y.unflatten(0, (-1, timeline.num_segments)) for y in (z, self.move(z)))  # [B, T, c, H, W]
+        differences = [padded(moved[:, :-1] - here[:, 1:], at_start=True)]
+        if not self.causal:
+            differences.append(padded(moved[:, 1:] - here[:, :-1], at_start=False))
+        d = torch.stack(differences).flatten(0, 2)  # [directions * N, c, H, W]
+        pooled = self.pooled(halved(d))
+        y = d + F.interpolate(pooled, d.shape[-2:], mode="nearest") + self.full(d)
+        gates = [torch.sigmoid(self.expand(part)) for part in y.unflatten(0, (len(differences), -1)).unbind(0)]
+        return gates[0] + gates[-1]
+
+
+def halved(x: Tensor, *, ceil: bool = False) -> Tensor:
+    """Averaged over 2 x 2 cells, for runtimes. Crops are square; OpenVINO does not pool a map of one pixel, which is
+    left alone."""
+    return (
+        x if x.shape[-1] < 2 else F.avg_pool2d(x, 2, ceil_mode=ceil and x.shape[-1] % 2 == 1, count_include_pad=False)
+    )
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def scaled(module: M, factor: float) -> M:
+    """A copy whose weight is multiplied by `factor`; a bias stays as it is."""
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        module.weight.mul_(factor)  # type: ignore[union-attr, operator]
+    return module
