@@ -494,7 +494,7 @@ def test_dcme_gates_only_segments_that_have_a_neighbour():
     for switch, steps in (({}, [[0, 1, 2]]), ({"dcme_backward": True}, [[0, 1, 2], [1, 2, 3]])):
         gates = exact_dcme(**switch)(x, Timeline(4))
         assert [list(range(4))[where] for where, _ in gates] == steps
-        assert all(openness.shape == (2, 3, 32, 6, 6) for _, openness in gates)
+        assert all(openness.shape == (2, 3, 6, 6, 32) for _, openness in gates)
     assert exact_dcme()(x, Timeline(1)) == []
 
 
@@ -528,10 +528,10 @@ def test_excitation_is_the_formula(switch, stride, size):
         maps = torch.zeros(2, 4, 32, *z.shape[2:])
         found = module.dcme(z, Timeline(4))
         for where, openness in found:
-            maps[:, where] += (openness - 0.5) / len(found)
+            maps[:, where] += (openness.movedim(-1, 2) - 0.5) / len(found)
         gates.append(maps)
     if config.stce:
-        gates.append(module.stce(z, Timeline(4)).expand(2, 4, 32, *z.shape[2:]))
+        gates.append(module.stce(z, Timeline(4)).movedim(-1, 2).expand(2, 4, 32, *z.shape[2:]))
     gain = (1 + sum(gates) / max(1, len(gates))).flatten(0, 1) if gates else 1
     if config.coarse:
         gain = gain * (0.5 + module.coarse(z, Timeline(4)) / 2)

@@ -6,7 +6,7 @@ import itertools
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from mdtnet.models.temporal import ConvBN
+from mdtnet.models.temporal import ConvBN, TemporalModule
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -25,4 +25,6 @@ def folded(model: nn.Module) -> nn.Module:
         for name, child in children:
             if isinstance(child, ConvBN):
                 setattr(module, name, child.folded())
+        if isinstance(module, TemporalModule):
+            module.fold()
     return model

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
-from mdtnet.models.deform import by_torchvision, deform_conv2d_sum
+from mdtnet.models.deform import by_torchvision, deform_conv2d_sum, joined_taps
 from mdtnet.models.temporal import (
     CoarseDifference,
     ConvBN,
@@ -226,9 +226,10 @@ class Excitation(TemporalModule):
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         """The fast form."""
-        if self.reduce is not None:
-            x = combined(torch.mul, x, self.gain(self.reduced_features(x), timeline))
-        return x if self.conv is None else self.conv(x, timeline)
+        gain = None if self.reduce is None else self.gain(self.reduced_features(x), timeline)
+        if self.conv is not None:
+            return self.conv(x, timeline, gain)
+        return x if gain is None else combined(torch.mul, x, gain)
 
     def for_runtime(self, *, steps: bool) -> "RuntimeExcitation":
         return RuntimeExcitation(self, steps=steps)
@@ -237,7 +238,7 @@ class Excitation(TemporalModule):
         """Z [N, c, h, w] -> what features are multiplied by, [N, C, h, w] or [N, C, 1, 1].
 
         In few passes: E_S and the 1/2 of E_D = s - 1/2 are one factor per segment and channel; s is added where a
-        segment has a neighbour.
+        segment has a neighbour. Maps here are [B, T, h, w, C].
         """
         segments = timeline.num_segments
         share = 1 / max(1, (self.dcme is not None) + (self.stce is not None))
@@ -246,17 +247,22 @@ class Excitation(TemporalModule):
             factor = factor + share * self.stce(z, timeline)
         gates = [] if self.dcme is None else self.dcme(z, timeline)
         for where, _ in gates:
-            inside = torch.zeros_like(factor[:1, :, :1])
-            inside[:, where] = share / len(gates) / 2
-            factor = factor - inside
+            factor = factor - share / len(gates) / 2 * has_neighbour(z, segments, where)
         if self.coarse is None and not gates:
-            return factor.expand(z.shape[0] // segments, -1, -1, -1, -1).flatten(0, 1)
+            return as_maps(factor.expand(z.shape[0] // segments, -1, -1, -1, -1))
         if self.coarse is None:
             base = z.new_ones(()).expand(z.shape[0] // segments, segments, *gates[0][1].shape[2:])
         else:
-            base = (1 + self.coarse(z, timeline)).unflatten(0, (-1, segments))  # 2 (1 + E_C)
+            base = by_time(1 + self.coarse(z, timeline), segments)  # 2 (1 + E_C)
             factor, share = factor / 2, share / 2
-        return gated(base, factor, gates, share=share / max(1, len(gates))).flatten(0, 1)
+        return as_maps(gated(base, factor, gates, share=share / max(1, len(gates))))
+
+
+def has_neighbour(like: Tensor, segments: int, where: slice) -> Tensor:
+    """1 for the segments in `where`, else 0; [1, T, 1, 1, 1]."""
+    inside = like.new_zeros(1, segments, 1, 1, 1)
+    inside[:, where] = 1
+    return inside
 
 
 class RuntimeExcitation(nn.Module):
@@ -327,20 +333,21 @@ class DCME(TemporalModule):
         self.expand = ConvBN(width, place.channels, 1)
         neutral_(self.expand[1])  # type: ignore[arg-type]
         self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
+        self.joined: nn.Parameter | None = None  # the kernels' taps side by side, once folded
 
     def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """Z [N, c, H, W] -> E_D [N, C, H, W], the mean over directions."""
-        parts = [padded(s - 1 / 2, at_start=where.start == 1) for where, s in self(z, timeline)]  # [B, T, C, H, W]
-        return torch.stack(parts).mean(0).flatten(0, 1) if parts else z.new_zeros(1, 1, 1, 1)
+        parts = [padded(s - 1 / 2, at_start=where.start == 1) for where, s in self(z, timeline)]  # [B, T, H, W, C]
+        return as_maps(torch.stack(parts).mean(0)) if parts else z.new_zeros(1, 1, 1, 1)
 
     def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
         """The fast form: Z [N, c, H, W] -> for each direction, which segments have a neighbour there, and their
-        s [B, T-1, C, H, W]."""
+        s [B, T-1, H, W, C]."""
         gates = []
         for direction, here, there in self.pairs(z, timeline):
             openness = torch.sigmoid_(self.expand(self.motion(here, there)))
             where = slice(0, -1) if direction == "next" else slice(1, None)
-            gates.append((where, openness.unflatten(0, (-1, timeline.num_segments - 1))))
+            gates.append((where, by_time(openness, timeline.num_segments - 1)))
         return gates
 
     def pairs(self, z: Tensor, timeline: Timeline) -> list[tuple[str, Tensor, Tensor]]:
@@ -366,7 +373,11 @@ class DCME(TemporalModule):
 
     def moved(self, z: Tensor, offset: Tensor) -> Tensor:
         """Features [M, c, H, W] through the deformable kernels, summed over scales."""
-        return deform_conv2d_sum(z, offset, list(self.kernels), dilations=self.dilations)
+        return deform_conv2d_sum(z, offset, list(self.kernels), dilations=self.dilations, joined=self.joined)
+
+    def fold(self) -> None:
+        if self.offset is not None:
+            self.joined = nn.Parameter(joined_taps([k.detach() for k in self.kernels]), requires_grad=False)
 
     def for_runtime(self, *, steps: bool) -> "RuntimeDCME":
         return RuntimeDCME(self)
@@ -404,7 +415,7 @@ def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
     return nn.Parameter(weight + noise * torch.randn_like(weight))
 
 
-class STCE(nn.Module):
+class STCE(TemporalModule):
     """Spatio-temporal channel excitation (METHOD section 6): which channels matter, from when and from where.
 
     An excitation from -1/2 to 1/2 that starts at 0.
@@ -421,29 +432,40 @@ class STCE(nn.Module):
         for last in (self.time_expand, self.space_expand):
             nn.init.zeros_(last.weight)
         nn.init.zeros_(self.time_expand.bias)
+        self.joined: nn.Linear | None = None  # both expansions side by side, once folded
 
     def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """Reduced features [N, c, H, W] -> E_S, [N, C, 1, 1]."""
-        return self(z, timeline).expand(z.shape[0] // timeline.num_segments, -1, -1, -1, -1).flatten(0, 1)
+        return as_maps(self(z, timeline).expand(z.shape[0] // timeline.num_segments, -1, -1, -1, -1))
 
     def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
-        """Reduced features [N, c, H, W] -> E_S, [B, T, C, 1, 1]."""
+        """Reduced features [N, c, H, W] -> E_S, [B, T, 1, 1, C]."""
         z = by_time(z, timeline.num_segments)
-        y = torch.sigmoid(self.temporal_branch(z) + self.spatial_branch(z)) - 0.5  # [B, T, C]
-        return y[..., None, None]
+        time, space = self.temporal_branch(z), self.spatial_branch(z)
+        if self.joined is not None:
+            y = self.joined(torch.cat((time, space.expand_as(time)), -1))
+        else:
+            y = self.time_expand(time) + self.space_expand(space)
+        return (torch.sigmoid(y) - 0.5)[:, :, None, None]
+
+    def fold(self) -> None:
+        weight = torch.cat((self.time_expand.weight, self.space_expand.weight), 1).detach()
+        self.joined = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+        self.joined.weight = nn.Parameter(weight, requires_grad=False)
+        self.joined.bias = self.time_expand.bias
 
     def temporal_branch(self, z: Tensor) -> Tensor:
-        """[B, T, H, W, c] -> [B, T, C]: correlation of the channels over time."""
+        """[B, T, H, W, c] -> [B, T, c]: correlation of the channels over time."""
         y = z.mean((2, 3)).transpose(1, 2)  # [B, c, T]
         y = self.time_conv(F.pad(y, (2, 0)) if self.causal else y)
-        return self.time_expand(F.relu(y).transpose(1, 2))
+        return F.relu(y).transpose(1, 2)
 
     def spatial_branch(self, z: Tensor) -> Tensor:
-        """[B, T, H, W, c] -> [B, 1, C], or [B, T, C] where each segment sees the mean of the past alone."""
+        """[B, T, H, W, c] -> [B, 1, c], or [B, T, c] where each segment sees the mean of the past alone."""
         if self.causal:
             steps = torch.arange(1, z.shape[1] + 1, device=z.device).view(-1, 1, 1, 1)
             mean = z.cumsum(1) / steps
         else:
             mean = z.mean(1, keepdim=True)
         y = F.relu(self.space_conv(as_maps(mean))).mean((2, 3))  # [B or N, c]
-        return self.space_expand(y).unflatten(0, (-1, mean.shape[1]))
+        return y.unflatten(0, (-1, mean.shape[1]))

@@ -16,13 +16,15 @@ from mdtnet.models.temporal import (
     ConvBN,
     DepthwiseConv,
     TemporalModule,
+    as_maps,
+    by_time,
     combined,
     fan_out_,
     gated,
     reduced,
     scaled,
 )
-from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise
+from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise, whole_graph
 
 KEY_FRAME = 2
 """Index in its segment of the frame that the trunk sees, from 0."""
@@ -109,9 +111,11 @@ class LongTermDifference(TemporalModule):
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         """The fast form."""
         opened = self.coarse(self.reduce(x), timeline)
-        steps, opened = (y.unflatten(0, (-1, timeline.num_segments)) for y in (x, opened))  # [B, T, C, H, W]
-        excited = gated(steps, x.new_tensor(0.5), [(slice(None), opened)], share=0.5)  # x * (1 + E)
-        return self.conv(excited.flatten(0, 1), timeline)
+        if whole_graph():
+            return self.conv(x, timeline, (1 + opened) / 2)
+        steps, opened = (by_time(y, timeline.num_segments) for y in (x, opened))  # [B, T, H, W, C]
+        excited = gated(steps, x.new_full((), 0.5), [(slice(None), opened)], share=0.5)  # x * (1 + E)
+        return self.conv(as_maps(excited), timeline)
 
     def for_runtime(self, *, steps: bool) -> "RuntimeLongTermDifference":
         return RuntimeLongTermDifference(self, steps=steps)

@@ -17,12 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from mdtnet.models.trunk import Timeline
+from mdtnet.models.trunk import Timeline, whole_graph
 
 
 def shift(x: Tensor, num_segments: int, *, fraction: float = 1 / 8) -> Tensor:
     """TSM's shift: the first `fraction` of channels comes from t+1, the next from t-1, zeros at the ends."""
     fold = int(x.shape[1] * fraction)
+    if whole_graph():
+        steps = by_time(x, num_segments)
+        parts = stepped(steps[..., :fold], 1), stepped(steps[..., fold : 2 * fold], -1), steps[..., 2 * fold :]
+        return as_maps(torch.cat(parts, -1))
     return _Shift.apply(x, num_segments, slice(0, fold), slice(fold, 2 * fold))
 
 
@@ -46,11 +50,22 @@ class _Shift(torch.autograd.Function):
         return _Shift.apply(grad, *ctx.arguments), None, None, None
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool = False) -> Tensor:
-    """Depthwise convolution over time with kernel 3 and zero padding.
+def depthwise_conv(
+    x: Tensor, weight: Tensor, num_segments: int, *, causal: bool = False, gain: Tensor | None = None
+) -> Tensor:
+    """Depthwise convolution over time with kernel 3 and zero padding, of x * gain where a gain is given.
 
-    `weight` is [C, 1, 3] as in `nn.Conv1d`: taps for t-1, t, t+1, or with `causal` for t-2, t-1, t.
+    `weight` is [C, 1, 3] as in `nn.Conv1d`: taps for t-1, t, t+1, or with `causal` for t-2, t-1, t. `gain` is
+    [N, C, H, W], or smaller and spread by nearest cell (`combined`).
     """
+    if whole_graph():
+        steps = (-2, -1, 0) if causal else (-1, 0, 1)
+        taps = dict(zip(steps, weight.to(x.dtype).flatten(1).unbind(1)))
+        return as_maps(sum(_step(x, gain, num_segments, step) * tap for step, tap in taps.items()))  # type: ignore
+    if gain is not None:
+        x = combined(torch.mul, x, gain)
+    if x.device.type == "cuda":
+        return _Steps.apply(x, weight.to(x.dtype), num_segments, causal)
     height, width = x.shape[-2:]
     lines = by_time(x, num_segments).flatten(2, 3).permute(0, 3, 1, 2)  # [B, C, T, H W]: one 2D convolution, one pass
     padding = 2 if causal else 1
@@ -59,13 +74,69 @@ def depthwise_conv(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool
     return as_maps(y.unflatten(2, (height, width)))
 
 
+def _step(x: Tensor, gain: Tensor | None, num_segments: int, step: int) -> Tensor:
+    """x * gain `step` segments later, [B, T, H, W, C]: a compiler then writes the gain to memory, not the product."""
+    y = by_time(x, num_segments)
+    y = stepped(y, step) if step else y
+    if gain is None:
+        return y
+    gain = by_time(gain, num_segments)
+    gain = as_maps(stepped(gain, step) if step else gain)
+    if gain.shape[-2:] != (1, 1):
+        gain = F.interpolate(gain, x.shape[-2:], mode="nearest")
+    return y * by_time(gain, num_segments)
+
+
 def by_steps(x: Tensor, weight: Tensor, num_segments: int, *, causal: bool = False) -> Tensor:
     """`depthwise_conv` as a sum of steps in time."""
-    x = x.unflatten(0, (-1, num_segments))  # [B, T, C, H, W]
     taps = weight.reshape(-1, 3, 1, 1).unbind(1)  # [C, 1, 1] each
+    return summed_steps(x.unflatten(0, (-1, num_segments)), taps, causal=causal).flatten(0, 1)
+
+
+def summed_steps(x: Tensor, taps: Sequence[Tensor], *, causal: bool) -> Tensor:
+    """[B, T, ...] -> the sum of its steps, each times its tap."""
     steps = (-2, -1, 0) if causal else (-1, 0, 1)
-    terms = [(stepped(x, step) if step else x) * tap for step, tap in zip(steps, taps)]
-    return (terms[0] + terms[1] + terms[2]).flatten(0, 1)
+    terms = [(stepped(x, step) if step else x) * tap.to(x.dtype) for step, tap in zip(steps, taps)]
+    return terms[0] + terms[1] + terms[2]
+
+
+class _Steps(torch.autograd.Function):
+    """`depthwise_conv` as multiply-adds on slices of time: where a convolution over time has no fast kernel. By hand
+    for the same reason as `_Shift`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, num_segments: int, causal: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.num_segments = num_segments
+        ctx.steps = (-2, -1, 0) if causal else (-1, 0, 1)
+        return _Steps.added(x, weight, num_segments, ctx.steps)
+
+    @staticmethod
+    def added(x: Tensor, weight: Tensor, num_segments: int, steps: Sequence[int]) -> Tensor:
+        """The sum of `steps`, each times its tap."""
+        x, taps = by_time(x, num_segments), dict(zip(steps, weight.flatten(1).unbind(1)))
+        out = x * taps.pop(0)
+        for step, tap in taps.items():
+            if abs(step) < num_segments:
+                out[:, _to(step)].addcmul_(x[:, _to(-step)], tap)
+        return as_maps(out)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _Steps.added(grad, weight, ctx.num_segments, [-step for step in ctx.steps])
+        if ctx.needs_input_grad[1]:
+            g, x = by_time(grad, ctx.num_segments), by_time(x, ctx.num_segments)
+            taps = [(g[:, _to(s)] * x[:, _to(-s)]).sum((0, 1, 2, 3), dtype=torch.float32) for s in ctx.steps]
+            grad_weight = torch.stack(taps, 1)[:, None].to(weight.dtype)
+        return grad_x, grad_weight, None, None
+
+
+def _to(step: int) -> slice:
+    """Segments that have one `step` segments later (earlier if negative)."""
+    return slice(None, -step) if step > 0 else slice(-step, None)
 
 
 def stepped(x: Tensor, step: int) -> Tensor:
@@ -82,6 +153,9 @@ def padded(x: Tensor, *, at_start: bool) -> Tensor:
 
 class TemporalModule(nn.Module):
     """A module that has a runtime form of its own; without one it is its own runtime form."""
+
+    def fold(self) -> None:
+        """Prepare what prediction alone can use (called by `folded`): weights put together, for fewer passes."""
 
     def for_runtime(self, *, steps: bool) -> nn.Module:
         """A module that computes the same in operations that runtimes do well; this one must be folded (`folded`).
@@ -134,9 +208,9 @@ class DepthwiseConv(TemporalModule):
         """y(t) = w0 x(t-1) + w1 x(t) + w2 x(t+1), or with `causal` w0 x(t-2) + w1 x(t-1) + w2 x(t)."""
         return by_steps(x, self.weight, timeline.num_segments, causal=self.causal)
 
-    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        """The fast form."""
-        return depthwise_conv(x, self.weight, timeline.num_segments, causal=self.causal)
+    def forward(self, x: Tensor, timeline: Timeline, gain: Tensor | None = None) -> Tensor:
+        """The fast form, of x * gain where one is given."""
+        return depthwise_conv(x, self.weight, timeline.num_segments, causal=self.causal, gain=gain)
 
     def for_runtime(self, *, steps: bool) -> nn.Module:
         return RuntimeDepthwiseConv(self) if steps else self
@@ -172,7 +246,7 @@ def combined(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
     size, small = x.shape[-2:], y.shape[-2:]
     if small in (size, (1, 1)):
         return operation(x, y)
-    if size != (2 * small[0], 2 * small[1]) or torch.compiler.is_exporting():  # runtimes prefer to enlarge
+    if size != (2 * small[0], 2 * small[1]) or whole_graph():  # compilers and runtimes prefer to enlarge
         return operation(x, F.interpolate(y, size, mode="nearest"))
     cells = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [N, C, h, 2, w, 2]
     return operation(cells, y[:, :, :, None, :, None]).flatten(4).flatten(2, 3)
@@ -240,8 +314,14 @@ def fan_out_(module: nn.Module) -> None:
 def gated(x: Tensor, factor: Tensor, gates: Sequence[tuple[slice, Tensor]], *, share: float) -> Tensor:
     """x * (factor + share * the sum of gates), in few passes over a large map.
 
-    x is [B, T, C, H, W] and `factor` broadcasts to it; a gate comes with the segments of T that it is for.
+    x is [B, T, ...] and `factor` broadcasts to it; a gate comes with the segments of T that it is for, all or all but
+    the first or the last.
     """
+    if whole_graph():
+        for where, gate in gates:
+            whole = gate if gate.shape[1] == x.shape[1] else padded(gate, at_start=where.start == 1)
+            factor = factor + share * whole
+        return x * factor
     return _Gated.apply(x, factor, share, [where for where, _ in gates], *(gate for _, gate in gates))
 
 
