@@ -34,7 +34,7 @@ TORCH_FREE = [
     *("errors", "config", "config_file", "checks", "files", "machine", "terminal", "metrics", "scores"),
     *("builtin.render", "data.video", "data.segments", "data.exposure", "data.labels", "data.annotations"),
     *("data.splits", "data.official", "data.prepare", "data.check", "data.info", "data.suffixes"),
-    *("inference.prediction", "inference.views", "inference.resize", "data.retries"),
+    *("inference.prediction", "inference.description", "inference.views", "inference.resize", "data.retries"),
     *("deploy.exported", "deploy.formats", "deploy.load", "deploy.runtime"),
     *("study.grid", "study.results", "study.stats"),
     *("training.run_folder", "pages.report", "pages.charts", "pages.page"),

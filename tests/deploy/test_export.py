@@ -25,8 +25,8 @@ from mdtnet.deploy.formats import FORMATS, format_of
 from mdtnet.deploy.graph import pure, traced
 from mdtnet.deploy.load import load
 from mdtnet.errors import CheckpointError, ConfigError, DataError, ExportError, VideoError
+from mdtnet.inference.description import Description, describe
 from mdtnet.inference.recogniser import Recogniser
-from mdtnet.inference.views import Description, describe
 from mdtnet.measure import bench
 from mdtnet.models.build import build_model
 from mdtnet.models.network import Network

@@ -27,7 +27,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Look inside": pictures.VERBS,
     "Measure": measure.VERBS,
 }
-"""Heading of the overview -> its verbs, each family of which stands in a file of its own."""
+"""Heading of the overview -> its verbs; every family of verbs is a file of its own."""
 VERBS: dict[str, Verb] = {name: verb for verbs in GROUPS.values() for name, verb in verbs.items()}
 
 

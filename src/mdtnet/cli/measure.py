@@ -147,7 +147,7 @@ def bench(options: "Namespace") -> None:
 
 
 def machine_line(result: "Bench") -> str:
-    """What ran on which machine, and how fast that multiplies matrices."""
+    """The work that was timed, the machine, and how fast that multiplies matrices."""
     about, config = result.about, result.config
     what = "training step" if config.training else "forward pass"
     where = (

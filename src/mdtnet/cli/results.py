@@ -62,12 +62,13 @@ def report_arguments(parser: "ArgumentParser") -> None:
 
 
 def report(options: "Namespace") -> None:
-    from mdtnet.builtin.actions import REVERSAL_PAIRS
     from mdtnet.pages.report import build_comparison, build_report
 
     if len(options.runs) == 1:
         page = build_report(options.runs[0])
     else:
+        from mdtnet.builtin.actions import REVERSAL_PAIRS
+
         page = build_comparison(options.runs, options.out, pairs=REVERSAL_PAIRS)
     say(f"wrote {page}")
 

@@ -22,9 +22,10 @@ from mdtnet.deploy.exported import ExportedRecogniser
 from mdtnet.deploy.formats import FORMATS
 from mdtnet.deploy.graph import PixelsToProbabilities
 from mdtnet.errors import ConfigError, DataError, ExportError, VideoError, nearest
+from mdtnet.inference.description import Classify, Description, describe
 from mdtnet.inference.prediction import expand_sources
 from mdtnet.inference.resize import resize_short
-from mdtnet.inference.views import Classify, Description, clip_table, describe, read_views, views_of
+from mdtnet.inference.views import clip_table, read_views, views_of
 from mdtnet.models.network import Network
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Comparison:
     clearly_changed: int
     """Clips with another top-1 although the network's best two are further apart than twice what is allowed."""
     labelled: int
-    """Clips whose class is known."""
+    """Clips of known class."""
     top1_network: float
     """Accuracy on those, 0 to 1."""
     top1_exported: float

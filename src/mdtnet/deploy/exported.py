@@ -11,8 +11,9 @@ import numpy as np
 
 from mdtnet.deploy.formats import FORMATS, format_of
 from mdtnet.errors import CheckpointError
+from mdtnet.inference.description import Classify, Description
 from mdtnet.inference.prediction import Predictor
-from mdtnet.inference.views import Classify, Description, read_views
+from mdtnet.inference.views import read_views
 
 VIEWS_AT_ONCE = 4  # memory; a runtime is hardly faster with more
 
@@ -43,7 +44,7 @@ class ExportedRecogniser(Predictor):
         return cls(network, Description.from_json(text, where=str(path)))
 
     def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
-        """What the network sees of a video: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
+        """The views of a video that the network sees: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
 
         Three crops have the size of the file's input, where a checkpoint's are as large as the short side.
 

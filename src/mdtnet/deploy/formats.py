@@ -8,7 +8,7 @@ import numpy as np
 
 from mdtnet.config import Format
 from mdtnet.deploy import to_onnx, to_openvino, to_torch
-from mdtnet.inference.views import Classify, Description
+from mdtnet.inference.description import Classify, Description
 
 if TYPE_CHECKING:
     from mdtnet.models.network import Network
@@ -24,14 +24,14 @@ class ExportFormat(NamedTuple):
     """A row of `FORMATS`."""
 
     suffix: str
-    """What its files end in."""
+    """The ending of its files."""
     write: Callable[["Network", Description, np.ndarray, Path], None]
     """(network, description, clips to calibrate with, file)"""
     load: Loader
     extra: str
     """The extra of the package that it needs, as in `pip install 'mdtnet[export]'`; empty: none."""
     precisions: tuple[str, ...]
-    """What it can be stored or computed in."""
+    """Number formats of weights and computation that it can have."""
 
 
 FORMATS: dict[Format, ExportFormat] = {

@@ -1,4 +1,4 @@
-"""What the loaders and writers of all forms share: packages that may be missing, and runtimes' errors in one line."""
+"""Packages that exported forms need, which may be missing, and the errors of runtimes in one line."""
 
 import importlib
 from pathlib import Path
@@ -20,6 +20,6 @@ def required(name: str, path: Path, *, extra: str = "export") -> ModuleType:
 
 
 def last_line(error: Exception) -> str:
-    """What a runtime says went wrong, in one line: its last, which names the cause."""
+    """A runtime's error in one line: its last, which names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__

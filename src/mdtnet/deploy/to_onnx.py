@@ -13,7 +13,7 @@ import numpy as np
 
 from mdtnet.deploy.runtime import last_line, required
 from mdtnet.errors import CheckpointError, ExportError
-from mdtnet.inference.views import KEY, Classify, Description, clip_shape
+from mdtnet.inference.description import KEY, Classify, Description, clip_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto

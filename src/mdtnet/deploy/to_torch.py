@@ -7,7 +7,7 @@ import numpy as np
 
 from mdtnet.deploy.runtime import last_line
 from mdtnet.errors import CheckpointError
-from mdtnet.inference.views import KEY, Classify, Description, clip_shape
+from mdtnet.inference.description import KEY, Classify, Description, clip_shape
 
 if TYPE_CHECKING:
     from mdtnet.models.network import Network

@@ -17,7 +17,7 @@ import numpy as np
 from mdtnet.data.suffixes import is_image, is_video
 from mdtnet.errors import ConfigError, DataError, VideoError
 from mdtnet.files import atomic_write, check_file
-from mdtnet.inference.views import check_views
+from mdtnet.inference.description import check_views
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
-        """What the network sees of a video: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
+        """The views of a video that the network sees: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
 
         Raises:
             VideoError: the video cannot be read.

@@ -14,8 +14,9 @@ from mdtnet.config import RunConfig
 from mdtnet.data.frames import resized
 from mdtnet.errors import ConfigError
 from mdtnet.hub import HubMixin
+from mdtnet.inference.description import check_views, describe
 from mdtnet.inference.prediction import Predictor
-from mdtnet.inference.views import check_views, describe, read_views
+from mdtnet.inference.views import read_views
 from mdtnet.models.folding import folded
 from mdtnet.models.network import Network
 
@@ -48,7 +49,7 @@ class Recogniser(Predictor, HubMixin):
         return cls(model, classes=model.classes, config=model.config, device=device)
 
     def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
-        """What the network sees of a video: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
+        """The views of a video that the network sees: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
 
         Raises:
             VideoError: the video cannot be read.

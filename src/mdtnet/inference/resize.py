@@ -54,7 +54,7 @@ def _resize_rows(frame: np.ndarray, rows: int) -> np.ndarray:
 def _plan(size: int, new_size: int) -> tuple[int, list[_Block]]:
     """Bits of the weights' fraction, and the blocks that make `new_size` rows of `size`.
 
-    A triangle of the distance between neighbours in the smaller picture, as wide as it takes to cover all rows.
+    Weights fall off linearly with the distance, to 0 at the next row of the smaller picture.
     """
     scale = size / new_size
     width = max(scale, 1.0)
