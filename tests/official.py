@@ -36,10 +36,11 @@ def renamed(model: nn.Module, rules: tuple[tuple[str, str], ...], *, shift: bool
 def golden_state(golden: Path, name: str) -> dict[str, Tensor]:
     """The official network's state dict by the rule of the golden data."""
     shapes = json.loads((golden / f"{name}_keys.json").read_text())
-    return {key: _golden_tensor(key, shape) for key, shape in shapes.items()}
+    return {key: golden_tensor(key, shape) for key, shape in shapes.items()}
 
 
-def _golden_tensor(key: str, shape: list[int]) -> Tensor:
+def golden_tensor(key: str, shape: list[int]) -> Tensor:
+    """The tensor of a state dict that the rule of the golden data makes of its key and shape."""
     if key.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.long)
     a = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)

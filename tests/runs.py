@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from mdtnet.checkpoint import load_checkpoint
-from mdtnet.training import loop as training
 from mdtnet.training import recipe
+from mdtnet.training import run as training
 
 
 def assert_same_state(one: Path, other: Path) -> None:

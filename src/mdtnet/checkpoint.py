@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
-from mdtnet.config_file import from_dict, to_dict
+from mdtnet.config_file import CONFIG_VERSION, from_dict, to_dict, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.files import atomic_write
 from mdtnet.machine import versions
@@ -110,6 +110,7 @@ def _content(
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "config_version": CONFIG_VERSION,
         "config": to_dict(config),
         "classes": list(classes),
         "preprocessing": preprocessing(model, config),
@@ -142,7 +143,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     content = _read(Path(path))
     try:
-        config = from_dict(RunConfig, content["config"], where=str(path))
+        version = content.get("config_version", 1)  # the first versions of files did not say it
+        config: RunConfig = from_dict(RunConfig, upgraded(content["config"], version, where=str(path)), where=str(path))
     except ConfigError as error:
         raise CheckpointError(f"{error} (in the config inside the checkpoint)") from error
     return Checkpoint(
@@ -181,6 +183,7 @@ def _foreign(content: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     model: Any = {"name": weights.system, "trunk": weights.trunk}
     return {
         "format_version": FORMAT_VERSION,
+        "config_version": CONFIG_VERSION,
         "config": to_dict(RunConfig(data=DataConfig(flip="swap"), model=ModelConfig(**model))),
         "classes": [str(label) for label in range(weights.num_classes)],
         "model": weights.state,

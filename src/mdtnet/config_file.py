@@ -1,5 +1,6 @@
 """Configs as plain values: dict, YAML and command line, key by key, each one checked."""
 
+import copy
 import dataclasses
 import types
 import typing
@@ -67,13 +68,26 @@ def _checked(hint: Any, value: Any, *, where: str) -> Any:
     return value
 
 
-def load_yaml(path: str | Path) -> RunConfig:
-    """Read a run's YAML file.
+def load_yaml(path: str | Path, *, unversioned: int | None = None) -> RunConfig:
+    """Read a run's YAML file: a user's, or one that a run has written.
+
+    A file without `config_version` is of the version `unversioned`, or (None) of the current one.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or has an unknown key or a wrong value.
     """
-    return from_dict(RunConfig, read_yaml(path), where=str(path))
+    return from_dict(RunConfig, read_config(path, unversioned=unversioned), where=str(path))
+
+
+def read_config(path: str | Path, *, unversioned: int | None = None) -> dict[str, Any]:
+    """The keys and values of a run's YAML file, of the current version; see `load_yaml`.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is of a newer version.
+    """
+    values = read_yaml(path)
+    version = values.pop("config_version", CONFIG_VERSION if unversioned is None else unversioned)
+    return upgraded(values, version, where=str(path))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -96,8 +110,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def save_yaml(config: RunConfig, path: str | Path) -> None:
-    """Write `config` so that `load_yaml` gives it back."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    """Write `config` so that `load_yaml` gives it back, in later versions too."""
+    values = {"config_version": CONFIG_VERSION, **to_dict(config)}
+    Path(path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -138,3 +153,54 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         k: merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in over.items()
     }
     return base | both
+
+
+# ---- versions -----------------------------------------------------------------------------------------
+
+CONFIG_VERSION = 1
+"""Goes up by one, with rows in the tables below, when an option gets another name or default, or is new."""
+RENAMED: dict[int, dict[str, str]] = {}
+"""Version -> name of an option before it, such as `model.mdtnet.causal`, and since."""
+LACKED: dict[int, dict[str, Any]] = {}
+"""Version -> options that are new in it or have a new default: what is computed with in older files that lack them."""
+
+
+def upgraded(values: dict[str, Any], version: Any, *, where: str) -> dict[str, Any]:
+    """Keys and values of a `RunConfig` that were written by `version`, with the names of today and nothing left to
+    today's defaults that had others then.
+
+    Raises:
+        ConfigError: `version` is no version, or a newer one; the message names `where`.
+    """
+    if type(version) is not int or version < 1:
+        raise ConfigError(f"{where}: config_version is {version!r}, expected 1 to {CONFIG_VERSION}")
+    if version > CONFIG_VERSION:
+        raise ConfigError(
+            f"{where}: config_version {version}, but this mdtnet reads up to {CONFIG_VERSION}: update mdtnet"
+        )
+    values = copy.deepcopy(values)
+    for later in range(version + 1, CONFIG_VERSION + 1):
+        for old, new in RENAMED.get(later, {}).items():
+            *parents, last = old.split(".")
+            holder = _holder(values, parents)
+            if holder is not None and last in holder:
+                _put(values, new, holder.pop(last))
+        for key, value in LACKED.get(later, {}).items():
+            _put(values, key, value)
+    return values
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set an option that is not there; what is no mapping is left for `from_dict` to complain about."""
+    *parents, last = key.split(".")
+    holder = _holder(values, parents, make=True)
+    if holder is not None:
+        holder.setdefault(last, value)
+
+
+def _holder(values: Any, parents: list[str], *, make: bool = False) -> dict[str, Any] | None:
+    for name in parents:
+        if not isinstance(values, dict) or (name not in values and not make):
+            return None
+        values = values.setdefault(name, {})
+    return values if isinstance(values, dict) else None

@@ -22,9 +22,11 @@ from mdtnet.config_file import load_yaml, save_yaml
 from mdtnet.data.annotations import load_videos, write_list
 from mdtnet.data.dataset import ClipBatches
 from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
+from mdtnet.models.build import build_model
 from mdtnet.pages.report import build_report
+from mdtnet.processes import Interrupted
 from mdtnet.scores import ScoreTable
-from mdtnet.training import loop as training
+from mdtnet.training import loop
 from mdtnet.training.loop import train
 
 
@@ -105,7 +107,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, videos, monkeypatch,
     train(whole)
     with monkeypatch.context() as patch:
         signal_at_step(patch, 3, number)  # the first of three steps of epoch 2: stops after it
-        with pytest.raises(training.Interrupted, match=r"--config .*config\.yaml --resume") as stopped:
+        with pytest.raises(Interrupted, match=r"--config .*config\.yaml --resume") as stopped:
             train(halves)
     assert stopped.value.exit_code == 128 + number
     state = load_checkpoint(tmp_path / "halves" / "checkpoints" / "last.pt").training_state["state"]
@@ -118,8 +120,8 @@ SCRIPT = """
 import os, sys, torch
 torch.set_num_threads(1)
 from torch.nn.modules.batchnorm import _BatchNorm
-from mdtnet import training
-from mdtnet.config import load_yaml
+from mdtnet.config_file import load_yaml
+from mdtnet.training import loop, run_folder
 
 def eval_norms(model):
     model.train()
@@ -128,9 +130,9 @@ def eval_norms(model):
             module.eval()
 
 if "--frozen-norms" in sys.argv:
-    training.set_train_mode = eval_norms
-training.time.strftime = lambda *_: "process" + os.environ.get("RANK", "")  # clocks differ
-training.train(load_yaml(sys.argv[1]))
+    loop.set_train_mode = eval_norms
+run_folder.time.strftime = lambda *_: "process" + os.environ.get("RANK", "")  # clocks differ
+loop.train(load_yaml(sys.argv[1]))
 """
 
 
@@ -194,7 +196,7 @@ def test_two_processes_equal_one(tmp_path):
         tmp_path, replace(one, out="", train=replace(one.train, device=device)), "--frozen-norms", processes=2
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "set_train_mode", lambda model: eval_norms(model))
+        patch.setattr(loop, "set_train_mode", lambda model: eval_norms(model))
         train(replace(one, train=replace(one.train, accumulate=2)))
     output, _ = pair.communicate(timeout=100)
     assert pair.returncode == 0, output
@@ -202,7 +204,7 @@ def test_two_processes_equal_one(tmp_path):
     assert folder.name == "process0_mdtnet1_resnet18"
     folder.rename(tmp_path / "two")
     a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "two"))
-    start = training.build_model(one.model, num_classes=2).state_dict()
+    start = build_model(one.model, num_classes=2).state_dict()
     assert any((a.model_state[k] - start[k]).abs().max() > 1e-3 for k in start if k.startswith("trunk.conv1"))
     for name, value in a.model_state.items():
         assert torch.allclose(value, b.model_state[name], atol=1e-5, rtol=0), name
@@ -342,7 +344,7 @@ def test_a_frozen_trunk_does_not_move(tmp_path, videos):
     config = tiny.config(tmp_path / "run", videos, model={"freeze": "trunk"}, epochs=1)
     train(config)
     set_seed(config.train.seed)
-    start = training.build_model(config.model, num_classes=2).state_dict()
+    start = build_model(config.model, num_classes=2).state_dict()
     end = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt").model_state
     moved = {name for name in start if not torch.equal(start[name], end[name])}
     assert moved == {"head.fc.weight", "head.fc.bias"}

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -122,7 +123,7 @@ def read_run(run_dir: str | Path) -> Run:
     run = Run(Path(run_dir))
     if not run.folder.is_dir():
         raise DataError(f"{run_dir}: no such run directory")
-    run.config = _attempt(run, "config.yaml", load_yaml)
+    run.config = _attempt(run, "config.yaml", partial(load_yaml, unversioned=1))  # runs of version 1 did not say it
     run.history = _attempt(run, "log.csv", read_history) or []
     run.table = _attempt(run, "scores.npz", ScoreTable.load)
     run.figures = _figures(run)

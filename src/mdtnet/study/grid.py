@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mdtnet.builtin.render import RENDERER_VERSION, RenderConfig
 from mdtnet.config import SYSTEMS, RunConfig, System
-from mdtnet.config_file import flat, from_dict, merged, nested, read_yaml, to_dict
+from mdtnet.config_file import flat, from_dict, merged, nested, read_config, read_yaml, to_dict
 from mdtnet.errors import ConfigError, nearest
 
 DEFAULT = "default"
@@ -158,7 +158,7 @@ def load_study(path: str | Path) -> Study:
     if not given.systems or not given.data or not given.seeds or not given.variants:
         missing = next(key for key in ("systems", "data", "seeds", "variants") if not getattr(given, key))
         raise ConfigError(f"{path}: {missing} is empty, expected at least one")
-    base = read_yaml(path.parent / given.base) if given.base else {}
+    base = read_config(path.parent / given.base) if given.base else {}
     base = merged(base, nested(given.run, where=f"{path}: run"))
     sets = [_data_set(path, name, values) for name, values in given.data.items()]
     variants = {name: _variant(path, name, values, given.systems) for name, values in given.variants.items()}
