@@ -105,14 +105,14 @@ def test_workers_give_the_same(model, folder):
 
 @pytest.mark.parametrize(("name", "count"), [("tsn", 3), ("tsm", 3), ("mdtnet1", 15)])
 def test_only_the_frames_a_system_needs_are_converted(folder, monkeypatch, name, count):
-    read, counts = frames.read_clip, []
+    read, counts = frames.read_frames, []
 
     def counted(*args, **keywords):
-        pixels, num_frames = read(*args, **keywords)
-        counts.append(len(pixels.reshape(-1, *pixels.shape[-3:])))
-        return pixels, num_frames
+        reading = read(*args, **keywords)
+        counts.append(len(reading.pixels.reshape(-1, *reading.pixels.shape[-3:])))
+        return reading
 
-    monkeypatch.setattr(frames, "read_clip", counted)
+    monkeypatch.setattr(frames, "read_frames", counted)
     model = Recogniser.load(make_checkpoint(folder / f"{name}.pt", name), device="cpu")
     model.predict(folder / "videos/left/a.mp4")
     assert counts == [count]

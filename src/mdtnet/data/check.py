@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from mdtnet.data.annotations import VideoList, write_list
+from mdtnet.data.container import best_stream, open_container
 from mdtnet.data.isolated import Failure, run_isolated
-from mdtnet.data.video import open_container, probe, stamp
+from mdtnet.data.video import probe, stamp
 from mdtnet.errors import VideoError
 
 USABLE = ("", "header lies")  # kinds that stay in the clean list: headers are never trusted
@@ -151,7 +152,8 @@ def _judge(task: _Task, num_frames: int) -> tuple[str, str]:
 def _header_frames(path: str) -> int:
     """Number of frames by the header of a file that decodes; 0 where it says nothing."""
     with open_container(path) as container:
-        return container.streams.video[0].frames
+        stream = best_stream(container)
+        return stream.frames if stream else 0
 
 
 def _stamp(path: str) -> tuple[int, int]:

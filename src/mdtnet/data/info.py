@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from mdtnet.data.annotations import VideoList
+from mdtnet.data.container import open_container
 from mdtnet.data.labels import class_counts
-from mdtnet.data.video import open_container, read_clip
+from mdtnet.data.video import read_clip
 from mdtnet.errors import DataError, VideoError
 
 MAX_OPENED = 2000  # of a longer list, so many videos, spread evenly over it, are opened
