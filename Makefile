@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-gpu check bench study-quick clean
+.PHONY: setup demo test test-slow test-gpu test-lowest check house bench study-quick clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -27,10 +28,19 @@ test-slow: setup   ## the slow ones
 test-gpu: setup    ## those that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+test-lowest:       ## the quick tests with the oldest packages that pyproject.toml allows, in an environment of their own
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(PYTHON) tests/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt --editable ".[dev]"
+	$(LOWEST)/bin/python -m pytest
+
 check: setup       ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+house: setup       ## how quick the command line is, how well typed the package, how its files depend on each other
+	$(BIN)/python tests/house.py
 
 bench: setup       ## speed, as ratios from one interleaved run; decoding too where VIDEOS=folder is given
 	$(BIN)/mdtnet bench --trunks resnet50,mobilenet_v2 --out runs/bench
@@ -40,7 +50,7 @@ bench: setup       ## speed, as ratios from one interleaved run; decoding too wh
 	$(if $(VIDEOS),$(BIN)/python benchmarks/decode.py --videos $(VIDEOS))
 
 study-quick: setup  ## a small study: three systems, two seeds, tables with intervals
-	$(BIN)/mdtnet study studies/quick.yaml --jobs 2
+	$(BIN)/mdtnet study quick --jobs 2
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(LOWEST) build *.egg-info

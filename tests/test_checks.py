@@ -107,7 +107,7 @@ def test_places_that_cannot_be_written_to(tmp_path):
     check_file(tmp_path / "new" / "file.json")
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match="no folder that can be written into"):
+        with pytest.raises(ConfigError, match="folder cannot be created or written to"):
             make_folder(place)
     for place in (tmp_path, tmp_path / "none" / "file.json", tmp_path / "file" / "x.json"):
         with pytest.raises(ConfigError, match="cannot be written"):

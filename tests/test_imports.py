@@ -21,13 +21,19 @@ FLOORS = [
     {"evaluation", "convert", "hub"},
     {"checkpoint"},
     {"data", "models"},
-    {"config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores", "builtin"},
+    {"config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores", "builtin", "work"},
     {"config"},
     {"errors", "__init__"},
 ]
 """Top to bottom: rooms (folders, or files of the package's root). A room imports from the floors below its own."""
 
-ON_THE_GROUND = {("scores", "metrics"), ("scores", "machine"), ("scores", "files"), ("processes", "files")}
+ON_THE_GROUND = {
+    ("scores", "metrics"),
+    ("scores", "machine"),
+    ("scores", "files"),
+    ("processes", "files"),
+    ("work", "files"),
+}
 """Imports between rooms of one floor that are meant."""
 
 TORCH_FREE = [
@@ -35,7 +41,7 @@ TORCH_FREE = [
     *("builtin.render", "data.video", "data.segments", "data.exposure", "data.labels", "data.annotations"),
     *("data.splits", "data.official", "data.prepare", "data.check", "data.info", "data.suffixes"),
     *("inference.prediction", "inference.views", "inference.exported", "study.grid", "study.results", "study.stats"),
-    *("training.run_folder", "pages.report", "pages.charts", "pages.page"),
+    *("work.parts", "training.run_folder", "pages.report", "pages.charts", "pages.page"),
     *sorted(f"cli.{path.stem}" for path in (PACKAGE / "cli").glob("[a-z]*.py")),
 ]
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "huggingface_hub", "onnxruntime")

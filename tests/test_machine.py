@@ -12,7 +12,7 @@ from mdtnet.machine import keep_freed_memory
 PASSES = """
 import resource, sys
 import torch
-from mdtnet.memory import keep_freed_memory
+from mdtnet.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = []

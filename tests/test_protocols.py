@@ -10,6 +10,7 @@ import torch
 
 from mdtnet.config import PROTOCOLS, DataConfig, TestConfig, protocol_name, protocol_named
 from mdtnet.config import test_crop_size as crop_size_of
+from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.segments import clip_indices
@@ -31,10 +32,10 @@ def dataset(videos, *, k: int = 1, data: DataConfig = SMALL, **test) -> ClipData
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_presets_have_their_names_and_views(name, videos):
-    test = TestConfig(**protocol_named(name))
+    test = protocol_named(name)
     assert protocol_name(test) == name
     views = {"efficient": 1, "tdn": 1, "tsm_something": 6}.get(name, 30)
-    frames = dataset(videos, k=5 if "tdn" in name else 1, **PROTOCOLS[name])[0]["frames"]
+    frames = dataset(videos, k=5 if "tdn" in name else 1, **to_dict(PROTOCOLS[name]))[0]["frames"]
     assert frames.shape[0] == views
     assert crop_size_of(DataConfig(), test) == (224 if test.crops == 1 else 256)
 
@@ -48,7 +49,7 @@ def test_a_changed_preset_has_no_name():
 
 
 def test_what_is_stored():
-    stored = protocol(SMALL, TestConfig(**PROTOCOLS["tea"], seed=3), data="x")
+    stored = protocol(SMALL, dataclasses.replace(PROTOCOLS["tea"], seed=3), data="x")
     expected = {
         "preset": "tea",
         "rule": "random",
@@ -112,7 +113,7 @@ def test_random_clips_belong_to_the_video_and_the_seed_and_not_to_the_list(video
     [
         ({"rule": "tsm_twice", "clips": 3}, "has 2"),
         ({"rule": "tdn", "clips": 10}, "has 1"),
-        ({"rule": "tsm_twice", "clips": 2, "k": 5}, "draws 1 frame a segment, this network wants 5"),
+        ({"rule": "tsm_twice", "clips": 2, "k": 5}, "draws 1 frame per segment, this network needs 5"),
         ({"rule": "dense", "data": dataclasses.replace(SMALL, frame_stride=2)}, "frame_stride 1"),
         ({"clips": 0}, "at least 1"),
         ({"flip": True, "data": dataclasses.replace(SMALL, flip=False)}, "trained with data.flip false"),
@@ -240,6 +241,7 @@ def test_thirty_views_of_a_long_video_fit_in_4_gib(tmp_path):
     code = """
 import resource, sys
 from mdtnet.config import DataConfig, TestConfig
+from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset, make_loader
 data = DataConfig(num_segments=16)

@@ -11,13 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mdtnet.config import DataConfig, ModelConfig, RunConfig
+from mdtnet.config import DataConfig, ModelConfig, RunConfig, Values
 from mdtnet.config_file import CONFIG_VERSION, from_dict, to_dict, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.files import atomic_write
@@ -28,12 +28,62 @@ from mdtnet.models.pretrained import read_file, recognise
 
 FORMAT = "mdtnet"
 FORMAT_VERSION = 1
-KEYS = ("model", "config", "classes", "preprocessing", "versions", "metrics", "training")
+KINDS: dict[str, tuple[type, ...]] = {
+    "model": (dict,),
+    "config": (dict,),
+    "classes": (list, tuple),
+    "preprocessing": (dict,),
+    "versions": (dict,),
+    "metrics": (dict,),
+    "training": (dict, type(None)),
+}
+"""Keys of a checkpoint file, and what their values must be."""
+
+
+class Rng(TypedDict):
+    """State of every random number generator of a process."""
+
+    python: tuple[int, Sequence[int], float | None]
+    numpy: tuple[str, Tensor, int, int, float]
+    torch: Tensor
+    cuda: list[Tensor]
+
+
+class TrainingState(TypedDict):
+    """State that a run resumes from, beside the weights."""
+
+    state: dict[str, Any]
+    """Fields of `training.run.State`."""
+    sums: list[float]
+    """Loss, right predictions and clips of this epoch so far."""
+    rng: list[Rng]
+    """One per process."""
+    num_videos: int
+    """Training videos."""
+    optimizer: dict[str, Any]
+    """Its `state_dict`."""
+    scaler: dict[str, Any] | None
+    """That of the gradient scaler, where there is one."""
+    model: dict[str, Tensor] | None
+    """The weights that are trained, where a moving average is what is tested."""
+
+
+class Source(TypedDict, total=False):
+    """Where other people's weights come from."""
+
+    kind: str
+    """Whose they are, such as `official TSM`."""
+    ignored: list[str]
+    """Names in the file that nothing is computed with."""
+    file: str
+    """Name of the file, once converted."""
+    sha256: str
+    """Its digest, once converted."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds."""
+    """The content of a checkpoint file."""
 
     config: RunConfig
     """The run that made it."""
@@ -41,21 +91,20 @@ class Checkpoint:
     """Class names in label order."""
     model_state: dict[str, Tensor]
     """The weights to use; of a run with a moving average, the average."""
-    training_state: dict[str, Any] | None
-    """What a run needs to go on (`last.pt`), or None."""
-    preprocessing: dict[str, Any]
+    training_state: TrainingState | None
+    """State that a run resumes from (in `last.pt`), or None."""
+    preprocessing: Values
     """How pixels become input, spelled out for other programs; empty in other people's files."""
     versions: dict[str, str]
     """Package versions at the time of writing."""
-    metrics: dict[str, Any]
+    metrics: Values
     """Epoch and validation figures at the time of writing."""
     format_version: int
     """Layout of the file."""
     num_segments_trained: int | None
     """T in training; None where it is not known, in other people's files."""
-    source: dict[str, Any]
-    """Of other people's checkpoints: what it is (`kind`), and names in it that nothing is computed with
-    (`ignored`); once converted also `file` and `sha256`."""
+    source: Source
+    """Of other people's checkpoints: where they come from; empty in ours."""
 
 
 def save_checkpoint(
@@ -64,8 +113,8 @@ def save_checkpoint(
     model: Network,
     config: RunConfig,
     classes: Sequence[str],
-    training_state: dict[str, Any] | None = None,
-    metrics: dict[str, Any] | None = None,
+    training_state: TrainingState | None = None,
+    metrics: Values | None = None,
 ) -> None:
     """Write a checkpoint; a crash at any moment leaves the old file or the new one, never half of one.
 
@@ -84,8 +133,8 @@ def save_safetensors(
     model: Network,
     config: RunConfig,
     classes: Sequence[str],
-    metrics: dict[str, Any] | None = None,
-    source: dict[str, Any] | None = None,
+    metrics: Values | None = None,
+    source: Source | None = None,
 ) -> None:
     """Write a finished network as safetensors that explain themselves: the metadata's `mdtnet` is JSON with
     all that a checkpoint holds beside the weights, and with what other programs ask first (system, trunk, T,
@@ -104,9 +153,7 @@ def save_safetensors(
     atomic_write(path, lambda file: file.write(data))
 
 
-def _content(
-    model: Network, config: RunConfig, classes: Sequence[str], metrics: dict[str, Any] | None
-) -> dict[str, Any]:
+def _content(model: Network, config: RunConfig, classes: Sequence[str], metrics: Values | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -119,7 +166,7 @@ def _content(
     }
 
 
-def preprocessing(model: Network, config: RunConfig) -> dict[str, Any]:
+def preprocessing(model: Network, config: RunConfig) -> Values:
     """From decoded frames to input: sampling, sizes in pixels, mean and deviation of RGB in [0, 1]."""
     data = config.data
     return {
@@ -170,8 +217,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format_version {version}, but this mdtnet reads up to {FORMAT_VERSION}: update mdtnet"
         )
-    if missing := [key for key in KEYS if key not in content]:
+    if missing := [key for key in KINDS if key not in content]:
         raise CheckpointError(f"{path}: damaged checkpoint, without {', '.join(missing)}")
+    for key, kinds in KINDS.items():
+        if not isinstance(content[key], kinds):
+            kind, expected = type(content[key]).__name__, kinds[0].__name__
+            raise CheckpointError(f"{path}: damaged checkpoint, {key} is a {kind}, expected a {expected}")
     return content
 
 
@@ -180,11 +231,11 @@ def _foreign(content: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     weights = recognise(content, where=where)
     if not weights.num_classes:
         raise CheckpointError(f"{where}: {weights.source} without its classifier, only good as model.weights")
-    model: Any = {"name": weights.system, "trunk": weights.trunk}
+    model = from_dict(ModelConfig, {"name": weights.system, "trunk": weights.trunk}, where=where)
     return {
         "format_version": FORMAT_VERSION,
         "config_version": CONFIG_VERSION,
-        "config": to_dict(RunConfig(data=DataConfig(flip="swap"), model=ModelConfig(**model))),
+        "config": to_dict(RunConfig(data=DataConfig(flip="swap"), model=model)),
         "classes": [str(label) for label in range(weights.num_classes)],
         "model": weights.state,
         "preprocessing": {},

@@ -1,4 +1,4 @@
-"""What is seen to before any work: numbers in their ranges, places that can be written to."""
+"""Checks made before any work starts: numbers in their ranges, options that go together."""
 
 import importlib.util
 import operator
@@ -38,11 +38,11 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "0 to 30": (lambda x: 0 <= x <= 30, "data.randaugment"),
     "0 to 4294967295": (lambda x: 0 <= x < 2**32, "train.seed test.seed"),
 }
-"""What is expected -> whether a number is it, and the keys of a run's config that must be; of a list each number."""
+"""Expected range -> its test, and the keys it applies to (for a list: to each number)."""
 
 
 def check_ranges(config: Any, *, part: str = "") -> None:
-    """See that the numbers of a `RunConfig` are in their ranges, or those of its `part`, such as `model.saliency`.
+    """Check that the numbers of a `RunConfig` are in their ranges, or those of its `part`, such as `model.saliency`.
 
     Raises:
         ConfigError: the message names the key, the value and what was expected.
@@ -58,7 +58,7 @@ def check_ranges(config: Any, *, part: str = "") -> None:
 
 
 def check_model(config: ModelConfig) -> None:
-    """See that the numbers of a `ModelConfig` are in their ranges and go together.
+    """Check that the numbers of a `ModelConfig` are in their ranges and go together.
 
     Raises:
         ConfigError: the message names the key, the value and what was expected.
@@ -86,7 +86,7 @@ def _check_parts(parts: MDTNetConfig) -> None:
             f"(model.mdtnet.frames_per_segment), counted from 0"
         )
     if not kernels or any(k < 1 or k % 2 == 0 for k in kernels):
-        raise ConfigError(f"model.mdtnet.dcme_kernels is {list(kernels)}, expected odd sizes, one a scale")
+        raise ConfigError(f"model.mdtnet.dcme_kernels is {list(kernels)}, expected odd sizes, one per scale")
     if len(dilations) != len(kernels) or min(dilations) < 1:
         raise ConfigError(
             f"model.mdtnet.dcme_dilations is {list(dilations)}, expected a number of cells for each of "
@@ -95,7 +95,7 @@ def _check_parts(parts: MDTNetConfig) -> None:
 
 
 def check_config(config: RunConfig, *, processes: int) -> None:
-    """See that the numbers of a run are in their ranges and make sense together.
+    """Check that the numbers of a run are in their ranges and make sense together.
 
     Raises:
         ConfigError: the message names the key, the value and what was expected.
@@ -109,9 +109,7 @@ def check_config(config: RunConfig, *, processes: int) -> None:
             f"{processes} process(es) x {train.accumulate} accumulation step(s)"
         )
     if config.data.multi_label and train.class_balance != "none":
-        raise ConfigError(
-            f"train.class_balance is '{train.class_balance}', which is for one label a video: not with data.multi_label"
-        )
+        raise ConfigError(f"train.class_balance is '{train.class_balance}', expected none with data.multi_label")
     if "wandb" in train.trackers and not importlib.util.find_spec("wandb"):
         raise ConfigError("train.trackers has wandb, which is not installed: pip install 'mdtnet[wandb]'")
 
@@ -126,6 +124,6 @@ def check_rule(data: DataConfig, test: TestConfig, frames_per_segment: int) -> N
     if test.clips > most:
         raise ConfigError(f"test.clips is {test.clips}, rule '{test.rule}' has {most}")
     if test.rule == "tsm_twice" and frames_per_segment != 1:
-        raise ConfigError(f"test.rule 'tsm_twice' draws 1 frame a segment, this network wants {frames_per_segment}")
+        raise ConfigError(f"test.rule 'tsm_twice' draws 1 frame per segment, this network needs {frames_per_segment}")
     if test.rule in ("dense", "tsm_twice", "tdn") and (data.frame_stride != 1 or data.sampling != "consecutive"):
         raise ConfigError(f"test.rule '{test.rule}' goes with data.frame_stride 1 and data.sampling consecutive only")

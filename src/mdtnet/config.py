@@ -4,11 +4,16 @@
 YAML and `TrainConfig(epochs=30)` in Python are the same thing.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias, get_args
 
 from mdtnet.errors import ConfigError, nearest
 
+Plain: TypeAlias = "bool | int | float | str | Sequence[Plain] | Mapping[str, Plain] | None"
+"""A plain value, fit for YAML and JSON."""
+Values = dict[str, Plain]
+"""Plain values by name."""
 System = Literal["tsn", "tsm", "tea", "tdn", "mdtnet1", "mdtnet2"]
 TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]
 TRUNKS: tuple[TrunkName, ...] = get_args(TrunkName)
@@ -41,10 +46,10 @@ SYSTEMS: dict[System, SystemInfo] = {
 
 @dataclass(frozen=True)
 class MDTNetConfig:
-    """Components of MDT-Net, and what the paper leaves open, one field a choice (docs/method.md)."""
+    """Components of MDT-Net, and what the paper leaves open, one field per choice (docs/method.md)."""
 
     frames_per_segment: int = 5
-    """K, the frames of a segment."""
+    """K, the frames per segment."""
     key_frame: int = 3
     """Index of the key frame in its segment, from 0 (the paper's 4th frame)."""
     fine: bool = True
@@ -60,7 +65,7 @@ class MDTNetConfig:
     dcme: bool = True
     """Motion excitation by deformable convolutions of two scales."""
     dcme_kernels: tuple[int, ...] = (3, 3)
-    """Kernel sizes of the deformable convolutions, one a scale."""
+    """Kernel sizes of the deformable convolutions, one per scale."""
     dcme_dilations: tuple[int, ...] = (1, 2)
     """How far apart their taps are, in cells: kernels of 3 at 1 and 2 span 3 and 5 cells."""
     dcme_deformable: bool = True
@@ -83,10 +88,10 @@ class MDTNetConfig:
 
 @dataclass(frozen=True)
 class SaliencyConfig:
-    """The motion salience map: what the paper leaves open, one field a choice (docs/method.md)."""
+    """The motion salience map: what the paper leaves open, one field per choice (docs/method.md)."""
 
     variant: Literal["amplitude", "phase", "spectral_residual", "difference"] = "amplitude"
-    """What measures motion at a pixel: Fourier amplitude, phase, spectral residual, or plain frame difference."""
+    """Measure of motion at a pixel: Fourier amplitude, phase, spectral residual, or plain frame difference."""
     window: Literal["segment", "clip"] = "segment"
     """Frames a transform spans: the K frames of a segment, or all T*K frames."""
     normalise: Literal["segment", "clip"] = "segment"
@@ -115,7 +120,7 @@ Exposure = Literal["none", "gain", "gamma"]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learned from, and how clips are drawn from it."""
+    """The videos, and how clips are drawn from them."""
 
     train: str = ""
     """Training videos: a folder of class folders, or a list file (CSV, TSV or space separated)."""
@@ -124,11 +129,11 @@ class DataConfig:
     root: str = ""
     """Folder that the paths in list files are relative to. Empty: the list file's own folder."""
     classes: str = ""
-    """File with one class name a line, in label order. Empty: names come from folders or lists, sorted."""
+    """File with one class name per line, in label order. Empty: names come from folders or lists, sorted."""
     multi_label: bool = False
     """Rows of lists have several labels (`jump|wave`), one or none: learned by binary cross-entropy, judged by mAP."""
     group: str = ""
-    """Regular expression on the path whose first (...) names a video's group; a group never crosses the split."""
+    """Regular expression on the path: its first (...) names a video's group, which never crosses the split."""
     val_fraction: float = 0.2
     """Share of the groups that is split off when `val` is empty, 0 to 1."""
     folds: int = 0
@@ -151,9 +156,9 @@ class DataConfig:
     """Mirror a training clip with probability 1/2. Where labels name left and right, `swap` gives a mirrored clip the
     label of its mirror image, and false never mirrors."""
     color_jitter: float = 0.0
-    """Strength of brightness, contrast and saturation jitter in training, 0 to 1; one draw a clip."""
+    """Strength of brightness, contrast and saturation jitter in training, 0 to 1; one draw per clip."""
     randaugment: int = 0
-    """Strength of RandAugment, 0 (off) to 30 (9 is usual): two random changes of place or colour, one draw a clip."""
+    """Strength of RandAugment, 0 (off) to 30 (9 is usual): two random changes of place or colour, one draw per clip."""
     exposure: Exposure = "none"
     """For dark videos: each clip is brought to medium brightness, in training and tests, by one factor (`gain`) or one
     exponent (`gamma`) that its own frames give."""
@@ -176,7 +181,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is built."""
+    """The network that is built."""
 
     name: System = "mdtnet2"
     """The system: tsn, tsm, tea, tdn, mdtnet1 (without salience) or mdtnet2 (with)."""
@@ -189,7 +194,7 @@ class ModelConfig:
     dropout: float = 0.5
     """Dropout before the classifier, 0 to 1."""
     freeze: Literal["none", "stem", "stages", "trunk"] = "none"
-    """What of the trunk is not trained: nothing, the stem, the stem and stages 1 to 3, or all of it."""
+    """Part of the trunk that is not trained: nothing, the stem, the stem and stages 1 to 3, or all of it."""
     mdtnet: MDTNetConfig = field(default_factory=MDTNetConfig)
     """Components of MDT-Net; other systems ignore them."""
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
@@ -198,7 +203,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How it is trained. The defaults are the paper's recipe (METHOD section 7)."""
+    """How it is trained. The defaults are the paper's recipe (docs/method.md)."""
 
     epochs: int = 70
     """Passes over the training videos."""
@@ -283,7 +288,7 @@ class TestConfig:
     batch_size: int = 8
     """Views per forward pass."""
     fusion: Literal["logits", "softmax"] = "softmax"
-    """What is averaged over the views of a video: scores or probabilities (with `data.multi_label`, sigmoids)."""
+    """Averaged over the views of a video: scores or probabilities (with `data.multi_label`, sigmoids)."""
     on_unreadable: Literal["wrong", "exclude"] = "wrong"
     """Unreadable test videos count as wrong, or are left out; both figures are always shown."""
     on_damaged: Literal["use", "wrong", "exclude"] = "use"
@@ -292,21 +297,21 @@ class TestConfig:
     __test__ = False  # not a test class, whatever pytest thinks of the name
 
 
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "efficient": {"clips": 1, "crops": 1},
-    "accurate": {"clips": 10, "crops": 3},
-    "tsm_kinetics": {"rule": "dense", "clips": 10, "crops": 3, "fusion": "logits"},
-    "tsm_something": {"rule": "tsm_twice", "clips": 2, "crops": 3, "fusion": "logits"},
-    "tea": {"rule": "random", "clips": 10, "crops": 3, "fusion": "logits"},
-    "tdn_kinetics": {"rule": "random", "clips": 10, "crops": 3, "fusion": "softmax"},
-    "tdn": {"rule": "tdn", "clips": 1, "crops": 1},
+PROTOCOLS: dict[str, TestConfig] = {
+    "efficient": TestConfig(),
+    "accurate": TestConfig(clips=10, crops=3),
+    "tsm_kinetics": TestConfig(rule="dense", clips=10, crops=3, fusion="logits"),
+    "tsm_something": TestConfig(rule="tsm_twice", clips=2, crops=3, fusion="logits"),
+    "tea": TestConfig(rule="random", clips=10, crops=3, fusion="logits"),
+    "tdn_kinetics": TestConfig(rule="random", clips=10, crops=3),
+    "tdn": TestConfig(rule="tdn"),
 }
-"""Named protocols (METHOD section 7): the paper's two, then those of the official code of TSM, TEA and TDN. Three crops
-are `data.short_side` pixels wide, 256 by default."""
+"""Named protocols (docs/protocols.md): the paper's two, then those of the official code of TSM, TEA and TDN. Three
+crops are `data.short_side` pixels wide, 256 by default."""
 
 
-def protocol_named(name: str) -> dict[str, Any]:
-    """The values of a named protocol.
+def protocol_named(name: str) -> TestConfig:
+    """A named protocol.
 
     Raises:
         ConfigError: there is none of this name.
@@ -318,13 +323,10 @@ def protocol_named(name: str) -> dict[str, Any]:
 
 def protocol_name(test: TestConfig) -> str:
     """The name of a protocol, or "" where it is none of the named ones."""
-    keys = ("clips", "crops", "rule", "fusion", "flip")
-    values = [getattr(test, key) for key in keys]
-    for name, preset in PROTOCOLS.items():
-        named = TestConfig(**preset)
-        if values == [getattr(named, key) for key in keys] and not test.crop_size:
-            return name
-    return ""
+    alike = replace(
+        TestConfig(), clips=test.clips, crops=test.crops, rule=test.rule, fusion=test.fusion, flip=test.flip
+    )
+    return next((name for name, named in PROTOCOLS.items() if named == alike and not test.crop_size), "")
 
 
 def test_crop_size(data: DataConfig, test: TestConfig) -> int:

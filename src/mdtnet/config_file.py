@@ -6,24 +6,31 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 
-from mdtnet.config import RunConfig
+from mdtnet.config import Plain, RunConfig, Values
 from mdtnet.errors import ConfigError, nearest
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def to_dict(config: Any) -> dict[str, Any]:
+Config = TypeVar("Config", bound="DataclassInstance")
+
+
+def to_dict(config: "DataclassInstance") -> Values:
     """A (nested) config as plain dicts, lists and numbers, fit for YAML and JSON."""
-    return {
-        f.name: to_dict(v) if dataclasses.is_dataclass(v) else list(v) if isinstance(v, tuple) else v
-        for f in dataclasses.fields(config)
-        for v in [getattr(config, f.name)]
-    }
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
-def from_dict(kind: type, values: Any, *, where: str = "config", prefix: str = "") -> Any:
+def _plain(value: Any) -> Plain:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_dict(kind: type[Config], values: Plain, *, where: str = "config", prefix: str = "") -> Config:
     """Build a (nested) config dataclass of type `kind` from plain dicts, checking every key and value.
 
     Raises:
@@ -44,7 +51,7 @@ def from_dict(kind: type, values: Any, *, where: str = "config", prefix: str = "
     return kind(**built)
 
 
-def _checked(hint: Any, value: Any, *, where: str) -> Any:
+def _checked(hint: Any, value: Plain, *, where: str) -> Plain:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if not any(value == a and type(value) is type(a) for a in args):  # True is not 1
@@ -69,7 +76,7 @@ def _checked(hint: Any, value: Any, *, where: str) -> Any:
 
 
 def load_yaml(path: str | Path, *, unversioned: int | None = None) -> RunConfig:
-    """Read a run's YAML file: a user's, or one that a run has written.
+    """Read a run's YAML file: a user's, one that a run has written, or the shipped config of this name.
 
     A file without `config_version` is of the version `unversioned`, or (None) of the current one.
 
@@ -79,18 +86,42 @@ def load_yaml(path: str | Path, *, unversioned: int | None = None) -> RunConfig:
     return from_dict(RunConfig, read_config(path, unversioned=unversioned), where=str(path))
 
 
-def read_config(path: str | Path, *, unversioned: int | None = None) -> dict[str, Any]:
+def read_config(path: str | Path, *, unversioned: int | None = None) -> Values:
     """The keys and values of a run's YAML file, of the current version; see `load_yaml`.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or is of a newer version.
     """
+    path = find_preset("configs", path)
     values = read_yaml(path)
     version = values.pop("config_version", CONFIG_VERSION if unversioned is None else unversioned)
     return upgraded(values, version, where=str(path))
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+PRESETS = Path(__file__).parent / "presets"
+"""Folders `configs` and `studies`: the YAML files that are shipped."""
+
+
+def find_preset(kind: Literal["configs", "studies"], name: str | Path, *, folder: str | Path = "") -> Path:
+    """The file `name`, which a relative path seeks in `folder`; else the shipped one, such as `ucf101/mdtnet2`.
+
+    Raises:
+        ConfigError: there is neither; the message has the nearest shipped name.
+    """
+    path = Path(folder, name)
+    if path.exists() and not path.is_dir():
+        return path
+    shipped = PRESETS / kind
+    known = {file.relative_to(shipped).with_suffix("").as_posix(): file for file in sorted(shipped.rglob("*.yaml"))}
+    wanted = Path(name).as_posix().removesuffix(".yaml")
+    if wanted in known:
+        return known[wanted]
+    reason = "is a folder" if path.is_dir() else "cannot be read: no such file"
+    what = {"configs": "config", "studies": "study"}[kind]
+    raise ConfigError(f"{path}: {reason}, nor a shipped {what} of this name{nearest(wanted, known)}")
+
+
+def read_yaml(path: str | Path) -> Values:
     """The keys and values of a YAML file; none of an empty one.
 
     Raises:
@@ -115,21 +146,21 @@ def save_yaml(config: RunConfig, path: str | Path) -> None:
     Path(path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Values, prefix: str = "") -> Values:
     """Nested dicts as one, keys joined by dots."""
-    found: dict[str, Any] = {}
+    found: Values = {}
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 
-def nested(values: Any, *, where: str) -> dict[str, Any]:
+def nested(values: Plain, *, where: str) -> Values:
     """`{"a.b": 1}` as `{"a": {"b": 1}}`.
 
     Raises:
         ConfigError: `values` are not keys and values.
     """
-    found: dict[str, Any] = {}
+    found: Values = {}
     if values is None:
         return found
     if not isinstance(values, dict):
@@ -141,18 +172,19 @@ def nested(values: Any, *, where: str) -> dict[str, Any]:
     return found
 
 
-def _wrapped(parents: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
+def _wrapped(parents: Sequence[str], values: Values) -> Values:
     for parent in reversed(parents):
         values = {parent: values}
     return values
 
 
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merged(base: Values, over: Values) -> Values:
     """`base` with the values of `over` in their place, mapping by mapping."""
-    both = {
-        k: merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in over.items()
-    }
-    return base | both
+    both = dict(base)
+    for key, value in over.items():
+        old = base.get(key)
+        both[key] = merged(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
+    return both
 
 
 # ---- versions -----------------------------------------------------------------------------------------
@@ -161,11 +193,11 @@ CONFIG_VERSION = 1
 """Goes up by one, with rows in the tables below, when an option gets another name or default, or is new."""
 RENAMED: dict[int, dict[str, str]] = {}
 """Version -> name of an option before it, such as `model.mdtnet.causal`, and since."""
-LACKED: dict[int, dict[str, Any]] = {}
+LACKED: dict[int, Values] = {}
 """Version -> options that are new in it or have a new default: what is computed with in older files that lack them."""
 
 
-def upgraded(values: dict[str, Any], version: Any, *, where: str) -> dict[str, Any]:
+def upgraded(values: Values, version: Plain, *, where: str) -> Values:
     """Keys and values of a `RunConfig` that were written by `version`, with the names of today and nothing left to
     today's defaults that had others then.
 
@@ -190,7 +222,7 @@ def upgraded(values: dict[str, Any], version: Any, *, where: str) -> dict[str, A
     return values
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def _put(values: Values, key: str, value: Plain) -> None:
     """Set an option that is not there; what is no mapping is left for `from_dict` to complain about."""
     *parents, last = key.split(".")
     holder = _holder(values, parents, make=True)
@@ -198,7 +230,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         holder.setdefault(last, value)
 
 
-def _holder(values: Any, parents: list[str], *, make: bool = False) -> dict[str, Any] | None:
+def _holder(values: Plain, parents: list[str], *, make: bool = False) -> Values | None:
     for name in parents:
         if not isinstance(values, dict) or (name not in values and not make):
             return None

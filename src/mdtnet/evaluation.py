@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from mdtnet.checkpoint import load_checkpoint, model_of
 from mdtnet.checks import check_ranges
-from mdtnet.config import DataConfig, TestConfig, protocol_name, test_crop_size
+from mdtnet.config import DataConfig, TestConfig, Values, protocol_name, test_crop_size
 from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
@@ -26,6 +25,7 @@ from mdtnet.data.splits import relabel
 from mdtnet.data.transforms import mirror_labels, stack_clips
 from mdtnet.errors import DivergedError
 from mdtnet.files import make_folder
+from mdtnet.metrics import Figures
 from mdtnet.models.folding import folded
 from mdtnet.processes import ignore_signals, make_accelerator
 from mdtnet.scores import ScoreTable, fusion_name, save_results
@@ -39,7 +39,7 @@ def evaluate(
     accelerator: Accelerator | None = None,
     batch_size: int = 8,
     workers: int = 0,
-    protocol: dict[str, Any] | None = None,
+    protocol: Values | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ScoreTable:
     """Scores of every view of every video of a test `ClipDataset`; the model is left in eval mode.
@@ -109,9 +109,7 @@ def _view_scores(
     return {index: np.stack(found) for index, found in rows.items()}
 
 
-def _table(
-    dataset: ClipDataset, scores: dict[int, np.ndarray], errors: dict[int, str], protocol: dict[str, Any]
-) -> ScoreTable:
+def _table(dataset: ClipDataset, scores: dict[int, np.ndarray], errors: dict[int, str], protocol: Values) -> ScoreTable:
     videos, crops = dataset.videos, dataset.test.crops
     flips = 2 if dataset.test.flip else 1
     views = np.arange(dataset.num_views * flips)
@@ -144,10 +142,10 @@ def evaluate_checkpoint(
     classes: str = "",
     device: str = "auto",
     workers: int = 0,
-) -> dict[str, Any]:
+) -> Figures:
     """Test a checkpoint on `data`, a folder of class folders or a list; `out` gets scores and metrics.
 
-    Lists are read as those it was trained on, with one label a video or several. Class names must be among the
+    Lists are read as those it was trained on, with one label per video or several. Class names must be among the
     checkpoint's; labels that are numbers are positions in the file `classes`,
     or in the checkpoint's own list. Clips are drawn as the checkpoint's config says, views as `test` does.
 
@@ -166,10 +164,12 @@ def evaluate_checkpoint(
     videos = load_videos(data, root=root, classes=names, multi_label=several)
     videos = relabel(videos, found.classes)
     accelerator = make_accelerator(device)
-    here = dataclasses.replace(found.config.data, cache="", backend="auto")  # those were of the machine it learned on
+    here = dataclasses.replace(
+        found.config.data, cache="", backend="auto"
+    )  # cache and decoder belong to the training machine
     dataset = ClipDataset(videos, here, frames_per_segment=model.frames_per_segment, train=False, test=test)
     if accelerator.is_main_process:
-        make_folder(out)  # seen to now: after hours of tests their scores would be lost
+        make_folder(out)  # checked now, not after hours of testing
     with bar(len(dataset), active=accelerator.is_main_process) as progress:
         table = evaluate(
             model.to(accelerator.device).to(memory_format=torch.channels_last),
@@ -185,7 +185,7 @@ def evaluate_checkpoint(
     return table.metrics(test)
 
 
-def protocol(data: DataConfig, test: TestConfig, /, **more: Any) -> dict[str, Any]:
+def protocol(data: DataConfig, test: TestConfig, /, **more: str) -> Values:
     """How videos are tested, as plain values: sampling, sizes in pixels, views, fusion and policy."""
     sampling = {key: getattr(data, key) for key in ("num_segments", "frame_stride", "sampling", "short_side", "size")}
     if data.exposure != "none":

@@ -5,15 +5,15 @@ import io
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from mdtnet.errors import ConfigError
 
 
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+def write_csv(path: Path, columns: tuple[str, ...], rows: Sequence[Mapping[str, float | int | str | None]]) -> None:
     """Write a whole table; a crash leaves the old file or the new one."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -50,7 +50,7 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder where there is none, and see that files can be written into it.
+    """Make a folder where there is none, and check that files can be written into it.
 
     Raises:
         ConfigError: they cannot.
@@ -60,11 +60,11 @@ def make_folder(path: str | Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ConfigError(f"{path}: no folder that can be written into: {error.strerror}") from error
+        raise ConfigError(f"{path}: folder cannot be created or written to: {error.strerror}") from error
 
 
 def check_file(path: str | Path) -> None:
-    """See that a file can be written, or written anew; its folder must be there.
+    """Check that a file can be written, or written anew; its folder must be there.
 
     Raises:
         ConfigError: it cannot.

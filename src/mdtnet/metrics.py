@@ -8,15 +8,80 @@ of accuracies.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
-TITLES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy", "map": "mAP"}
+from mdtnet.config import Plain
+
+Metric = Literal["top1", "top5", "mean_class", "map"]
+TITLES: dict[Metric, str] = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy", "map": "mAP"}
 """Names of the figures that sum up a test."""
 
 
-def headline(figures: dict[str, Any]) -> str:
+class Accuracies(TypedDict, total=False):
+    """The figures that sum up a test, 0 to 1, None without videos; `map` where videos can have several labels."""
+
+    videos: int
+    top1: float | None
+    top5: float | None
+    mean_class: float | None
+    map: float | None
+
+
+class ClassRow(TypedDict, total=False):
+    """A class: its videos (`support`), and how well they are recognised, None without videos."""
+
+    name: str
+    support: int
+    correct: int
+    accuracy: float | None
+    average_precision: float | None
+
+
+class PairRow(TypedDict):
+    """A pair of classes: the videos of both, and the share that is on the right side."""
+
+    pair: list[str]
+    support: int
+    correct: int
+    accuracy: float | None
+
+
+class PairFigures(TypedDict):
+    """Accuracy inside pairs of classes."""
+
+    accuracy: float | None
+    support: int
+    pairs: list[PairRow]
+
+
+class Mistake(TypedDict, total=False):
+    """A wrong prediction: index of the video, class indices, and their probabilities."""
+
+    index: int
+    label: int
+    predicted: int
+    confidence: float
+    label_confidence: float
+
+
+class Figures(Accuracies, total=False):
+    """Everything in `metrics.json`."""
+
+    unreadable: int
+    unreadable_count_as: Literal["wrong", "exclude"]
+    unreadable_wrong: Accuracies
+    unreadable_excluded: Accuracies
+    per_class: list[ClassRow]
+    confusion: list[list[int]]
+    classes: list[str]
+    protocol: dict[str, Plain]
+    versions: dict[str, str]
+    hardware: str
+
+
+def headline(figures: Accuracies) -> Literal["top1", "map"]:
     """The figure that stands for a whole test: `top1`, or `map` where videos can have several labels."""
     return "map" if "map" in figures else "top1"
 
@@ -38,13 +103,13 @@ def readable(scores: np.ndarray) -> np.ndarray:
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Share of the videos whose true class is among the min(k, C) best, 0 to 1; NaN for no videos."""
+    """Share of the videos with their true class among the min(k, C) best, 0 to 1; NaN for no videos."""
     k = min(k, scores.shape[1])
     return float((label_rank(scores, labels) < k).mean()) if len(labels) else float("nan")
 
 
-def per_class(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a class: `name`, `support` (videos), `correct`, `accuracy` (0 to 1, None without videos)."""
+def per_class(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[ClassRow]:
+    """One row per class: `name`, `support` (videos), `correct`, `accuracy` (0 to 1, None without videos)."""
     right = label_rank(scores, labels) == 0
     support = np.bincount(labels, minlength=len(classes))
     correct = np.bincount(labels[right], minlength=len(classes))
@@ -80,8 +145,8 @@ def _precision(scores: np.ndarray, shows: np.ndarray, support: int) -> float:
     return float((np.diff(found, prepend=0) * found / seen).sum() / support)
 
 
-def precision_per_class(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a class: `name`, `support` (videos), `average_precision` (0 to 1, None without videos)."""
+def precision_per_class(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[ClassRow]:
+    """One row per class: `name`, `support` (videos), `average_precision` (0 to 1, None without videos)."""
     values = average_precision(scores, labels).tolist()
     return [
         {"name": name, "support": int(n), "average_precision": value if n else None}
@@ -111,7 +176,7 @@ def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.bincount(cells, minlength=count * count).reshape(count, count)
 
 
-def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, *, count: int) -> list[dict[str, Any]]:
+def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, *, count: int) -> list[Mistake]:
     """The wrong predictions with the highest probability, most confident first.
 
     Each is `index` (of the video), `label` and `predicted` (class indices), and the probabilities of these
@@ -136,7 +201,7 @@ def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, *, count: 
     ]
 
 
-def _false_alarms(probabilities: np.ndarray, labels: np.ndarray, count: int) -> list[dict[str, Any]]:
+def _false_alarms(probabilities: np.ndarray, labels: np.ndarray, count: int) -> list[Mistake]:
     others = np.where(labels, -1.0, probabilities)  # [N, C]
     confidence = np.where(readable(probabilities), others.max(axis=1), -1.0)
     chosen = np.argsort(-confidence, kind="stable")[:count]
@@ -149,13 +214,13 @@ def _false_alarms(probabilities: np.ndarray, labels: np.ndarray, count: int) -> 
 
 def pair_accuracy(
     scores: np.ndarray, labels: np.ndarray, classes: Sequence[str], pairs: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
+) -> PairFigures:
     """Accuracy *inside* pairs of classes, as for actions that are each other's time reversal.
 
     Only videos of a pair's two classes count, and only these two classes' scores are compared: chance is 1/2.
 
     Returns:
-        `accuracy` over all videos of all pairs, `support`, and `pairs`: one row a pair.
+        `accuracy` over all videos of all pairs, `support`, and `pairs`: one row per pair.
 
     Raises:
         ValueError: a pair names a class that is not there.
@@ -165,7 +230,7 @@ def pair_accuracy(
     return {"accuracy": correct / support if support else None, "support": support, "pairs": rows}
 
 
-def _one_pair(scores: np.ndarray, labels: np.ndarray, classes: list[str], pair: tuple[str, str]) -> dict[str, Any]:
+def _one_pair(scores: np.ndarray, labels: np.ndarray, classes: list[str], pair: tuple[str, str]) -> PairRow:
     columns = np.array([classes.index(name) for name in pair])
     own = np.flatnonzero(np.isin(labels, columns))
     truth = (labels[own] == columns[1]).astype(np.int64)  # [n], 0 or 1
@@ -180,7 +245,7 @@ def summary(
     classes: Sequence[str],
     *,
     unreadable: Literal["wrong", "exclude"] = "wrong",
-) -> dict[str, Any]:
+) -> Figures:
     """Every figure of a test as plain numbers, fit for JSON.
 
     `top1`, `top5` and `mean_class` treat unreadable videos as `unreadable` says; `unreadable_wrong` and
@@ -192,7 +257,7 @@ def summary(
     ok = readable(scores)
     both = {"wrong": _figures(scores, labels), "exclude": _figures(scores[ok], labels[ok])}
     keep = ok if unreadable == "exclude" else np.ones_like(ok)
-    return {
+    figures: Figures = {
         **both[unreadable],
         "videos": len(labels),
         "unreadable": int((~ok).sum()),
@@ -200,17 +265,21 @@ def summary(
         "unreadable_wrong": both["wrong"],
         "unreadable_excluded": both["exclude"],
         "per_class": table(scores[keep], labels[keep], classes),
-        **({} if several else {"confusion": confusion_matrix(scores, labels).tolist()}),
     }
+    if not several:
+        figures["confusion"] = confusion_matrix(scores, labels).tolist()
+    return figures
 
 
-def _figures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float | int | None]:
+def _figures(scores: np.ndarray, labels: np.ndarray) -> Accuracies:
+    def known(value: float) -> float | None:
+        return None if np.isnan(value) else value
+
     if labels.ndim == 2:
-        values = {"map": mean_average_precision(scores, labels)}
-    else:
-        values = {
-            "top1": top_k(scores, labels, k=1),
-            "top5": top_k(scores, labels, k=5),
-            "mean_class": mean_class_accuracy(scores, labels),
-        }
-    return {"videos": len(labels), **{name: None if np.isnan(value) else value for name, value in values.items()}}
+        return {"videos": len(labels), "map": known(mean_average_precision(scores, labels))}
+    return {
+        "videos": len(labels),
+        "top1": known(top_k(scores, labels, k=1)),
+        "top5": known(top_k(scores, labels, k=5)),
+        "mean_class": known(mean_class_accuracy(scores, labels)),
+    }

@@ -8,15 +8,16 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from mdtnet import metrics
-from mdtnet.config import TestConfig
+from mdtnet.config import Plain, TestConfig, Values
 from mdtnet.errors import DataError
 from mdtnet.files import atomic_write
 from mdtnet.machine import hardware, versions
+from mdtnet.metrics import Figures
 
 Fusion = Literal["logits", "softmax"]
 
@@ -30,16 +31,16 @@ class ScoreTable:
     labels: np.ndarray
     """int64 [N], or bool [N, C] where a video can have several."""
     view_clip: np.ndarray
-    """int64 [V], which of the clips a view is."""
+    """int64 [V], the clip of each view."""
     view_crop: np.ndarray
-    """int64 [V], which of the crops (left, centre, right) a view is."""
+    """int64 [V], the crop (left, centre, right) of each view."""
     scores: np.ndarray
     """float32 logits [N, V, C]; NaN where a video could not be read."""
     errors: list[str]
     """N reasons why a video could not be read, "" where it could."""
     classes: tuple[str, ...]
     """C names in label order."""
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: Values = field(default_factory=dict)
     """How it was tested, plain values fit for JSON."""
     view_flip: np.ndarray | None = None
     """bool [V], whether a view is mirrored; None: no view is."""
@@ -50,7 +51,7 @@ class ScoreTable:
         return self.labels.ndim == 2
 
     def fuse(self, how: Fusion) -> np.ndarray:
-        """One row a video, float64 [N, C]: the mean over its views of logits, or else of probabilities."""
+        """One row per video, float64 [N, C]: the mean over its views of logits, or else of probabilities."""
         scores = self.scores.astype(np.float64)
         return (scores if how == "logits" else self._activated(scores)).mean(axis=1)
 
@@ -66,12 +67,17 @@ class ScoreTable:
         """Name and reason of every video that could not be read."""
         return {name: error for name, error in zip(self.names, self.errors) if error}
 
-    def metrics(self, config: TestConfig) -> dict[str, Any]:
+    def metrics(self, config: TestConfig) -> Figures:
         """Every figure under `config`'s fusion and policy (`metrics.summary`), with protocol and versions."""
         fused = self.fuse(config.fusion)
         figures = metrics.summary(fused, self.labels, self.classes, unreadable=config.on_unreadable)
-        about = {"protocol": self.protocol, "versions": versions(), "hardware": hardware()}
-        return {**figures, "classes": list(self.classes), **about}
+        return {
+            **figures,
+            "classes": list(self.classes),
+            "protocol": self.protocol,
+            "versions": versions(),
+            "hardware": hardware(),
+        }
 
     def validation(self, config: TestConfig) -> dict[str, float | None]:
         """The figures of `log.csv`: `val_loss`, and `val_top1`, `val_top5` and `val_mean_class`, or `val_map`."""
@@ -126,7 +132,7 @@ class ScoreTable:
 def fuse_tables(tables: Sequence[ScoreTable], how: Fusion, *, names: Sequence[str]) -> ScoreTable:
     """One table of several tests of the same videos, as of networks of 8 and of 16 segments; each counts alike.
 
-    It has one view a test: that test's mean over its own views. A video that one test could not read counts as
+    It has one view per test: that test's mean over its own views. A video that one test could not read counts as
     unreadable. `names` name the tables in errors and in the protocol.
 
     Raises:
@@ -150,8 +156,8 @@ def fuse_tables(tables: Sequence[ScoreTable], how: Fusion, *, names: Sequence[st
     scores = np.stack(views, axis=1).astype(np.float32)  # [N, tests, C]
     scores[[i for i, error in enumerate(errors) if error]] = np.nan
     count = np.arange(len(tables))
-    parts = [{"scores": name, **table.protocol} for table, name in zip(tables, names)]
-    protocol = {"fusion": fusion_name(how, first.multi_label), "fused": parts}
+    parts: list[Plain] = [{"scores": name, **table.protocol} for table, name in zip(tables, names)]
+    protocol: Values = {"fusion": fusion_name(how, first.multi_label), "fused": parts}
     return ScoreTable(first.names, first.labels, count, count * 0, scores, errors, first.classes, protocol)
 
 
@@ -172,11 +178,11 @@ def _logits(probabilities: np.ndarray, multi_label: bool) -> np.ndarray:
 
 
 def fusion_name(how: str, multi_label: bool) -> str:
-    """What a result says was averaged."""
+    """Name of what was averaged, for protocols."""
     return "sigmoid" if multi_label and how == "softmax" else how
 
 
-def save_results(out: Path, table: ScoreTable, config: TestConfig) -> dict[str, Any]:
+def save_results(out: Path, table: ScoreTable, config: TestConfig) -> Figures:
     """Write `scores.npz` and `metrics.json` into the folder `out`; returns the metrics."""
     out.mkdir(parents=True, exist_ok=True)
     figures = table.metrics(config)
@@ -186,7 +192,7 @@ def save_results(out: Path, table: ScoreTable, config: TestConfig) -> dict[str, 
     return figures
 
 
-def load_figures(folder: str | Path) -> dict[str, Any]:
+def load_figures(folder: str | Path) -> Figures:
     """The `metrics.json` of a run or test.
 
     Raises:
@@ -194,9 +200,9 @@ def load_figures(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder, "metrics.json")
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        best = metrics.headline(figures)
-        return {**figures, best: float(figures[best])}
+        figures: Figures = json.loads(path.read_text(encoding="utf-8"))
+        float(figures[metrics.headline(figures)] or 0)  # a number
+        return figures
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected the folder of a run or of a test") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

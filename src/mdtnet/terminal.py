@@ -1,4 +1,4 @@
-"""What is shown while something runs: console, progress bar, log lines, log file."""
+"""Output while something runs: console, progress bar, log lines, log file."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ BAR_SECONDS = 0.3  # between updates of the bar
 
 
 class _PatientFile(logging.FileHandler):
-    """A log file whose folder may not be there yet: lines wait for it, so that a run that fails early leaves none."""
+    """Log file that buffers until its folder exists: a run that fails early leaves nothing behind."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="surrogateescape", delay=True)

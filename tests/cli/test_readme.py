@@ -1,4 +1,4 @@
-"""The README is true: its commands parse, its tree is the tree."""
+"""README and pages are true: their commands parse, their links lead somewhere, the tree is the tree."""
 
 import re
 import shlex
@@ -11,27 +11,65 @@ from mdtnet.cli.parse import parse
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = "\n".join(re.findall(r"```[a-z]*\n(.*?)```", README, re.DOTALL))
-COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.splitlines() if line.startswith("mdtnet ")]
-COMMANDS += [c for c in re.findall(r"`mdtnet ([^`]+)`", README) if "VERB" not in c]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/datasets/*.md"))
+}
+"""README, CHANGELOG, CONTRIBUTING and the pages; results are dated and name what there was then."""
+LINKED = {**PAGES, **{str(path.relative_to(ROOT)): path.read_text() for path in ROOT.glob("docs/results/*.md")}}
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def commands(page: str) -> set[str]:
+    """Commands of a page, in blocks and in the text, but for those with a part left out (`VERB`, `...`)."""
+    blocks = "\n".join(re.findall(r"```[a-z]*\n(.*?)```", page, re.DOTALL))
+    blocks = blocks.replace("\\\n", " ")
+    lines = [line.split("#")[0].strip() for line in blocks.splitlines() if line.strip().startswith("mdtnet ")]
+    inline = [
+        f"mdtnet {words}" for words in re.findall(r"`mdtnet ([^`]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
+    ]
+    return {command for command in (*lines, *inline) if "VERB" not in command and "..." not in command}
+
+
+@pytest.mark.parametrize("command", sorted(set().union(*map(commands, PAGES.values()))))
 def test_commands_parse(command):
     words = shlex.split(command.removeprefix("mdtnet "))
     name = f"{words[0]} {words[1]}" if words[0] == "data" else words[0]
     arguments = ["tsn" if w == "MODEL" else w for w in words[len(name.split()) :]]
     assert name in VERBS
-    if arguments or name in ("demo", "models"):
+    if "--help" not in arguments and (arguments or name in ("demo", "models")):
         parse(name, VERBS[name], arguments)
 
 
-def test_the_two_commands_are_in_the_makefile():
+@pytest.mark.parametrize("page", sorted(LINKED))
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", LINKED[page]):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), target
+        if heading:
+            assert heading in headings(path.read_text()), target
+
+
+def headings(page: str) -> set[str]:
+    """Anchors of a page's headings, as readers of Markdown name them."""
+    lines = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_the_make_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", README):
-        assert f"\n{target}:" in makefile
+    for page in PAGES.values():
+        for target in re.findall(r"`?make ([a-z]+(?:-[a-z]+)*)`", page) + re.findall(
+            r"^make ([a-z-]+)", page, re.MULTILINE
+        ):
+            assert f"\n{target}:" in makefile, target
 
 
-def test_the_tree_names_every_module():
-    for path in (ROOT / "src" / "mdtnet").rglob("*.py"):
-        assert path.name.startswith("__") or path.name in README, path.name
+def test_the_tree_names_every_folder_and_every_file_beside_them():
+    tree = README.partition("src/mdtnet/\n")[2].partition("```")[0]
+    package = ROOT / "src" / "mdtnet"
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    files = {path.name for path in package.glob("[a-z]*.py")}
+    assert {name for name in folders | files if name not in tree.split()} == set()

@@ -17,7 +17,7 @@ from mdtnet.inference.recogniser import Recogniser
 from mdtnet.models.build import build_model
 from mdtnet.models.deform import deform_conv2d
 from mdtnet.models.mdtnet import DCME
-from mdtnet.models.trunk import Trunk
+from mdtnet.models.trunk import Timeline, Trunk
 from mdtnet.models.tsn import TSN
 from mdtnet.pages.explain import (
     OFFSETS_HEIGHT,
@@ -29,17 +29,28 @@ from mdtnet.pages.explain import (
 )
 
 
+class Unchanged(nn.Module):
+    """A block without effect."""
+
+    def forward(self, x: torch.Tensor, timeline: Timeline) -> torch.Tensor:
+        return x
+
+
 class Colours(Trunk):
-    """Features are mean colours of 4 x 4 pixels; no stage does anything."""
+    """Features are mean colours of 4 x 4 pixels; the stages have no effect."""
 
     num_features = 3
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Unchanged() for _ in range(4)])
 
     def stem_layers(self) -> list[nn.Module]:
         return [nn.AvgPool2d(4)]
 
     def stage_blocks(self, stage: int) -> list[nn.Module]:
-        return []
+        return [self.blocks[stage - 1]]
 
 
 def colour_network() -> TSN:

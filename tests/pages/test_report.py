@@ -152,7 +152,7 @@ def test_report_shows_pictures_of_mistakes_where_the_video_is_there(run):
     mistakes = [tag for tag in page.of("section") if tag["class"] == "mistake"]
     assert 0 < len(images) < 2 * len(mistakes)
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in images)
-    assert "No pictures: the video is not where the run found it" in page.text
+    assert "No pictures: the video is no longer where the run found it" in page.text
 
 
 def test_report_is_one_file_without_absolute_paths(run, tmp_path):

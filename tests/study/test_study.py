@@ -19,6 +19,7 @@ from tiny import write_video, write_videos
 from mdtnet.cli.main import VERBS, main
 from mdtnet.cli.parse import parse
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
+from mdtnet.config_file import PRESETS, find_preset
 from mdtnet.data.annotations import Texts, VideoList, load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.exposure import expose, exposure_table
@@ -29,10 +30,11 @@ from mdtnet.scores import ScoreTable
 from mdtnet.study import runs as study_run
 from mdtnet.study.grid import load_study, only
 from mdtnet.study.page import build_study
-from mdtnet.study.results import RESULTS, Row, append_row, read_configs, read_rows, standing, write_configs
-from mdtnet.study.stats import T_95, cells, difference, interval
+from mdtnet.study.predictions import PREDICTIONS, add_predictions, read_predictions
+from mdtnet.study.results import RESULTS, RunRow, append_row, read_configs, read_rows, standing, write_configs
+from mdtnet.study.stats import cells, difference, interval
 
-STUDIES = Path(__file__).parents[2] / "studies"
+ROOT = Path(__file__).parents[2]
 RUN = {
     "data": {"num_segments": 2, "size": 32, "short_side": 32, "frame_stride": 2},
     "model": {"trunk": "resnet18", "width": 0.125},
@@ -55,9 +57,9 @@ def write_study(folder: Path, **values: object) -> Path:
     return path
 
 
-def row_of(spec, top1: float, **values) -> Row:
+def row_of(spec, top1: float, **values) -> RunRow:
     """A finished run that nobody made."""
-    made = Row(
+    made = RunRow(
         study="tiny",
         data=spec.data.name,
         system=spec.system,
@@ -123,6 +125,17 @@ def finished(tmp_path_factory) -> Path:
     (folder / "early").write_text(str(len(read_rows(folder / "out" / RESULTS))))
     assert main(["study", str(path), "--jobs", "2"]) == 0
     return folder
+
+
+def test_predictions_of_a_study_are_those_of_its_rows(finished):
+    found = read_predictions(finished / "out")
+    rows = read_rows(finished / "out" / RESULTS)
+    assert len(found.columns) == len(rows) == 4
+    for row in rows:
+        clips = found.common("tiny", [[f"{row.system}/{row.variant}/{row.seed}/{row.config}"]])
+        assert len(clips.labels) == row.videos
+        assert (clips.predicted[0][0] == clips.labels).mean() == pytest.approx(row.top1, abs=1e-6)
+    assert {about[1] for about in found.clips.values()} == {"sit_down", "stand_up"}
 
 
 def test_a_stopped_study_goes_on(finished):
@@ -264,7 +277,7 @@ def test_more_views_are_tested_through_a_linked_folder(tmp_path):
 # ---- the file -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("studies/*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies_are_valid(path):
     study = load_study(path)
     assert len({spec.key for spec in study.specs}) == len(study.specs)
@@ -297,7 +310,7 @@ def test_folds_are_run_wherever_they_are_given(tmp_path):
     [
         ({"system": ["tsn"]}, "unknown key 'system'; did you mean 'systems'?"),
         ({"systems": ["tsn", "mdtnet3"]}, "did you mean 'mdtnet"),
-        ({"systems": []}, "systems is empty"),
+        ({"systems": []}, "systems is empty: name at least one system"),
         (
             {"data": {"a": {"trian": "x"}}},
             "data 'a', variant 'default': unknown key 'data.trian'; did you mean 'train'?",
@@ -308,6 +321,12 @@ def test_folds_are_run_wherever_they_are_given(tmp_path):
         ({"variants": {"v": {"model.mdtnet.fien": False}}}, "unknown key 'model.mdtnet.fien'; did you mean 'fine'?"),
         ({"variants": {"v": {"systems": ["tdn"]}}}, "variant 'v': systems has 'tdn', expected some of tsn, mdtnet2"),
         ({"baseline": "tsm"}, "baseline is 'tsm', expected one of tsn, mdtnet2"),
+        ({"primary": ["tiny", "mdtnet2"]}, "primary is ['tiny', 'mdtnet2'], expected a data set and two systems"),
+        (
+            {"primary": ["tini", "mdtnet2", "tsn"]},
+            "primary has data set 'tini', expected one of tiny; did you mean 'tiny'?",
+        ),
+        ({"primary": ["tiny", "mdtnet2", "tsm"]}, "primary is 'tsm', expected one of tsn, mdtnet2"),
         ({"base": "nothere.yaml"}, "nothere.yaml: cannot be read"),
         ({"run": {"train.early_stopping": 3}}, "early_stopping is 3"),
         ({"run": {"data.multi_label": True}}, "multi_label is true"),
@@ -329,6 +348,42 @@ def test_mistakes_are_named(tmp_path, change, words):
         load_study(write_study(tmp_path, **change))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["configs", "studies"])
+def test_shipped_files_are_found_by_name(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = sorted((PRESETS / kind).rglob("*.yaml"))
+    names = [file.relative_to(PRESETS / kind).with_suffix("").as_posix() for file in files]
+    assert [find_preset(kind, name) for name in names] == files
+    assert [find_preset(kind, f"{name}.yaml") for name in names] == files
+    assert len(files) > 8
+
+
+def test_a_file_goes_before_a_shipped_one_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = write_study(tmp_path).rename("quick")
+    assert load_study("quick").path == Path(own)
+    own.rename("other")
+    Path("quick").mkdir()  # a folder is no study
+    assert load_study("quick").path == PRESETS / "studies" / "quick.yaml"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match=r"^quik: cannot be read: no such file, .* did you mean 'quick'\?$"):
+        load_study("quik")
+    with pytest.raises(ConfigError, match=r"no such file, nor a shipped config .* did you mean 'study_real'\?$"):
+        load_study(write_study(tmp_path, base="study_reel"))
+    with pytest.raises(ConfigError, match="is a folder, nor a shipped config"):
+        load_study(write_study(tmp_path, base="."))
+
+
+def test_a_base_is_beside_the_study_or_a_shipped_config(tmp_path):
+    shipped = load_study(write_study(tmp_path, base="study_real")).specs[0].config
+    assert shipped.model.weights == "imagenet"
+    (tmp_path / "study_real").write_text("train: {momentum: 0.5}\n")
+    beside = load_study(write_study(tmp_path, base="study_real")).specs[0].config
+    assert (beside.model.weights, beside.train.momentum) == ("", 0.5)
 
 
 def test_missing_data_are_named(tmp_path, capsys):
@@ -410,7 +465,7 @@ def test_other_pairs_make_rows_stale_but_no_new_runs(tmp_path):
     def pairs_of(**pairs: object):
         return load_study(write_study(tmp_path, data={"real": {"train": "x", **pairs}}, systems=["tsn"], seeds=[0]))
 
-    def reasons(row: Row, configs: dict, now) -> list[str]:
+    def reasons(row: RunRow, configs: dict, now) -> list[str]:
         return [reason for _, reason in standing(now, [row], configs).stale]
 
     none, one, other = pairs_of(), pairs_of(pairs=[["a", "b"]]), pairs_of(pairs=[["a", "c"]])
@@ -443,10 +498,10 @@ def test_rows_of_earlier_versions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(path.parent for path in STUDIES.parent.glob("docs/results/*/results.csv")), ids=lambda p: p.name
+    "folder", sorted(path.parent for path in ROOT.glob("docs/results/*/results.csv")), ids=lambda p: p.name
 )
 def test_rows_of_shipped_studies_still_count(folder):
-    study = load_study(STUDIES / f"{folder.name}.yaml")
+    study = load_study(folder.name)
     rows = read_rows(folder / RESULTS)
     now = standing(study, rows, read_configs(folder))
     assert rows
@@ -487,11 +542,9 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
 def test_interval_is_the_hand_worked_one():
     found = interval([0.70, 0.74, 0.78])
     assert found.mean == pytest.approx(0.74)
-    assert found.half == pytest.approx(4.303 * 0.04 / math.sqrt(3), rel=1e-6)  # t of 2 degrees, s = 0.04
+    assert found.half == pytest.approx(4.302653 * 0.04 / math.sqrt(3), rel=1e-6)  # t of 2 degrees, s = 0.04
     assert interval([0.7]).half is None
     assert interval([0.5, 0.5]).half == 0
-    assert len(T_95) == 30
-    assert list(T_95) == sorted(T_95, reverse=True)
 
 
 def test_paired_differences_and_folds_are_the_hand_worked_ones(tmp_path):
@@ -539,7 +592,69 @@ def test_videos_of_pairs_are_counted(tmp_path, policy, pairs, videos):
     scores[3] = np.nan
     one = np.zeros(1, dtype=np.int64)
     table = ScoreTable(list("vwxyz"), np.array([0, 1, 1, 1, 2]), one, one, scores, [""] * 5, ("a", "b", "c"))
-    assert study_run._inside_pairs(spec, table) == {"pairs": pytest.approx(pairs), "pair_videos": videos}
+    assert study_run._inside_pairs(spec, table) == (pytest.approx(pairs), videos)
+
+
+def guess(study, right, *, clips: int = 40) -> None:
+    """Predictions of every run on clips of class 1; `right` gives the chance that a spec's run is right."""
+    rng = np.random.default_rng(0)
+    names = [f"clip {i}" for i in range(clips)]
+    for spec in study.specs:
+        found = (rng.random(clips) < right(spec)).astype(int)
+        about = {"labels": dict.fromkeys(names, 1), "groups": dict(zip(names, names)), "classes": ("no", "yes")}
+        add_predictions(study.results, spec, dict(zip(names, found.tolist())), **about)
+
+
+def test_predictions_are_kept_by_clip_and_run(tmp_path):
+    study = load_study(write_study(tmp_path, data={"set": {"train": "x", "folds": 2}}, systems=["tsn"], seeds=[3]))
+    first, second = study.specs
+    about = {"labels": {"a": 1, "b": 0}, "groups": {"a": "0.1", "b": "0.2"}, "classes": ("no", "yes")}
+    add_predictions(study.results, first, {"a": 1, "b": -1}, **about)
+    add_predictions(study.results, second, {"c": 0}, labels={"c": 1}, groups={"c": "1.1"}, classes=("no", "yes"))
+    name = f"tsn/default/3/{first.hash}"
+    assert (study.results / PREDICTIONS).read_text().splitlines() == [
+        f"data,clip,group,class,label,{name}",
+        "set,a,0.1,yes,1,1",
+        "set,b,0.2,no,0,-1",
+        "set,c,1.1,yes,1,0",
+    ]
+    found = read_predictions(study.results)
+    clips = found.common("set", [[name]])
+    assert clips.predicted[0].tolist() == [[1, -1, 0]]
+    assert (clips.labels.tolist(), clips.groups.tolist()) == ([1, 0, 1], [0, 1, 2])
+    assert found.common("set", [[name]], exclude=True).labels.tolist() == [1, 1]
+    assert found.common("set", [["tsn/default/4/x"]]) is None
+    add_predictions(study.results, first, {"a": 0, "b": 0}, **about)  # the run was made again
+    assert read_predictions(study.results).columns[name] == {("set", "a"): 0, ("set", "b"): 0, ("set", "c"): 0}
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n", "data,clip,group,class,label,x\ns,a,g,yes,1\n", "data,clip,group,class,label\ns,a,g,yes,one\n"]
+)
+def test_damaged_predictions_are_named(tmp_path, text):
+    (tmp_path / PREDICTIONS).write_text(text)
+    with pytest.raises(DataError, match=r"predictions\.csv: "):
+        read_predictions(tmp_path)
+
+
+def test_contrasts_of_a_study(tmp_path):
+    """The primary contrast stays as it is; the others are corrected for their number."""
+    systems, primary = ["tsn", "tsm", "mdtnet1", "mdtnet2"], ["tiny", "mdtnet2", "mdtnet1"]
+    study = load_study(write_study(tmp_path, systems=systems, seeds=list(range(12)), primary=primary))
+    fill(study, lambda spec: 0.5)
+    chances = {"tsn": 0.3, "tsm": 0.3, "mdtnet1": 0.5, "mdtnet2": 0.8}
+    guess(study, lambda spec: chances[spec.system])
+    build_study(study)
+    table = (study.results / "results.md").read_text()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    rows = {name: rest for name, *rest in cells if " − " in name}
+    assert list(rows) == ["MDT-Net2 − MDT-Net1", "TSM − TSN", "MDT-Net1 − TSN", "MDT-Net2 − TSN"]
+    assert rows["MDT-Net2 − MDT-Net1"][3:6] == ["bootstrap", "< 0.001", "primary"]
+    assert rows["MDT-Net2 − TSN"][1].startswith("**+")
+    assert not rows["TSM − TSN"][1].startswith("**")
+    p, corrected = (float(rows["TSM − TSN"][i]) for i in (4, 5))
+    assert corrected == p  # the largest of three
+    assert "MDT-Net2 − MDT-Net1" in (study.results / "study.html").read_text()
 
 
 def test_one_seed_has_no_interval(tmp_path):

@@ -173,9 +173,8 @@ def _test(options: Any) -> None:
     from mdtnet.evaluation import evaluate_checkpoint, protocol
 
     named = options.protocol
-    wanted = protocol_named(named) if named else {}
     checkpoint = load_checkpoint(options.checkpoint)
-    base = wanted or to_dict(checkpoint.config.test)
+    base = to_dict(protocol_named(named) if named else checkpoint.config.test)
     test = from_dict(TestConfig, base | _given(options, TestConfig), where="command line")
     how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
     if options.workers < 0:

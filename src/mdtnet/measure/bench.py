@@ -1,12 +1,12 @@
 """Networks side by side on this machine: latency, memory, cost, and where the time goes.
 
-Systems take turns inside each repeat, so that whatever else the machine does disturbs all of them alike; ratios to
-the first system and to eager PyTorch are taken within a repeat. Every system gets the same optimisations: eager forward
-passes are channels-last with batch norms folded into convolutions, as predictions and tests run them; exported forms
-are what `mdtnet export` writes, from pixels to probabilities. The machine's peak is a matrix product timed in the same
-turns.
+Systems take turns inside each repeat, so that other work of the machine disturbs all of them alike; ratios to
+the first system and to eager PyTorch are computed within a repeat. Every system gets the same optimisations: eager
+forward passes are channels-last with batch norms folded into convolutions, as predictions and tests run them; exported
+forms are the files of `mdtnet export`, from pixels to probabilities. The peak is that of a matrix product, in the
+same turns.
 
-Peak memory is of a process of its own for each system: how far its resident memory (on CUDA: the memory allocated)
+Peak memory is measured in one process per system: how far its resident memory (on CUDA: the memory allocated)
 rises above what it was before the network was built. It holds weights, activations and workspace, in training also
 gradients and the optimiser's momentum, but not Python and the libraries.
 """
@@ -26,7 +26,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdtnet.checkpoint import save_checkpoint
-from mdtnet.config import SYSTEMS, TRUNKS, DataConfig, ModelConfig, RunConfig
+from mdtnet.config import SYSTEMS, TRUNKS, DataConfig, Format, ModelConfig, Precision, RunConfig
+from mdtnet.config_file import from_dict
 from mdtnet.deploy.export import SUFFIXES, export, load_network
 from mdtnet.errors import ConfigError, nearest
 from mdtnet.machine import describe_machine
@@ -43,7 +44,15 @@ from mdtnet.models.build import build_model
 from mdtnet.models.folding import folded
 
 CLASSES = 400
-FORMATS = ("eager", "onnx", "openvino", "torch", "onnx_int8", "openvino_int8")
+FORMATS: dict[str, tuple[Format, Precision] | None] = {
+    "eager": None,
+    "onnx": ("onnx", "float32"),
+    "openvino": ("openvino", "float32"),
+    "torch": ("torch", "float32"),
+    "onnx_int8": ("onnx", "int8"),
+    "openvino_int8": ("openvino", "int8"),
+}
+"""Form of a network -> format and precision of the exported file; None: not exported."""
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """Makes glibc give freed memory back at once, so that what is resident is what is in use; otherwise it is a third more
 or less from run to run."""
@@ -52,14 +61,14 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured, and how."""
+    """Options of a run."""
 
     models: tuple[str, ...] = tuple(SYSTEMS)
     """Systems; ratios are to the first of them on the same trunk."""
     trunks: tuple[str, ...] = ("resnet50",)
     """2D networks."""
     formats: tuple[str, ...] = ("eager",)
-    """Forms of each network: eager PyTorch, and what `mdtnet export` writes."""
+    """Forms of each network: eager PyTorch, and the files of `mdtnet export`."""
     width: float = 1.0
     """Channel multiplier of the trunks."""
     segments: int = 8
@@ -67,9 +76,9 @@ class BenchConfig:
     size: int = 224
     """Side of the crop in pixels."""
     batch: int = 1
-    """Clips in a batch."""
+    """Clips per batch."""
     training: bool = False
-    """Time training steps (forward, backward, SGD with momentum) in the place of forward passes."""
+    """Time training steps (forward, backward, SGD with momentum) instead of forward passes."""
     checkpoint_activations: bool = False
     """In training steps, as `train.checkpoint_activations`."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -79,27 +88,27 @@ class BenchConfig:
     repeats: int = 7
     """Turns that are timed, after one to warm up."""
     threads: int = 0
-    """CPU threads; 0: as many as PyTorch takes."""
+    """CPU threads; 0: PyTorch's own choice."""
     device: str = "cpu"
     """cpu or cuda."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one network; times are one a repeat, of a whole batch."""
+    """Measurements of one network: one time per repeat, for a whole batch."""
 
     system: str
     trunk: str
     gmacs: float
-    """Of one clip."""
+    """Cost of one clip."""
     parameters: int
     memory: int | None
     """Peak bytes; None where it cannot be measured."""
     format: str = "eager"
     seconds: list[float] = field(default_factory=list)
-    """By the clock on the wall."""
+    """Wall-clock time."""
     cpu_seconds: list[float] = field(default_factory=list)
-    """Of this process on all its threads; with one thread it shows what a busy machine's clock hides."""
+    """CPU time of this process, all threads together; of one thread it is free of waiting for other processes."""
 
     @property
     def name(self) -> str:
@@ -116,12 +125,12 @@ class Row:
 class Bench:
     """The result of a run."""
 
-    about: dict[str, Any]
+    about: dict[str, str | int | float | None]
     """Versions, machine, date, commit."""
     config: BenchConfig
     rows: list[Row]
     peak: list[float]
-    """GFLOP/s of a square matrix product, one a repeat."""
+    """GFLOP/s of a square matrix product, one per repeat."""
     components: dict[str, dict[str, list[float]]]
     """Network -> component -> seconds of forward passes; empty unless asked for."""
 
@@ -154,11 +163,11 @@ def bench(
     memory: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> Bench:
-    """Measure every system on every trunk in every form; `note` hears what is being done.
+    """Measure every system on every trunk in every form; `note` gets a line per step.
 
     Raises:
-        ConfigError: an unknown system, trunk or form, a number that must be positive, a device that is not there, or
-            a package that an exported form needs.
+        ConfigError: an unknown system, trunk or form, a number that must be positive, a missing device, or a
+            missing package of an exported form.
     """
     check(config)
     if config.threads:
@@ -183,7 +192,7 @@ def bench(
 def _take_turns(
     config: BenchConfig, rows: list[Row], subjects: list["Subject | ExportedSubject"], note: Callable[[str], None]
 ) -> list[float]:
-    """Time every subject once a repeat into its row; the GFLOP/s of a matrix product in each."""
+    """Time every subject once per repeat into its row; returns the GFLOP/s of a matrix product in each repeat."""
     peak = []
     for repeat in range(config.repeats + 1):  # the first warms up
         note(f"repeat {repeat} of {config.repeats}")
@@ -202,7 +211,7 @@ def check(config: BenchConfig) -> None:
     lists = (
         ("models", config.models, tuple(SYSTEMS)),
         ("trunks", config.trunks, TRUNKS),
-        ("formats", config.formats, FORMATS),
+        ("formats", config.formats, tuple(FORMATS)),
     )
     for what, names, known in lists:
         for name in names:
@@ -223,14 +232,14 @@ def check(config: BenchConfig) -> None:
 
 
 class Subject:
-    """A network, a batch for it and what is timed; it is as fast on one batch as on another."""
+    """A network and a batch for it. Its speed does not depend on the pixels."""
 
     def __init__(self, config: BenchConfig, system: str, trunk: str) -> None:
         self.config = config
-        made: Any = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
+        made = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
         made.trunk.checkpoint_activations = config.checkpoint_activations
         made = made.train() if config.training else folded(made)
-        self.model: nn.Module = made.to(config.device, memory_format=torch.channels_last)
+        self.model = made.to(config.device).to(memory_format=torch.channels_last)
         shape = (config.batch, config.segments, made.frames_per_segment, 3, config.size, config.size)
         self.clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=config.device)
         self.labels = torch.zeros(config.batch, dtype=torch.long, device=config.device)
@@ -238,7 +247,7 @@ class Subject:
         self.run: Callable[[Tensor], Tensor] = torch.compile(self.model) if config.compile else self.model
 
     def step(self) -> None:
-        """One training step or forward pass, waited for."""
+        """One training step or forward pass, to its end on the device."""
         if self.config.training:
             self.optimizer.zero_grad()
             with self._autocast():
@@ -271,26 +280,27 @@ class ExportedSubject:
 def _maker(
     config: BenchConfig, system: str, trunk: str, form: str, folder: Path
 ) -> Callable[[], Subject | ExportedSubject]:
-    """What makes a subject, here or in another process; an exported one is written into `folder` first."""
-    if form == "eager":
+    """A function that makes a subject, here or in another process; an exported one is written into `folder` first."""
+    exported = FORMATS[form]
+    if exported is None:
         return partial(Subject, config, system, trunk)
+    format, precision = exported
     data = DataConfig(num_segments=config.segments, size=config.size, short_side=max(256, config.size))
     run = RunConfig(data=data, model=_model_config(config, system, trunk))
-    model: Any = build_model(run.model, num_classes=CLASSES)
+    model = build_model(run.model, num_classes=CLASSES)
     checkpoint = folder / f"{system}_{trunk}.pt"
     save_checkpoint(checkpoint, model=model, config=run, classes=[str(i) for i in range(CLASSES)])
-    format, _, precision = form.partition("_")
-    file = folder / f"{system}_{trunk}_{form}{SUFFIXES[format]}"  # type: ignore[index]
-    export(checkpoint, format=format, out=file, precision=precision or "float32")  # type: ignore[arg-type]
-    return partial(ExportedSubject, config, file, int(model.frames_per_segment))
+    file = folder / f"{system}_{trunk}_{form}{SUFFIXES[format]}"
+    export(checkpoint, format=format, out=file, precision=precision)
+    return partial(ExportedSubject, config, file, model.frames_per_segment)
 
 
 def _model_config(config: BenchConfig, system: str, trunk: str) -> ModelConfig:
-    return ModelConfig(name=system, trunk=trunk, width=config.width)  # type: ignore[arg-type]
+    return from_dict(ModelConfig, {"name": system, "trunk": trunk, "width": config.width})
 
 
 def synchronise(device: str) -> None:
-    """Wait for what a CUDA device still has to do."""
+    """Wait until a CUDA device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -306,7 +316,7 @@ def _costs(
 
 
 def gemm_gflops(config: BenchConfig, *, side: int = 2048) -> float:
-    """GFLOP/s of one product of two square matrices in the precision that is measured."""
+    """GFLOP/s of one product of two square matrices in the precision of the run."""
     a, b = torch.rand(2, side, side, device=config.device, dtype=PRECISIONS[config.precision])
     synchronise(config.device)
     start = time.perf_counter()
@@ -319,7 +329,7 @@ def gemm_gflops(config: BenchConfig, *, side: int = 2048) -> float:
 
 
 def peak_memory(config: BenchConfig, make: Callable[[], Subject | ExportedSubject]) -> int | None:
-    """Peak bytes of two steps in a process of its own; None where there is no /proc and no CUDA device."""
+    """Peak bytes of two steps in a process of its own; None without /proc and without a CUDA device."""
     before = {name: os.environ.get(name) for name in MALLOC}
     os.environ.update(MALLOC)
     try:
@@ -345,7 +355,7 @@ def _measure_memory(config: BenchConfig, make: Callable[[], Subject | ExportedSu
 
 
 def _resident(field: str) -> int | None:
-    """Bytes of this process as Linux tells: VmRSS now, VmHWM at most. (`ru_maxrss` begins at the parent's.)"""
+    """Bytes of this process by /proc: VmRSS now, VmHWM at most. (`ru_maxrss` begins at the parent's.)"""
     try:
         found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
@@ -357,7 +367,7 @@ def _resident(field: str) -> int | None:
 
 
 def component_seconds(subject: Subject, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each component in `repeats` forward passes, by a clock that changes hands at modules' borders."""
+    """Seconds of each component in `repeats` forward passes, by a clock that switches at the borders of modules."""
     found: dict[str, list[float]] = {}
     for repeat in range(repeats + 1):
         with torch.inference_mode(), clocked(subject.model, subject.config.device) as seconds:
@@ -369,7 +379,7 @@ def component_seconds(subject: Subject, repeats: int) -> dict[str, list[float]]:
 
 @contextmanager
 def clocked(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
-    """Seconds that each component takes while the context lasts; those of a module inside another are its own."""
+    """Seconds of each component while the context lasts; a module's time does not include that of modules inside it."""
     seconds: dict[str, float] = defaultdict(float)
     stack, since, handles = [component("")], [time.perf_counter()], []
 
@@ -379,11 +389,11 @@ def clocked(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
         seconds[stack[-1]] += now - since[0]
         since[0] = now
 
-    def enter(name: str, module: nn.Module, inputs: Any) -> None:
+    def enter(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         switch()
         stack.append(name)
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+    def leave(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         switch()
         stack.pop()
 
@@ -401,7 +411,7 @@ def clocked(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
 
 
 def plot(result: Bench, path: Path) -> None:
-    """Time of a batch over cost, a panel for each trunk, bars from the fastest to the slowest repeat."""
+    """Time of a batch over cost, one panel per trunk, bars from the fastest to the slowest repeat."""
     from matplotlib.figure import Figure
 
     trunks = result.config.trunks
@@ -417,9 +427,9 @@ def plot(result: Bench, path: Path) -> None:
             label = rows[i].name.replace(f" {trunk}", "")
             axes.annotate(label, place, (5 if i % 2 == 0 else -5, 3), textcoords="offset points", ha=side, fontsize=8)
         axes.set_title(trunk, loc="left", fontsize=10)
-        axes.set(xlabel="GMACs of a clip")
+        axes.set(xlabel="GMACs per clip")
         axes.set_ylim(bottom=0)
         axes.margins(x=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel(f"ms of a {'training step' if result.config.training else 'forward pass'}")
+    figure.axes[0].set_ylabel(f"ms per {'training step' if result.config.training else 'forward pass'}")
     figure.savefig(path)

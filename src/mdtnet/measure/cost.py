@@ -1,15 +1,15 @@
-"""What a network costs: parameters, multiply-adds by component, latency here.
+"""Cost of a network: parameters, multiply-adds by component, latency here.
 
 Counted are multiply-adds of convolutions, linear layers and matrix products, as the field counts them, and what its
 counters leave out: deformable convolution and the Fourier transform (a matrix product). Elementwise arithmetic,
-normalisation, pooling and resampling count as nothing by convention; an operation that is neither counted nor on that
-list is named, so that no figure is silently too small.
+normalisation, pooling and resampling are free by convention; any other operation is named in `Cost.uncounted`, so that
+no figure is silently too small.
 """
 
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,10 @@ from typing import Any
 import torch
 import torchvision  # noqa: F401 (registers deform_conv2d)
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from mdtnet.models.network import Network
 
 COMPONENTS = (
     (r"\.temporal\.dcme", "DCME"),
@@ -46,10 +49,10 @@ FREE = re.compile(
 
 @dataclass(frozen=True)
 class Cost:
-    """What one view costs."""
+    """Cost of one view."""
 
     parameters: int
-    """Numbers that are learned."""
+    """Learned numbers."""
     macs: dict[str, int]
     """Multiply-adds of one view, by component."""
     uncounted: tuple[str, ...]
@@ -61,14 +64,13 @@ class Cost:
         return sum(self.macs.values()) / 1e9
 
 
-def count(model: nn.Module, *, num_segments: int = 8, size: int = 224) -> Cost:
+def count(model: Network, *, num_segments: int = 8, size: int = 224) -> Cost:
     """Cost of one view [1, T, K, 3, size, size]; nothing is computed (the network runs on the meta device).
 
     The model is moved to the meta device: build one for this alone.
     """
     meta = model.to("meta").eval()
-    frames: int = model.frames_per_segment  # type: ignore[assignment]
-    clip = torch.empty(1, num_segments, frames, 3, size, size, dtype=torch.uint8, device="meta")
+    clip = torch.empty(1, num_segments, model.frames_per_segment, 3, size, size, dtype=torch.uint8, device="meta")
     counter = _Counter()
     with torch.no_grad(), counter.following(meta), torch.device("meta"), counter:
         meta(clip)
@@ -77,12 +79,12 @@ def count(model: nn.Module, *, num_segments: int = 8, size: int = 224) -> Cost:
 
 
 def component(module: str) -> str:
-    """The component that a module of this name counts for."""
+    """Component that a module of this name counts for."""
     return next(c for pattern, c in COMPONENTS if re.search(pattern, module))
 
 
 class _Counter(TorchDispatchMode):
-    """Sees every operator that runs, and knows in which module."""
+    """Counts every operator that runs, for the module that runs it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +92,7 @@ class _Counter(TorchDispatchMode):
         self.uncounted: set[str] = set()
         self.names = [""]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func._schema.name
         if name in FORMULAS:
@@ -116,18 +118,18 @@ class _Counter(TorchDispatchMode):
                 handle.remove()
 
 
-def _convolution(args: Any, out: Tensor) -> int:
+def _convolution(args: Sequence[Tensor], out: Tensor) -> int:
     return out.numel() * args[1][0].numel()  # weight [O, C / groups, k, k]
 
 
-def _deformable(args: Any, out: Tensor) -> int:
-    """k^2 C O H W for the convolution and 4 k^2 C H W for the bilinear samples (METHOD section 8)."""
+def _deformable(args: Sequence[Tensor], out: Tensor) -> int:
+    """k^2 C O H W for the convolution and 4 k^2 C H W for the bilinear samples (docs/method.md, section 8)."""
     x, weight = args[0], args[1]
     taps = weight[0].numel()  # C k k
     return out.numel() * taps + 4 * taps * x.shape[0] * out.shape[2] * out.shape[3]
 
 
-FORMULAS: dict[str, Any] = {
+FORMULAS: dict[str, Callable[[Sequence[Tensor], Tensor], int]] = {
     "aten::convolution": _convolution,
     "aten::addmm": lambda args, out: out.numel() * args[1].shape[-1],
     "aten::mm": lambda args, out: out.numel() * args[0].shape[-1],
@@ -137,11 +139,12 @@ FORMULAS: dict[str, Any] = {
 
 
 @torch.no_grad()
-def latency(model: nn.Module, *, num_segments: int = 8, size: int = 224, repeats: int = 7) -> list[float]:
+def latency(model: Network, *, num_segments: int = 8, size: int = 224, repeats: int = 7) -> list[float]:
     """Seconds of `repeats` forward passes of one view, sorted, after one to warm up."""
-    frames: int = model.frames_per_segment  # type: ignore[assignment]
     device = next(model.parameters()).device
-    clip = torch.randint(0, 256, (1, num_segments, frames, 3, size, size), dtype=torch.uint8, device=device)
+    clip = torch.randint(
+        0, 256, (1, num_segments, model.frames_per_segment, 3, size, size), dtype=torch.uint8, device=device
+    )
     model.eval()
     seconds = []
     for _ in range(repeats + 1):

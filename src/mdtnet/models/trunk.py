@@ -28,7 +28,7 @@ from mdtnet.errors import ConfigError
 
 
 class Timeline(NamedTuple):
-    """What a temporal module must know beside its features."""
+    """Context of a temporal module, beside its features."""
 
     num_segments: int
     """T: consecutive rows of the batch that belong to one clip."""
@@ -60,7 +60,7 @@ def nothing(place: Place) -> None:
 
 
 class Block(nn.Module):
-    """What `ResNet` wants of a block class, which it calls with (inplanes, planes, stride)."""
+    """Interface of a residual block; `ResNet` builds it as `block(inplanes, planes, stride)`."""
 
     expansion: int
     """Channels that leave the block are `planes` times this."""
@@ -140,7 +140,7 @@ RESNETS: dict[str, tuple[type[Block], tuple[int, int, int, int]]] = {
 
 
 class Trunk(nn.Module):
-    """What every trunk offers: `stem`, four `stages`, `pool`; from these `forward`, `difference_stem`."""
+    """Base class of trunks: `stem`, four `stages`, `pool`; from these `forward` and `difference_stem`."""
 
     num_features: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -291,7 +291,7 @@ class InvertedResidualTrunk(Trunk):
 
 
 def _take_skip(block: nn.Module) -> bool:
-    """Whether torchvision's or timm's block adds its input; from now on it leaves that to the trunk."""
+    """Whether torchvision's or timm's block adds its input. Turns that off: the trunk adds it."""
     name = "use_res_connect" if hasattr(block, "use_res_connect") else "has_skip"
     skip = getattr(block, name)
     setattr(block, name, False)

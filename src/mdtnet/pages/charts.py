@@ -1,16 +1,112 @@
-"""Geometry of charts for pages: line charts and confusion matrices as numbers that a template draws."""
+"""Geometry of charts for pages: lines, dots and confusion matrices as numbers that a template draws."""
 
 import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image
 
 LABELLED_CLASSES = 60  # a confusion matrix of more has no names
 LABEL_LENGTH = 22  # characters of a class name beside a matrix
+
+
+Tick = tuple[float, str]
+"""Its place along an axis, and its text."""
+
+
+class Frame(TypedDict):
+    """The parts that every chart has, in units of its view box."""
+
+    title: str
+    summary: str
+    """In words, for those who do not see it."""
+    box: tuple[float, float]
+    """Width and height."""
+    frame: tuple[float, float, float, float]
+    """Left, right, top and bottom of the plot inside the box."""
+    x_ticks: list[Tick]
+
+
+class DrawnLine(TypedDict):
+    """A curve of a `LineChart`."""
+
+    label: str
+    colour: str
+    path: str
+    """Points of an SVG polyline."""
+    end: tuple[float, float]
+    label_y: float
+
+
+class LineChart(Frame):
+    """Curves over epochs."""
+
+    y_ticks: list[Tick]
+    lines: list[DrawnLine]
+
+
+class DrawnDots(TypedDict):
+    """A series of a `Scatter`: dots at one `x`."""
+
+    label: str
+    colour: str
+    x: float
+    mean: float
+    dots: list[float]
+    label_y: float
+
+
+class Scatter(Frame):
+    """Repeated measurements over a quantity."""
+
+    x_name: str
+    y_ticks: list[Tick]
+    series: list[DrawnDots]
+
+
+class Strip(TypedDict):
+    """A row of `Strips`: dots at one `y`."""
+
+    label: str
+    colour: str
+    y: float
+    mean: float
+    dots: list[float]
+    line: list[float]
+    """Both ends of the interval."""
+
+
+class Strips(Frame):
+    """One row of dots per thing."""
+
+    x_name: str
+    rows: list[Strip]
+
+
+class Confused(TypedDict):
+    """A frequent mistake."""
+
+    true: str
+    predicted: str
+    count: int
+    of: int
+    """Videos of the true class."""
+
+
+class Confusion(TypedDict):
+    """A confusion matrix as cells of (count, share of the row)."""
+
+    classes: Sequence[str]
+    cell: int
+    margin: int
+    rows: list[list[tuple[int, float]]]
+    """Empty where `picture` stands for it."""
+    picture: str
+    """A data URI, or ""."""
+    frequent: list[Confused]
 
 
 @dataclass(frozen=True)
@@ -22,7 +118,7 @@ class Line:
     points: list[tuple[float, float]]
 
 
-def chart(title: str, lines: list[Line], *, width: int = 360, height: int = 220) -> dict[str, Any]:
+def chart(title: str, lines: list[Line], *, width: int = 360, height: int = 220) -> LineChart:
     """Geometry of a line chart, in units of its view box; every line has at least one point."""
     longest = max(len(line.label) for line in lines)
     left, right, top, bottom = 44.0, width - 12 - 6.2 * longest, 12.0, height - 34.0
@@ -71,7 +167,7 @@ def _scale(low: float, high: float, first: float, last: float) -> Callable[[floa
 
 
 def _spread(wanted: list[float], gap: float, top: float, bottom: float) -> list[float]:
-    """Positions near the wanted ones, at least `gap` apart, so that labels do not lie on each other."""
+    """Positions near the wanted ones, at least `gap` apart, so that labels do not overlap."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = dict.fromkeys(order, 0.0)
     previous = top - gap
@@ -92,17 +188,19 @@ class Dots:
     values: list[float]
     x: float = 0.0
     half: float | None = None
-    """Of the interval about their mean."""
+    """Half width of the interval about their mean."""
 
     @property
     def mean(self) -> float:
-        """Of the values."""
+        """Mean of the values."""
         return sum(self.values) / len(self.values)
 
 
-def scatter(title: str, series: list[Dots], *, x_name: str, width: int = 480, height: int = 280) -> dict[str, Any]:
-    """Geometry of values over x: a dot each, a bar at each mean, named at the right. What is at the same x stands side
-    by side."""
+def scatter(title: str, series: list[Dots], *, x_name: str, width: int = 480, height: int = 280) -> Scatter:
+    """Geometry of values over x: one dot per value, a bar at each mean, names at the right.
+
+    Series of equal x stand side by side.
+    """
     longest = max(len(dots.label) for dots in series)
     left, right, top, bottom = 44.0, width - 16 - 6.2 * longest, 12.0, height - 38.0
     low, high = min(d.x for d in series), max(d.x for d in series)
@@ -135,8 +233,8 @@ def scatter(title: str, series: list[Dots], *, x_name: str, width: int = 480, he
     }
 
 
-def strips(title: str, series: list[Dots], *, x_name: str, width: int = 720) -> dict[str, Any]:
-    """Geometry of a row for each thing: a dot for each value, a bar at the mean, a line for the interval."""
+def strips(title: str, series: list[Dots], *, x_name: str, width: int = 720) -> Strips:
+    """Geometry of one row per series: one dot per value, a bar at the mean, a line for the interval."""
     left, right, row = 16 + 6.6 * max(len(dots.label) for dots in series), width - 16.0, 22
     ends = [v for d in series for v in (*d.values, d.mean - (d.half or 0), d.mean + (d.half or 0))]
     ticks = _ticks(max(0.0, min(ends)), min(100.0, max(ends)), whole=False)
@@ -164,7 +262,7 @@ def strips(title: str, series: list[Dots], *, x_name: str, width: int = 720) -> 
 
 
 def _apart(wanted: list[float], gap: float) -> list[float]:
-    """Positions near the wanted ones; things that lie closer than `gap` are moved to the sides of their middle."""
+    """Positions near the wanted ones; those closer than `gap` are spread around their middle."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     groups: list[list[int]] = []
     for i in order:
@@ -180,10 +278,10 @@ def _apart(wanted: list[float], gap: float) -> list[float]:
     return placed
 
 
-def confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def confusion(counts: np.ndarray, classes: Sequence[str]) -> Confusion:
     """A confusion matrix, counts [C, C] (row true, column predicted), as cells of count and share of the row.
 
-    Of more than 60 classes it is one picture without names.
+    With more than 60 classes it is one picture without names.
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     labelled = len(classes) <= LABELLED_CLASSES
@@ -197,7 +295,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _frequent_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _frequent_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[Confused]:
     wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:5]
     cells = [divmod(int(cell), len(counts)) for cell in order]

@@ -2,7 +2,7 @@
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
 
-Letters: T segments, K frames a segment, M = T - 1 pairs of neighbouring segments, C channels, S pixels of the square
+Letters: T segments, K frames per segment, M = T - 1 pairs of neighbouring segments, C channels, S pixels of the square
 crop, h, w cells of a feature map. A cell stands for its share of the crop.
 """
 
@@ -12,21 +12,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdtnet.config import SaliencyConfig
 from mdtnet.errors import ConfigError, nearest
 from mdtnet.inference.prediction import Prediction
 from mdtnet.inference.recogniser import Recogniser
-from mdtnet.models.mdtnet import DCME
+from mdtnet.models.mdtnet import DCME, MDTNet
+from mdtnet.models.network import Network
 from mdtnet.models.saliency import LUMA, frames_saliency
-from mdtnet.models.trunk import Timeline
+from mdtnet.models.trunk import Trunk
 from mdtnet.pages.sheet import INK, PAPER, SHEETS, checked_output, colour_scale, font, heat, panels, save_sheet, sheet
 
 STAGES = {"gradcam": (4,), "offsets": (2, 3, 4)}
@@ -52,16 +53,16 @@ def explain(
     """Write a sheet of one video: rows are checkpoints (and stages of their trunks), columns segments.
 
     `gradcam` shows what speaks for a class: `label`, or what each network predicts. `offsets` shows where the last
-    DCME of a stage samples the next key frame, for the place `at` of a key frame, (x, y) in [0, 1] of the crop, or
-    where it moves most. Frames are read, resized and cropped as for a prediction of one view.
+    DCME of a stage samples the next key frame, for one place of a key frame: `at`, (x, y) in [0, 1] of the crop, or the
+    place of most motion. Frames are read, resized and cropped as for a prediction of one view.
 
     Raises:
-        ConfigError: an option that does not fit, a class the network does not know, a network without offsets.
-        CheckpointError, VideoError: a file that cannot be read.
+        ConfigError: an option out of its range, a class the network does not know, a network without offsets.
+        CheckpointError, VideoError: a file cannot be read.
     """
-    _check(what, at, stages, columns)
+    _check_options(what, at, stages, columns)
     out = checked_output(source, out, SHEETS, ", ".join(SHEETS))
-    seen = [_Seen.of(path, source, device) for path in checkpoints]
+    seen = [_Subject.of(path, source, device) for path in checkpoints]
     if len(lengths := {len(one.clip[0]) for one in seen}) > 1:
         raise ConfigError(f"networks of {' and '.join(map(str, sorted(lengths)))} segments do not fit on one sheet")
     stages = tuple(stages) or STAGES[what]
@@ -72,7 +73,7 @@ def explain(
     return save_sheet(picture, out)
 
 
-def _check(what: str, at: tuple[float, float] | None, stages: Sequence[int], columns: int) -> None:
+def _check_options(what: str, at: tuple[float, float] | None, stages: Sequence[int], columns: int) -> None:
     if what not in STAGES:
         raise ConfigError(f"what is '{what}', expected one of {', '.join(STAGES)}{nearest(what, STAGES)}")
     if wrong := [stage for stage in stages if stage not in (2, 3, 4)]:
@@ -84,18 +85,18 @@ def _check(what: str, at: tuple[float, float] | None, stages: Sequence[int], col
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """A network and what it is given of the video."""
+class _Subject:
+    """A network, its clip of the video, and its prediction."""
 
     path: str
     network: Recogniser
     clip: Tensor
     """uint8 [1, T, K, 3, S, S]."""
     prediction: Prediction
-    """Of all classes."""
+    """With all classes."""
 
     @classmethod
-    def of(cls, path: str | Path, source: str | Path, device: str) -> "_Seen":
+    def of(cls, path: str | Path, source: str | Path, device: str) -> "_Subject":
         network = Recogniser.load(path, device=device)
         prediction = network.predict(source, topk=len(network.classes))
         return cls(os.fspath(path), network, network.read(source), prediction)
@@ -113,7 +114,7 @@ class _Seen:
 
 
 def _spread(count: int, columns: int) -> np.ndarray:
-    """Which of `count` are shown: `columns` of them, evenly spread; 0: all."""
+    """Indices of the segments (or pairs) that are shown: `columns` of `count`, evenly spread; 0: all."""
     shown = min(columns or count, count)
     return (2 * np.arange(shown) + 1) * count // (2 * shown)
 
@@ -121,13 +122,13 @@ def _spread(count: int, columns: int) -> np.ndarray:
 # ---- Grad-CAM -------------------------------------------------------------------------------------------
 
 
-def grad_cam(model: Any, clip: Tensor, label: int, *, stage: int = 4) -> Tensor:
-    """How much the output of a stage speaks for a class, and where: [T, h, w], 0 or more.
+def grad_cam(model: Network, clip: Tensor, label: int, *, stage: int = 4) -> Tensor:
+    """Evidence for a class in the output of stage 2, 3 or 4, by place: [T, h, w], 0 or more.
 
-    `clip` is [1, T, K, 3, S, S]. Channels are summed, each weighed by the mean of the logit's gradient; what speaks
-    against the class is 0. Source: Selvaraju et al., equations 1 and 2.
+    `clip` is [1, T, K, 3, S, S]. Channels are summed, each weighed by the mean of the logit's gradient; evidence
+    against the class counts as 0. Source: Selvaraju et al., equations 1 and 2.
     """
-    with torch.enable_grad(), _kept(model.trunk, stage) as kept:
+    with torch.enable_grad(), _stage_output(model.trunk, stage) as kept:
         logit = model(clip)[0, label]
     (slope,) = torch.autograd.grad(logit, kept)  # [T, C, h, w]
     (features,) = kept
@@ -135,30 +136,39 @@ def grad_cam(model: Any, clip: Tensor, label: int, *, stage: int = 4) -> Tensor:
 
 
 @contextmanager
-def _kept(trunk: Any, wanted: int) -> Iterator[list[Tensor]]:
-    """Collects what a stage of the trunk gives, as leaves that gradients reach whatever is frozen."""
-    kept: list[Tensor] = []
-    plain = trunk.stage
+def _stage_output(trunk: Trunk, stage: int) -> Iterator[list[Tensor]]:
+    """Collect the output of stage 2, 3 or 4 as a leaf, so that gradients reach it whatever is frozen.
 
-    def stage(number: int, x: Tensor, timeline: Timeline) -> Tensor:
-        y = plain(number, x, timeline)
-        if number != wanted:
-            return y
-        kept.append(y.detach().requires_grad_())
+    A trunk may add a skip after a block. It does not after the last block of stage 4, nor around the first block of a
+    stage, which halves the size: there the stages' outputs pass.
+    """
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x.detach().requires_grad_())
         return kept[-1]
 
-    trunk.stage = stage
+    def at_input(block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (keep(inputs[0]), *inputs[1:])
+
+    def at_output(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return keep(output)
+
+    if stage < 4:
+        handle = trunk.stage_blocks(stage + 1)[0].register_forward_pre_hook(at_input)
+    else:
+        handle = trunk.stage_blocks(4)[-1].register_forward_hook(at_output)
     try:
         yield kept
     finally:
-        del trunk.stage
+        handle.remove()
 
 
-def _gradcam_sheet(seen: list[_Seen], title: str, label: str, stages: Sequence[int], columns: int) -> Image.Image:
+def _gradcam_sheet(seen: list[_Subject], title: str, label: str, stages: Sequence[int], columns: int) -> Image.Image:
     segments = _spread(seen[0].clip.shape[1], columns)
     rows = [("key frame", panels(seen[0].key_frames(segments)))]
     for one in seen:
-        index, words = _explained(one, label)
+        index, words = _class_of(one, label)
         frames = one.key_frames(segments)
         for stage in stages:
             cam = grad_cam(one.network.model, one.clip.to(one.network.device), index, stage=stage)[segments].cpu()
@@ -170,8 +180,8 @@ def _gradcam_sheet(seen: list[_Seen], title: str, label: str, stages: Sequence[i
     return sheet(f"{title}   Grad-CAM: what speaks for a class", headings, rows, colour_scale(CAM_NOTE))
 
 
-def _explained(one: _Seen, label: str) -> tuple[int, str]:
-    """The class that is explained, and what the network says of it."""
+def _class_of(one: _Subject, label: str) -> tuple[int, str]:
+    """Index of the class that is explained, and the network's prediction in words."""
     classes = one.network.classes
     if label and label not in classes:
         raise ConfigError(f"label is '{label}', which {one.path} does not know{nearest(label, classes)}")
@@ -188,27 +198,27 @@ class Kernel(NamedTuple):
     """One of DCME's deformable kernels on a clip."""
 
     offset: Tensor
-    """[M, 2 k^2, h, w], of M pairs of key frames."""
+    """[M, 2 k^2, h, w] for M pairs of key frames."""
     dilation: int
 
     @property
     def span(self) -> int:
-        """Cells from its first to its last tap while nothing is moved."""
+        """Cells from its first to its last tap without offsets."""
         return self.dilation * (math.isqrt(self.offset.shape[1] // 2) - 1) + 1
 
     def points(self) -> Tensor:
-        """Where its taps sample, [M, h, w, k^2, 2]."""
+        """Places where its taps sample, [M, h, w, k^2, 2]."""
         return sampling_points(self.offset, self.dilation)
 
     def unmoved(self) -> Tensor:
-        """Where they would without offsets, [1, h, w, k^2, 2]."""
+        """Places where they would sample without offsets, [1, h, w, k^2, 2]."""
         return sampling_points(torch.zeros_like(self.offset[:1]), self.dilation)
 
 
-def learned_offsets(model: Any, clip: Tensor, *, stage: int) -> list[Kernel]:
-    """The kernels of the last DCME in a stage on a clip [1, T, K, 3, S, S].
+def learned_offsets(model: Network, clip: Tensor, *, stage: int) -> list[Kernel]:
+    """The kernels of the last DCME in a stage, with their offsets on a clip [1, T, K, 3, S, S].
 
-    Of a network that looks both ways offsets are those to the next key frame, of a causal one to the previous one.
+    Offsets lead to the next key frame, in a causal network to the previous one.
 
     Raises:
         ConfigError: there is no DCME with offsets in this stage, or the clip has one segment.
@@ -232,7 +242,7 @@ def learned_offsets(model: Any, clip: Tensor, *, stage: int) -> list[Kernel]:
 
 
 def sampling_points(offset: Tensor, dilation: int = 1) -> Tensor:
-    """Where the taps of a k x k kernel sample: offsets [M, 2 k^2, h, w] -> [M, h, w, k^2, 2], (y, x) in cells."""
+    """Places where a k x k kernel's taps sample: offsets [M, 2 k^2, h, w] -> [M, h, w, k^2, 2], (y, x) in cells."""
     k, (height, width) = math.isqrt(offset.shape[1] // 2), offset.shape[2:]
     reach = dilation * (torch.arange(k) - k // 2)
     cells = torch.cartesian_prod(torch.arange(height), torch.arange(width)).view(height, width, 1, 2)
@@ -249,29 +259,29 @@ def most_motion(clip: Tensor, saliency: SaliencyConfig) -> Tensor:
 
 
 def _offsets_sheet(
-    seen: list[_Seen], title: str, at: tuple[float, float] | None, stages: Sequence[int], columns: int
+    seen: list[_Subject], title: str, at: tuple[float, float] | None, stages: Sequence[int], columns: int
 ) -> Image.Image:
     rows, spans = [], set()
     for one in seen:
-        model: Any = one.network.model
         found = {stage: _offsets_of(one, stage) for stage in stages}
         pairs = _spread(one.clip.shape[1] - 1, columns)
-        back = int(model.parts.causal)  # looks at the first of two segments from the second
+        model = one.network.model
+        back = int(isinstance(model, MDTNet) and model.parts.causal)  # from the second of two segments to the first
         places = most_motion(one.clip, one.network.config.model.saliency)[pairs + back]
         if at is not None:
             places = torch.tensor([at] * len(pairs))
         name = f"{one.name}\n\nkey frame of the\n{'second' if back else 'first'} segment"
-        rows.append((name, _marked(one.key_frames(pairs + back), places)))
+        rows.append((name, _draw_rings(one.key_frames(pairs + back), places)))
         for stage, kernels in found.items():
             frames = one.key_frames(pairs + 1 - back)
-            rows.append((_described(stage, kernels), _pointed(frames, places, kernels, pairs)))
+            rows.append((_described(stage, kernels), _draw_taps(frames, places, kernels, pairs)))
             spans |= {kernel.span for kernel in kernels}
     headings = [f"segments {t + 1} and {t + 2} of {seen[0].clip.shape[1]}" for t in pairs]
     title = f"{title}   where DCME looks in the neighbouring key frame"
     return sheet(title, headings, rows, _points_legend(sorted(spans)))
 
 
-def _offsets_of(one: _Seen, stage: int) -> list[Kernel]:
+def _offsets_of(one: _Subject, stage: int) -> list[Kernel]:
     try:
         return learned_offsets(one.network.model, one.clip.to(one.network.device), stage=stage)
     except ConfigError as error:
@@ -279,7 +289,7 @@ def _offsets_of(one: _Seen, stage: int) -> list[Kernel]:
 
 
 def _described(stage: int, kernels: Sequence[Kernel]) -> str:
-    """Of the whole clip: how far points are moved, and how many lie outside the picture, with those of no offsets."""
+    """How far points move over the whole clip, and the share outside the picture with and without offsets, in words."""
     points, grids = [k.points() for k in kernels], [k.unmoved() for k in kernels]
     height, width = grids[0].shape[1:3]
     moves = torch.cat([(found - grid).norm(dim=-1).flatten() for found, grid in zip(points, grids)])
@@ -290,7 +300,7 @@ def _described(stage: int, kernels: Sequence[Kernel]) -> str:
 
 
 def _outside(kernels: Iterable[Tensor]) -> float:
-    """Share of what points [M, h, w, k^2, 2] sample, bilinearly, that lies outside the map, where all is zero."""
+    """Share of the bilinear samples at points [M, h, w, k^2, 2] that lies outside the map, where all is zero."""
     inside = []
     for points in kernels:
         beyond = torch.maximum(-points, points - torch.tensor(points.shape[1:3]) + 1).clamp(0, 1)
@@ -298,16 +308,16 @@ def _outside(kernels: Iterable[Tensor]) -> float:
     return 1 - float(torch.cat(inside).mean())
 
 
-def _marked(frames: np.ndarray, places: Tensor) -> list[Image.Image]:
-    """Key frames [n, S, S, 3] with a ring around the place."""
+def _draw_rings(frames: np.ndarray, places: Tensor) -> list[Image.Image]:
+    """Key frames [n, S, S, 3] with a ring around each one's place."""
     pictures = panels(frames, OFFSETS_HEIGHT * SHARP)
     for picture, (x, y) in zip(pictures, (places * OFFSETS_HEIGHT * SHARP).tolist()):
         _ring(ImageDraw.Draw(picture), x, y)
     return _scaled_down(pictures)
 
 
-def _pointed(frames: np.ndarray, places: Tensor, kernels: Sequence[Kernel], pairs: np.ndarray) -> list[Image.Image]:
-    """Greyed frames [n, S, S, 3] with the sampling points of the cell that holds the place, for pairs [n]."""
+def _draw_taps(frames: np.ndarray, places: Tensor, kernels: Sequence[Kernel], pairs: np.ndarray) -> list[Image.Image]:
+    """Greyed frames [n, S, S, 3] with the sampling points of the cell that holds the place, one per pair of `pairs`."""
     grey = np.repeat((frames @ np.array(LUMA) * 0.55 + 20)[..., None], 3, -1).round().astype(np.uint8)
     pictures = panels(grey, OFFSETS_HEIGHT * SHARP)
     drawn = [(kernel.points(), kernel.unmoved()[0]) for kernel in sorted(kernels, key=lambda kernel: kernel.span)]

@@ -1,4 +1,4 @@
-"""What every page shares: templates, filters, and a file that is written whole."""
+"""Parts that all pages share: templates, filters, and a file that is written whole or not at all."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from mdtnet.files import atomic_write
 
 @lru_cache
 def environment() -> Environment:
-    """The templates of pages."""
+    """Templates of all pages, with their filters and globals."""
     environment = Environment(
         loader=PackageLoader("mdtnet.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -22,6 +22,7 @@ def environment() -> Environment:
 
 
 def percent(value: float | None) -> str:
+    """A share from 0 to 1 in percent; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 

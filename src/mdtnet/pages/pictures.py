@@ -1,16 +1,16 @@
-"""Motion salience to look at: a contact sheet or an overlay video of one source, key frames for pages, and the
-layout of all sheets.
+"""Motion salience to look at: a contact sheet or an overlay video of one source, and key frames for pages.
 
-Letters: T segments, K frames a segment, n frames, H, W pixels.
+Letters: T segments, K frames per segment, n frames, H, W pixels.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, get_args, get_type_hints
 
 import av
+import av.container
 import numpy as np
 import torch
 from PIL import Image
@@ -22,15 +22,15 @@ from mdtnet.data.segments import test_indices
 from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
 from mdtnet.errors import ConfigError
 from mdtnet.files import atomic_write
-from mdtnet.models.saliency import ENERGIES, floored, frames_saliency
+from mdtnet.models.saliency import floored, frames_saliency
 from mdtnet.models.trunk import Trunk
 from mdtnet.pages.sheet import SHEETS, checked_output, colour_scale, heat, panels, save_sheet, sheet
 
 VIDEOS = (".mp4",)
 SHORT_SIDE = 256  # pixels; salience depends on it a little, and networks see frames of about this size
-VARIANTS: tuple[Any, ...] = ("amplitude", *ENERGIES)
+VARIANTS = get_args(get_type_hints(SaliencyConfig)["variant"])
 NOTE = "salience 0 to 1; bright everywhere: hardly any motion, the segment passes unchanged"
-DEFAULT_FPS = 25  # of sources that do not say
+DEFAULT_FPS = 25  # of sources without a frame rate
 KINDS = f"{', '.join(SHEETS)} (contact sheet) or {VIDEOS[0]} (overlay video)"
 CHUNK = 16  # frames of an overlay video computed together
 
@@ -62,13 +62,13 @@ def draw_saliency(
 ) -> Path:
     """Show where a video moves: `.png` or `.jpg` gives a contact sheet, `.mp4` an overlay video.
 
-    A sheet shows frames that are `frame_stride` apart, at the brightness that `exposure` brings the whole of them to;
-    `all_variants` puts what every variant sees on it, in the place of the one in `saliency`.
+    A sheet shows frames that are `frame_stride` apart, with the brightness that `exposure` gives them; `all_variants`
+    shows every variant of the map instead of the one in `saliency`.
 
     Raises:
-        ConfigError: `out` has another extension, is a folder or the source; no segment, fewer than 2 frames a segment,
-            or less than 1 apart; a number of `saliency` out of its range; a video of all variants, of some of the
-            frames or at another exposure.
+        ConfigError: `out` has another extension, is a folder or the source; no segment, fewer than 2 frames per
+            segment, or a stride below 1; a number of `saliency` out of its range; an overlay video with all variants,
+            a stride or an exposure.
         VideoError: the source cannot be read.
     """
     saliency, out = saliency or SaliencyConfig(), Path(out)
@@ -76,7 +76,7 @@ def draw_saliency(
     if out.suffix.lower() not in VIDEOS:
         variants = VARIANTS if all_variants else (saliency.variant,)
         configs = [replace(saliency, variant=variant) for variant in variants]
-        return contact_sheet(
+        return saliency_sheet(
             source,
             out,
             configs,
@@ -92,7 +92,7 @@ def draw_saliency(
     return overlay_video(source, out, saliency=saliency, frames_per_segment=frames_per_segment)
 
 
-def contact_sheet(
+def saliency_sheet(
     source: str | Path,
     out: str | Path,
     configs: Sequence[SaliencyConfig],
@@ -104,9 +104,9 @@ def contact_sheet(
     start: float | None = None,
     end: float | None = None,
 ) -> Path:
-    """Write one picture: a column a segment; key frames, then for each config salience and what a network sees.
+    """Write one picture with one column per segment: key frames, then per config salience and enhanced frames.
 
-    `start` and `end`, in seconds, bound the part that is shown.
+    `start` and `end`, in seconds, bound the part of the video that is shown.
 
     Raises:
         ConfigError, VideoError: see `draw_saliency`.
@@ -174,7 +174,7 @@ def read_key_frames(
     """The key frames of a video (of its part from `start` to `end`, in seconds) and their salience.
 
     Segments are those of a test with one clip; frames are scaled to `short_side` pixels first. `key_frame` is the
-    index of the key frame in its segment, from 0; of shorter segments it is the last frame.
+    index of the key frame in its segment, from 0; in shorter segments it is the last frame.
 
     Raises:
         ConfigError: a segment has fewer than 2 frames.
@@ -193,7 +193,7 @@ def read_key_frames(
 
 
 class _Segments:
-    """The frames of a video's segments, read once; `read_key_frames` has the arguments."""
+    """The frames of a video's segments, read once; see `read_key_frames` for the arguments."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class _Segments:
 
 
 def enhanced(frames: np.ndarray, salience: np.ndarray, *, floor: float) -> np.ndarray:
-    """Frames as a network sees them, motionless places faded to the mean colour; uint8 RGB [n, H, W, 3]."""
+    """Frames as a network sees them: still places fade to the mean colour; uint8 RGB [n, H, W, 3]."""
     mean = np.array(Trunk.mean, dtype=np.float32) * 255
     mask = floored(torch.from_numpy(salience), floor).numpy()[..., None]
     return (mean + mask * (frames - mean)).round().clip(0, 255).astype(np.uint8)
@@ -243,7 +243,9 @@ def enhanced(frames: np.ndarray, salience: np.ndarray, *, floor: float) -> np.nd
 class _Overlay:
     """Encodes frames that are pushed one by one; holds `CHUNK` and a window of them."""
 
-    def __init__(self, container: Any, info: VideoInfo, saliency: SaliencyConfig, window: int) -> None:
+    def __init__(
+        self, container: av.container.OutputContainer, info: VideoInfo, saliency: SaliencyConfig, window: int
+    ) -> None:
         self.saliency, self.window = saliency, window
         self.key = min(MDTNetConfig.key_frame, window - 1)
         self.frames: list[np.ndarray] = []
@@ -256,7 +258,7 @@ class _Overlay:
         self.stream.options = {"crf": "20", "preset": "veryfast"}
 
     def push(self, frame: np.ndarray) -> np.ndarray:
-        """Take the next frame; gives a pixel back, which is all that `read_clip` then has to hold of it."""
+        """Add the next frame; returns one pixel of it, all that `read_clip` then has to keep."""
         frame = _resized(frame, SHORT_SIDE, multiple=2)
         first = not self.frames
         self.frames += [frame] * (1 + self.key if first else 1)  # the first frame's window starts with copies of it
@@ -283,7 +285,7 @@ class _Overlay:
 
 def _check_frames(frames_per_segment: int) -> None:
     if frames_per_segment < 2:
-        raise ConfigError(f"frames_per_segment is {frames_per_segment}: motion takes at least 2 frames")
+        raise ConfigError(f"frames_per_segment is {frames_per_segment}: motion needs at least 2 frames")
 
 
 def _scaled(size: tuple[int, ...], short_side: int, multiple: int) -> tuple[int, ...]:
@@ -294,6 +296,3 @@ def _scaled(size: tuple[int, ...], short_side: int, multiple: int) -> tuple[int,
 def _resized(frame: np.ndarray, short_side: int, *, multiple: int = 1) -> np.ndarray:
     height, width = _scaled(frame.shape[:2], short_side, multiple)
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
-
-
-# ---- sheets ---------------------------------------------------------------------------------------------

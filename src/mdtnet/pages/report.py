@@ -1,4 +1,4 @@
-"""Run directories -> self-contained HTML pages that open offline: one run in depth, or several side by side.
+"""RunFiles directories -> self-contained HTML pages that open offline: one run in depth, or several side by side.
 
 Only files are read: config, training log, score table, list of unreadable videos, and for key frames the
 videos of the most confident mistakes. No model runs here. Whatever is missing is named on the page.
@@ -8,10 +8,10 @@ import csv
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import yaml
@@ -19,10 +19,11 @@ from PIL import Image
 
 from mdtnet import metrics
 from mdtnet.config import SYSTEMS, DataConfig, RunConfig, TestConfig
-from mdtnet.config_file import load_yaml, to_dict
+from mdtnet.config_file import flat, from_dict, load_yaml, nested, to_dict
 from mdtnet.data.labels import label_text
 from mdtnet.errors import ConfigError, DataError, MdtnetError, VideoError
-from mdtnet.pages.charts import Line, chart, confusion, data_uri
+from mdtnet.metrics import Figures
+from mdtnet.pages.charts import Confusion, Line, LineChart, chart, confusion, data_uri
 from mdtnet.pages.page import environment, write_page
 from mdtnet.scores import ScoreTable
 from mdtnet.training.run_folder import finite_number, read_history
@@ -33,9 +34,27 @@ STRIP_HEIGHT = 96  # pixels
 UNREADABLE_SHOWN = 50
 
 
+Content = TypeVar("Content")
+
+
+class Strip(TypedDict):
+    """Pictures of a video as data URIs, or the reason why there are none."""
+
+    frames: NotRequired[str]
+    salience: NotRequired[str]
+    reason: NotRequired[str]
+
+
+class TitledConfusion(Confusion):
+    """A confusion matrix and the run that it is of."""
+
+    title: str
+    colour: str
+
+
 @dataclass
-class Run:
-    """What a run directory holds; None or empty where a file is missing, and `missing` says so in words."""
+class RunFiles:
+    """Contents of a run directory; None or empty where a file is missing, and `missing` says so in words."""
 
     folder: Path
     title: str = ""
@@ -44,7 +63,7 @@ class Run:
     config: RunConfig | None = None
     history: list[dict[str, float | None]] = field(default_factory=list)
     table: ScoreTable | None = None
-    figures: dict[str, Any] | None = None
+    figures: Figures | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -62,9 +81,9 @@ def build_report(run_dir: str | Path) -> Path:
         .render(
             run=run,
             figures=run.figures,
-            several=metrics.headline(run.figures or {}) == "map",
-            best=metrics.headline(run.figures or {}),
-            title=metrics.TITLES[metrics.headline(run.figures or {})],
+            several=_headline(run) == "map",
+            best=_headline(run),
+            title=metrics.TITLES[_headline(run)],
             protocol=protocol_in_words(run),
             charts=_charts([run]),
             confusion=_confusion(run),
@@ -114,13 +133,13 @@ def build_comparison(run_dirs: Sequence[str | Path], out: str | Path, *, pairs: 
 # ---- reading ------------------------------------------------------------------------------------------
 
 
-def read_run(run_dir: str | Path) -> Run:
-    """Read what there is of a run.
+def read_run(run_dir: str | Path) -> RunFiles:
+    """Read the files of a run; those that are missing or damaged are named in `missing`.
 
     Raises:
         DataError: no such directory, or nothing of a run in it.
     """
-    run = Run(Path(run_dir))
+    run = RunFiles(Path(run_dir))
     if not run.folder.is_dir():
         raise DataError(f"{run_dir}: no such run directory")
     run.config = _attempt(run, "config.yaml", partial(load_yaml, unversioned=1))  # runs of version 1 did not say it
@@ -137,7 +156,7 @@ def read_run(run_dir: str | Path) -> Run:
     return run
 
 
-def _attempt(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
+def _attempt(run: RunFiles, name: str, read: Callable[[Path], Content]) -> Content | None:
     """The content of a file of the run, or None with a line in `run.missing`."""
     path = run.folder / name
     if not path.is_file():
@@ -150,10 +169,15 @@ def _attempt(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
         return None
 
 
-def _read_figures(path: Path) -> dict[str, Any]:
-    figures = json.loads(path.read_text(encoding="utf-8"))
-    needed = {"per_class", "unreadable_wrong"}
-    if not isinstance(figures, dict) or not needed | {metrics.headline(figures)} <= figures.keys():
+def _headline(run: RunFiles) -> metrics.Metric:
+    return metrics.headline(run.figures) if run.figures else "top1"
+
+
+def _read_figures(path: Path) -> Figures:
+    figures: Figures = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(figures, dict) or not {"per_class", "unreadable_wrong"} <= figures.keys():
+        raise ValueError("not the figures of a test")
+    if metrics.headline(figures) not in figures:
         raise ValueError("not the figures of a test")
     return figures
 
@@ -166,34 +190,38 @@ def _read_reasons(path: Path) -> dict[str, str]:
         return {row["path"] or "": row.get("reason") or "" for row in rows}
 
 
-def _figures(run: Run) -> dict[str, Any] | None:
-    """Figures of the score table, else those that were written down; what computed them is in the latter alone."""
+def _figures(run: RunFiles) -> Figures | None:
+    """Figures of the score table, else those of `metrics.json`, which alone has versions and hardware."""
     written = _attempt(run, "metrics.json", _read_figures)
     if run.table is None or not len(run.table.names):
         return written
-    made_by = {"versions": {}, "hardware": ""}
-    made_by |= {key: written[key] for key in made_by if written and key in written}
-    return {**run.table.metrics(_protocol(run)), **made_by}
+    figures = run.table.metrics(_test_config(run))
+    written = written or {}
+    figures["versions"], figures["hardware"] = written.get("versions", {}), written.get("hardware", "")
+    return figures
 
 
-def _protocol(run: Run) -> TestConfig:
-    """How the score table came about: what it says itself goes before the config of the training."""
+def _test_config(run: RunFiles) -> TestConfig:
+    """The protocol of the score table: its own record, else the test options of the training's config."""
     test = run.config.test if run.config else TestConfig()
     said = run.table.protocol if run.table else {}
-    return replace(test, **{f.name: said[f.name] for f in fields(TestConfig) if f.name in said})
+    own = {f.name: said[f.name] for f in fields(TestConfig) if f.name in said}
+    if own.get("fusion") == "sigmoid":  # the name of `softmax` where a video can have several labels
+        own["fusion"] = "softmax"
+    return from_dict(TestConfig, to_dict(test) | own, where=f"{run.folder}/scores.npz")
 
 
-def _unreadable(run: Run) -> dict[str, str]:
-    """Name and reason of every video that could not be read, in training or in the test."""
+def _unreadable(run: RunFiles) -> dict[str, str]:
+    """Name -> reason, for every video that could not be read in training or in the test."""
     listed = _attempt(run, "unreadable.csv", _read_reasons) or {}
     found = {_relative(path, run): reason for path, reason in listed.items()}
     return found | (run.table.unreadable() if run.table else {})
 
 
-def _roots(run: Run) -> list[Path]:
+def _roots(run: RunFiles) -> list[Path]:
     """Folders that video names may be relative to."""
     data = run.config.data if run.config else DataConfig()
-    recorded = run.table.protocol.get("data", "") if run.table else ""
+    recorded = str(run.table.protocol.get("data", "")) if run.table else ""
     roots = []
     for source in (recorded, data.val, data.train):
         if source:
@@ -202,7 +230,7 @@ def _roots(run: Run) -> list[Path]:
     return roots
 
 
-def _relative(path: str, run: Run) -> str:
+def _relative(path: str, run: RunFiles) -> str:
     """A path as pages show it: relative to a root of the data, else without its folders."""
     for root in _roots(run):
         if Path(path).is_relative_to(root.absolute()):
@@ -210,32 +238,30 @@ def _relative(path: str, run: Run) -> str:
     return _shortened(path)
 
 
-def _shortened(value: Any) -> Any:
-    """Absolute paths lose all but their last part; everything else stays."""
-    if isinstance(value, dict):
-        return {key: _shortened(v) for key, v in value.items()}
-    if isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
-        return f".../{PureWindowsPath(value).name}"
-    return value
+def _shortened(text: str) -> str:
+    """An absolute path loses all but its last part; other texts stay."""
+    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute():
+        return f".../{PureWindowsPath(text).name}"
+    return text
 
 
 # ---- words and tables ---------------------------------------------------------------------------------
 
 
-def protocol_in_words(run: Run) -> str:
-    """How the run was tested, one sentence; "" where nothing says so."""
+def protocol_in_words(run: RunFiles) -> str:
+    """The test protocol in one sentence; "" if it is not known."""
     if run.figures is None or (run.config is None and run.table is None):
         return ""
-    test, data = _protocol(run), run.config.data if run.config else DataConfig()
+    test, data = _test_config(run), run.config.data if run.config else DataConfig()
     said = run.table.protocol if run.table else {}
     short_side = said.get("short_side", data.short_side)
     size = test.crop_size or (said.get("size", data.size) if test.crops == 1 else short_side)
-    clips = "1 clip a video" if test.clips == 1 else f"{test.clips} clips a video"
+    clips = "1 clip per video" if test.clips == 1 else f"{test.clips} clips per video"
     crops = "centre crop" if test.crops == 1 else f"{test.crops} crops"
     segments = said.get("num_segments", data.num_segments)
     text = f"{clips}, {crops} of {size} pixels from a short side of {short_side}, {segments} segments"
     if said.get("data"):
-        text = f"videos of {Path(said['data']).name}, {text}"
+        text = f"videos of {Path(str(said['data'])).name}, {text}"
     views = test.clips * test.crops * (2 if test.flip else 1)
     if views > 1:
         fused = "scores" if test.fusion == "logits" else "probabilities"
@@ -243,20 +269,23 @@ def protocol_in_words(run: Run) -> str:
     return text
 
 
-def _per_class(run: Run) -> list[dict[str, Any]]:
-    """Classes that were tested, best first, with what they are judged by as `value`."""
-    rows = (run.figures or {}).get("per_class", [])
-    valued = [{**row, "value": row.get("accuracy", row.get("average_precision"))} for row in rows]
-    return sorted((row for row in valued if row["value"] is not None), key=lambda row: (-row["value"], row["name"]))
+def _per_class(run: RunFiles) -> list[tuple[metrics.ClassRow, float]]:
+    """Classes that were tested, best first, each with its accuracy or average precision."""
+    rows = run.figures.get("per_class", []) if run.figures else []
+    valued = [(row, row.get("accuracy", row.get("average_precision"))) for row in rows]
+    known = [(row, value) for row, value in valued if value is not None]
+    return sorted(known, key=lambda found: (-found[1], found[0]["name"]))
 
 
-def _config_text(run: Run) -> str:
+def _config_text(run: RunFiles) -> str:
     if run.config is None:
         return ""
-    return yaml.safe_dump(_shortened(to_dict(run.config)), sort_keys=False, allow_unicode=True)
+    values = flat(to_dict(run.config))
+    shown = {key: _shortened(value) if isinstance(value, str) else value for key, value in values.items()}
+    return yaml.safe_dump(nested(shown, where="config"), sort_keys=False, allow_unicode=True)
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: RunFiles) -> list[tuple[str, str]]:
     """Versions, hardware and time, as pairs for a table."""
     figures, facts = run.figures or {}, []
     seconds = sum(row.get("seconds") or 0 for row in run.history)
@@ -264,7 +293,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("training", f"{len(run.history)} epochs in {_duration(seconds)}"))
     speeds = [row.get("clips_per_s") or 0.0 for row in run.history]
     if any(speeds):
-        facts.append(("speed", f"{np.median(speeds):.3g} training clips a second (median)"))
+        facts.append(("speed", f"{np.median(speeds):.3g} training clips per second (median)"))
     if figures.get("hardware"):
         facts.append(("hardware", str(figures["hardware"])))
     return facts + [(name, str(value)) for name, value in figures.get("versions", {}).items()]
@@ -276,27 +305,27 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _columns(runs: list[Run]) -> dict[str, str]:
-    """Figures of a comparison: those of one label a video, of several, or both where runs differ in that."""
+def _columns(runs: list[RunFiles]) -> dict[str, str]:
+    """Key -> heading of a comparison's figures: for one label per video, for several, or both where runs differ."""
     several = {run.table.multi_label for run in runs if run.table}
     columns = {"top1": "Top-1", "mean_class": "Mean class accuracy"} if several != {True} else {}
     return columns | ({"map": "mAP"} if True in several else {})
 
 
-def _inside_pairs(run: Run, pairs: Sequence[tuple[str, str]]) -> dict[str, Any] | None:
+def _inside_pairs(run: RunFiles, pairs: Sequence[tuple[str, str]]) -> metrics.PairFigures | None:
     names = {name for pair in pairs for name in pair}
     if run.table is None or run.table.multi_label or not names <= set(run.table.classes):
         return None
-    fused = run.table.fuse(_protocol(run).fusion)
+    fused = run.table.fuse(_test_config(run).fusion)
     return metrics.pair_accuracy(fused, run.table.labels, run.table.classes, pairs)
 
 
-def _same_videos(runs: list[Run]) -> bool:
+def _same_videos(runs: list[RunFiles]) -> bool:
     return len({tuple(sorted(run.table.names)) if run.table else () for run in runs}) == 1
 
 
-def _tell_apart(runs: list[Run]) -> None:
-    """Different titles and colours: runs of one system get their folders' names and colours by order."""
+def _tell_apart(runs: list[RunFiles]) -> None:
+    """Give runs different titles and colours: those of one system get their folders' names, and colours by order."""
     if len({run.title for run in runs}) < len(runs):
         for run in runs:
             run.title = f"{run.title} {run.folder.resolve().name}"
@@ -308,8 +337,8 @@ def _tell_apart(runs: list[Run]) -> None:
 # ---- charts -------------------------------------------------------------------------------------------
 
 
-def _charts(runs: list[Run]) -> list[dict[str, Any]]:
-    """Loss, top-1 (or mAP) and, for a single run, the learning rate over epochs; without those that have no points."""
+def _charts(runs: list[RunFiles]) -> list[LineChart]:
+    """Loss, top-1 (or mAP) and, for a single run, the learning rate over epochs; charts without points are left out."""
     if len(runs) == 1:
         lines = {
             "Loss": [("train_loss", "training", "muted"), ("val_loss", "validation", runs[0].colour)],
@@ -334,13 +363,13 @@ def _charts(runs: list[Run]) -> list[dict[str, Any]]:
     return charts
 
 
-def _points(run: Run, key: str, scale: float) -> list[tuple[float, float]]:
+def _points(run: RunFiles, key: str, scale: float) -> list[tuple[float, float]]:
     return [
         (row.get("epoch") or 0, scale * value) for row in run.history for value in [row.get(key)] if value is not None
     ]
 
 
-def _confusion(run: Run) -> dict[str, Any] | None:
+def _confusion(run: RunFiles) -> TitledConfusion | None:
     if run.figures is None or not run.figures.get("confusion"):
         return None
     classes = run.figures.get("classes") or [row["name"] for row in run.figures["per_class"]]
@@ -354,30 +383,42 @@ def _confusion(run: Run) -> dict[str, Any] | None:
 # ---- mistakes -----------------------------------------------------------------------------------------
 
 
-def _mistakes(run: Run) -> list[dict[str, Any]]:
+class ShownMistake(TypedDict):
+    """A mistake in words, with the pictures of its video."""
+
+    name: str
+    true: str
+    predicted: str
+    confidence: float
+    label_confidence: float | None
+    strip: Strip
+
+
+def _mistakes(run: RunFiles) -> list[ShownMistake]:
     """The most confident mistakes with names, probabilities and, where the video is there, pictures."""
     if run.table is None:
         return []
-    probabilities = run.table.probabilities(_protocol(run).fusion)
+    probabilities = run.table.probabilities(_test_config(run).fusion)
     found = metrics.confident_mistakes(probabilities, run.table.labels, count=NUM_MISTAKES)
     classes, labels = run.table.classes, run.table.labels
     return [
         {
-            **mistake,
             "name": run.table.names[mistake["index"]],
             "true": label_text(labels[mistake["index"]], classes) or "none of the classes",
             "predicted": classes[mistake["predicted"]],
-            **_strips(run, run.table.names[mistake["index"]]),
+            "confidence": mistake["confidence"],
+            "label_confidence": mistake.get("label_confidence"),
+            "strip": _strip_of(run, run.table.names[mistake["index"]]),
         }
         for mistake in found
     ]
 
 
-def _strips(run: Run, name: str) -> dict[str, str]:
-    """`frames` and `salience` as data URIs, or `reason` why there are none."""
+def _strip_of(run: RunFiles, name: str) -> Strip:
+    """Key frames of a video of the score table and their salience."""
     path, start, end = _locate(run, name)
     if path is None:
-        return {"reason": "the video is not where the run found it"}
+        return {"reason": "the video is no longer where the run found it"}
     from mdtnet.pages import pictures  # computes with torch
 
     config = run.config or RunConfig()
@@ -399,7 +440,7 @@ def _strips(run: Run, name: str) -> dict[str, str]:
     return {"frames": _strip(found.frames), "salience": _strip(heat)}
 
 
-def _locate(run: Run, name: str) -> tuple[Path | None, float | None, float | None]:
+def _locate(run: RunFiles, name: str) -> tuple[Path | None, float | None, float | None]:
     """The video of a key of the score table, and its part in seconds where the key ends in `@start-end`."""
     match = re.fullmatch(r"(.+)@([\d.]+)-([\d.]*)", name)
     choices: list[tuple[str, float | None, float | None]] = [(name, None, None)]
@@ -413,13 +454,10 @@ def _locate(run: Run, name: str) -> tuple[Path | None, float | None, float | Non
 
 
 def _strip(frames: np.ndarray) -> str:
-    """Pictures [T, H, W, 3] side by side as a data URI."""
+    """Pictures uint8 [T, H, W, 3] side by side, as a data URI."""
     height, width = frames.shape[1:3]
     size = (max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT)
     small = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in frames]
     gap = np.full((STRIP_HEIGHT, 2, 3), 128, dtype=np.uint8)
     parts = [part for frame in small for part in (frame, gap)][:-1]
     return data_uri(Image.fromarray(np.concatenate(parts, axis=1)), "JPEG")
-
-
-# ---- pages --------------------------------------------------------------------------------------------

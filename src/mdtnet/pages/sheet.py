@@ -1,4 +1,4 @@
-"""Sheets of pictures: rows of panels with texts, colours for numbers, and the file they are saved to."""
+"""Sheets of pictures: rows of panels with texts, colours for numbers, and saving them."""
 
 import math
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ def heat(frames: np.ndarray, salience: np.ndarray) -> np.ndarray:
 
 
 def checked_output(source: str | Path, out: str | Path, suffixes: tuple[str, ...], kinds: str) -> Path:
-    """`out` as a file that can be written, in a folder that is there.
+    """`out` as a file that can be written; its folder is made.
 
     Raises:
-        ConfigError: its extension is none of `suffixes` (`kinds` says what is expected), it is a folder or `source`.
+        ConfigError: its extension is not in `suffixes` (the message names `kinds`), or it is a folder or `source`.
     """
     out = Path(out)
     if out.suffix.lower() not in suffixes:
@@ -84,7 +84,7 @@ def colour_scale(note: str) -> Image.Image:
 
 
 def save_sheet(picture: Image.Image, out: Path) -> Path:
-    """Write a sheet as PNG or JPEG, by its extension; a crash leaves the old file or the new one."""
+    """Write a sheet as PNG or JPEG, by its extension, whole or not at all."""
     kind = "PNG" if out.suffix.lower() == ".png" else "JPEG"
     atomic_write(out, lambda file: picture.save(file, kind, quality=92))
     return out

@@ -1,6 +1,6 @@
 """A study: systems x data x folds x seeds x variants, a grid of runs in one YAML file.
 
-The file is read into `Spec`s, one a run; `study_results` has their results.
+The file is read into `Spec`s, one per run; `results.py` has the rows of those that are finished.
 """
 
 import hashlib
@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mdtnet.builtin.render import RENDERER_VERSION, RenderConfig
-from mdtnet.config import SYSTEMS, RunConfig, System
-from mdtnet.config_file import flat, from_dict, merged, nested, read_config, read_yaml, to_dict
+from mdtnet.config import SYSTEMS, Plain, RunConfig, System, Values
+from mdtnet.config_file import find_preset, flat, from_dict, merged, nested, read_config, read_yaml, to_dict
 from mdtnet.errors import ConfigError, nearest
 
 DEFAULT = "default"
@@ -21,13 +21,21 @@ NOT_HASHED = (
     *("train.device", "train.trackers", "train.save_every", "train.val_every"),
     *("train.seed", "data.fold"),  # columns of their own
 )
-"""Options that do not change what a run of given seed and fold computes."""
+"""Options that do not change the result of a run of given seed and fold."""
 PATHS = ("train", "val", "root", "classes")
 """Options of `data` that are files or folders."""
 PARTS = tuple(dict.fromkeys(part for system in SYSTEMS.values() for part in system.parts))
-"""Groups of `model` options that only some systems look at."""
+"""Groups of `model` options that only some systems use."""
+
+ENTRIES = {"systems": "system", "data": "data set", "seeds": "seed", "variants": "variant"}
+"""Keys of a study's file that must not be empty, and the name of one entry."""
 
 Keep = Literal["none", "last", "best", "all"]
+"""A value that YAML and JSON can hold."""
+RunKey = tuple[str, str, str, int | None, int]
+"""System, variant, data set, fold and seed: they name a run inside its study."""
+Pair = tuple[System, str]
+"""System and variant."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class StudyFile:
     results: str = ""
     """Folder of `results.csv`, tables, plots and the page. Empty: `out`."""
     base: str = ""
-    """YAML file of a run that every run starts from, relative to this file."""
+    """Config that every run starts from: a YAML file, relative to this one, or the name of a shipped config."""
     run: dict = field(default_factory=dict)
     """Options of every run, over those of `base`."""
     systems: tuple[System, ...] = ()
@@ -52,6 +60,9 @@ class StudyFile:
     """Name -> options of the run; `systems` limits a variant to some systems."""
     baseline: str = ""
     """System, or system/variant, that the others are compared with. Empty: the first system."""
+    primary: tuple[str, ...] = ()
+    """The one contrast that the study is made for: data set, system (or system/variant), and what it is compared with.
+    P-values of all others are corrected for their number."""
     keep: Keep = "none"
     """Checkpoints that stay on disk after a run."""
 
@@ -61,10 +72,10 @@ class DataSet:
     """An entry of `data`."""
 
     name: str
-    options: dict[str, Any]
+    options: Values
     """Options of `data`, nested, paths as written."""
     render: RenderConfig | None = None
-    """The built-in set that is made for it."""
+    """How its videos are rendered; None: they are real ones."""
     pairs: tuple[tuple[str, str], ...] | None = None
     """Classes that are each other's time reversal; None: those of the built-in set."""
 
@@ -82,17 +93,17 @@ class Spec:
     """As the file asks for it: no `out`, paths as written."""
 
     @property
-    def key(self) -> tuple[str, str, str, int | None, int]:
-        """What names the run inside its study."""
+    def key(self) -> RunKey:
+        """Its name inside the study."""
         return self.system, self.variant, self.data.name, self.fold, self.seed
 
     @property
-    def about(self) -> dict[str, Any]:
-        """Everything that decides what a run's row says, beside seed and fold: flat, plain values."""
+    def about(self) -> Values:
+        """Every option that decides the run's result, without seed and fold: flat, plain values."""
         values = flat(to_dict(self.config))
         ignored = tuple(f"model.{part}." for part in PARTS if part not in SYSTEMS[self.system].parts)
         if self.data.render:
-            values |= flat({"render": rendered(self.data.render)})
+            values |= flat({"render": render_options(self.data.render)})
         if self.data.pairs is not None:
             values["pairs"] = [list(pair) for pair in self.data.pairs]
         kept = {k: v for k, v in values.items() if k not in NOT_HASHED and not k.startswith(ignored)}
@@ -100,12 +111,13 @@ class Spec:
 
     @property
     def hash(self) -> str:
-        """Of `about`, 10 hexadecimal digits."""
+        """Hash of `about`, 10 hexadecimal digits."""
         return hash_of(self.about)
 
     @property
     def name(self) -> str:
-        """Its folder: data / system, variant, fold, seed and hash, but for `pairs`, which training does not know of."""
+        """Folder name: data / system, variant, fold, seed and hash; the hash leaves out `pairs`, which do not affect
+        training."""
         trained = hash_of({key: value for key, value in self.about.items() if key != "pairs"})
         parts = [self.system, self.variant, f"fold{self.fold}", f"seed{self.seed}", trained]
         return f"{self.data.name}/" + "_".join(part for part in parts if part not in (DEFAULT, "foldNone"))
@@ -124,9 +136,10 @@ class Study:
     out: Path
     results: Path
     specs: tuple[Spec, ...]
-    baseline: tuple[System, str]
-    """System and variant."""
+    baseline: Pair
     keep: Keep = "none"
+    primary: tuple[str, Pair, Pair] | None = None
+    """Data set, system and variant, and those that they are compared with."""
 
     @property
     def name(self) -> str:
@@ -134,60 +147,69 @@ class Study:
         return self.path.stem
 
 
-def rendered(render: RenderConfig) -> dict[str, Any]:
-    """What decides the videos of a built-in set."""
+def render_options(render: RenderConfig) -> Values:
+    """All that decides the videos of a built-in set: its options and the renderer's version."""
     return {**asdict(render), "version": RENDERER_VERSION}
 
 
-def hash_of(about: dict[str, Any]) -> str:
-    """10 hexadecimal digits of plain values, whatever their order."""
-    return hashlib.sha1(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
+def hash_of(values: Values) -> str:
+    """Hash of plain values, 10 hexadecimal digits, independent of their order."""
+    return hashlib.sha1(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
 # ---- the file -----------------------------------------------------------------------------------------
 
 
 def load_study(path: str | Path) -> Study:
-    """Read a study's file.
+    """Read a study's file, or the shipped study of this name.
 
     Raises:
         ConfigError: the file or its base is missing or not YAML, or it has an unknown key or a wrong value.
     """
-    path = Path(path)
+    path = find_preset("studies", path)
     given: StudyFile = from_dict(StudyFile, read_yaml(path), where=str(path))
     if not given.systems or not given.data or not given.seeds or not given.variants:
-        missing = next(key for key in ("systems", "data", "seeds", "variants") if not getattr(given, key))
-        raise ConfigError(f"{path}: {missing} is empty, expected at least one")
-    base = read_config(path.parent / given.base) if given.base else {}
+        missing = next(key for key in ENTRIES if not getattr(given, key))
+        raise ConfigError(f"{path}: {missing} is empty: name at least one {ENTRIES[missing]}")
+    base = read_config(find_preset("configs", given.base, folder=path.parent)) if given.base else {}
     base = merged(base, nested(given.run, where=f"{path}: run"))
-    sets = [_data_set(path, name, values) for name, values in given.data.items()]
-    variants = {name: _variant(path, name, values, given.systems) for name, values in given.variants.items()}
+    sets = [_data_set(path, str(name), values) for name, values in given.data.items()]
+    variants = {name: _variant(path, str(name), values, given.systems) for name, values in given.variants.items()}
     specs = tuple(
         spec
-        for seed in given.seeds  # first: a study that is stopped has compared what it has
+        for seed in given.seeds  # outermost: a stopped study has compared all systems on the seeds that it reached
         for data in sets
         for name, (systems, overrides) in variants.items()
         for system in systems
         for spec in _folds(_spec(path, base, system, name, overrides, data, seed))
     )
     out = Path(given.out or f"runs/studies/{path.stem}")
-    baseline = _baseline(path, given, specs)
-    return Study(path, out, Path(given.results or out), specs, baseline, given.keep)
+    baseline = _pair(path, "baseline", given.baseline or given.systems[0], specs)
+    primary = _primary(path, given.primary, specs) if given.primary else None
+    return Study(path, out, Path(given.results or out), specs, baseline, given.keep, primary)
 
 
-def _data_set(path: Path, name: Any, values: Any) -> DataSet:
+def _data_set(path: Path, name: str, values: Plain) -> DataSet:
     where = f"{path}: data '{name}'"
-    _check_name(where, str(name))
+    _check_name(where, name)
     options = nested(values, where=where)
-    render, pairs = options.pop("render", None), options.pop("pairs", None)
-    if render is not None:
+    given, pairs = options.pop("render", None), options.pop("pairs", None)
+    render = None
+    if given is not None:
         try:
-            render = from_dict(RenderConfig, render, where=where, prefix="render.")
+            render = from_dict(RenderConfig, given, where=where, prefix="render.")
         except ConfigError as error:
             raise error if str(error).startswith(where) else ConfigError(f"{where}: render: {error}") from None
-    if pairs is not None and not all(isinstance(p, list) and len(p) == 2 for p in pairs):
-        raise ConfigError(f"{where}: pairs is {pairs!r}, expected a list of pairs of class names")
-    return DataSet(str(name), options, render, None if pairs is None else tuple((a, b) for a, b in pairs))
+    return DataSet(name, options, render, None if pairs is None else _class_pairs(pairs, where))
+
+
+def _class_pairs(pairs: Plain, where: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ConfigError(f"{where}: pairs is {pairs!r}, expected a list of pairs of class names")
+        found.append((str(pair[0]), str(pair[1])))
+    return tuple(found)
 
 
 def _check_name(where: str, name: str) -> None:
@@ -195,28 +217,27 @@ def _check_name(where: str, name: str) -> None:
         raise ConfigError(f"{where}: names are made of letters, digits, '_', '-' and '.', and begin with a letter")
 
 
-def _variant(
-    path: Path, name: Any, values: Any, systems: Sequence[System]
-) -> tuple[tuple[System, ...], dict[str, Any]]:
+def _variant(path: Path, name: str, values: Plain, systems: Sequence[System]) -> tuple[tuple[System, ...], Values]:
     """The systems of a variant, and its options."""
     where = f"{path}: variant '{name}'"
-    _check_name(where, str(name))
+    _check_name(where, name)
     options = nested(values, where=where)
     own = options.pop("systems", list(systems))
-    for system in own if isinstance(own, list) else [own]:
+    named = own if isinstance(own, list) else [own]
+    for system in named:
         if system not in systems:
             raise ConfigError(
                 f"{where}: systems has {system!r}, expected some of {', '.join(systems)}{nearest(str(system), systems)}"
             )
-    return tuple(own if isinstance(own, list) else [own]), options
+    return tuple(system for name in named for system in systems if system == name), options
 
 
 def _spec(
     path: Path,
-    base: dict[str, Any],
+    base: Values,
     system: System,
     variant: str,
-    overrides: dict[str, Any],
+    overrides: Values,
     data: DataSet,
     seed: int,
 ) -> Spec:
@@ -224,7 +245,7 @@ def _spec(
     values = merged(merged(base, {"data": data.options}), overrides)
     config: RunConfig = from_dict(RunConfig, values, where=where)
     if config.data.multi_label:
-        raise ConfigError(f"{where}: data.multi_label is true, but studies compare top-1, of one label a video")
+        raise ConfigError(f"{where}: data.multi_label is true, but studies compare top-1, of one label per video")
     if config.train.early_stopping:
         raise ConfigError(
             f"{where}: train.early_stopping is {config.train.early_stopping}, but last epochs are compared"
@@ -251,25 +272,35 @@ def _spec(
 
 
 def _folds(spec: Spec) -> list[Spec]:
-    """The run on every fold of its data, in place of one that has none yet."""
+    """The run on every fold of its data; where there are no folds, the run itself."""
     data = spec.config.data
     parts = [replace(data, fold=fold) for fold in range(data.folds)]
     return [replace(spec, fold=part.fold, config=replace(spec.config, data=part)) for part in parts] or [spec]
 
 
-def _baseline(path: Path, given: StudyFile, specs: Sequence[Spec]) -> tuple[System, str]:
-    wanted = given.baseline or given.systems[0]
+def _pair(path: Path, key: str, wanted: str, specs: Sequence[Spec]) -> Pair:
+    """System and variant that a name, SYSTEM or SYSTEM/VARIANT, stands for."""
     known = list(dict.fromkeys((s.system, s.variant) for s in specs))
     names = [f"{system}/{variant}" for system, variant in known]
     if wanted in names:
         return known[names.index(wanted)]
     of_system = [pair for pair in known if pair[0] == wanted]
     if not of_system:
-        choices = [*given.systems, *names]
+        choices = [*dict.fromkeys(system for system, _ in known), *names]
         raise ConfigError(
-            f"{path}: baseline is '{wanted}', expected one of {', '.join(choices)}{nearest(wanted, choices)}"
+            f"{path}: {key} is '{wanted}', expected one of {', '.join(choices)}{nearest(wanted, choices)}"
         )
     return next((pair for pair in of_system if pair[1] == DEFAULT), of_system[0])
+
+
+def _primary(path: Path, words: Sequence[str], specs: Sequence[Spec]) -> tuple[str, Pair, Pair]:
+    if len(words) != 3:
+        raise ConfigError(f"{path}: primary is {list(words)}, expected a data set and two systems")
+    sets = list(dict.fromkeys(spec.data.name for spec in specs))
+    if words[0] not in sets:
+        expected = f"one of {', '.join(sets)}{nearest(words[0], sets)}"
+        raise ConfigError(f"{path}: primary has data set '{words[0]}', expected {expected}")
+    return words[0], _pair(path, "primary", words[1], specs), _pair(path, "primary", words[2], specs)
 
 
 # ---- parts of the grid --------------------------------------------------------------------------------
@@ -278,10 +309,10 @@ FILTERS = ("system", "variant", "data", "seed", "fold")
 
 
 def only(specs: Iterable[Spec], filters: Sequence[str]) -> list[Spec]:
-    """The runs that all of the filters let through; a filter is such as `system=tsn,mdtnet2`.
+    """The runs that match all filters, for example `system=tsn,mdtnet2`.
 
     Raises:
-        ConfigError: a filter of another form, or a value that no run has.
+        ConfigError: a filter that is not KEY=VALUE,..., or a value that no run has.
     """
     found = list(specs)
     for text in filters:

@@ -1,7 +1,7 @@
-"""Results of a study: `results.csv`, a `Row` for each finished run, and which of them still count.
+"""Results of a study: `results.csv`, a `RunRow` per finished run, and which of them still count.
 
-A row counts as long as the config that its run had is the one that the study asks for now; otherwise it is stale and
-in no table. `configs.json` has the configs, so that a difference can be named.
+A row counts as long as its run's config is the one that the study asks for now; otherwise it is stale and left out of
+all tables. `configs.json` has the configs, so that a difference can be named.
 """
 
 import csv
@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from mdtnet.builtin.render import RenderConfig
-from mdtnet.config import RunConfig
+from mdtnet.config import RunConfig, Values
 from mdtnet.errors import DataError
 from mdtnet.files import atomic_write
-from mdtnet.study.grid import Spec, Study
+from mdtnet.study.grid import RunKey, Spec, Study
 
 RESULTS = "results.csv"
 CONFIGS = "configs.json"
+Configs = dict[str, Values]
+"""Hash of a run's config -> the config, flat."""
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """A finished run, a line of `results.csv`. Accuracies are the last epoch's, 0 to 1."""
 
     study: str
@@ -46,40 +48,40 @@ class Row:
     videos: int
     unreadable: int
     clips: int
-    """Clips a video in the test."""
+    """Clips per video in the test."""
     crops: int
-    """Crops a clip."""
+    """Crops per clip."""
     views: int
-    """Forward passes a video: clips x crops, twice that where each is tested mirrored too."""
+    """Forward passes per video: clips x crops, twice that where each is also tested mirrored."""
     gmacs: float
-    """Of one view, 10^9 multiply-adds."""
+    """Cost of one view, 10^9 multiply-adds."""
     parameters: int
     epochs: int
     seconds: float
-    """Training."""
+    """Training time."""
     machine: str
-    """Processor, cores and GPUs that made it."""
+    """Processor, cores and GPUs that it ran on."""
     commit: str
     date: str
     config: str
     """Hash of the config."""
 
     @property
-    def key(self) -> tuple[str, str, str, int | None, int]:
-        """As that of `Spec`."""
+    def key(self) -> RunKey:
+        """The same as its `Spec`'s."""
         return self.system, self.variant, self.data, self.fold, self.seed
 
 
-COLUMNS = tuple(f.name for f in dataclasses.fields(Row))
-NEEDED = tuple(f.name for f in dataclasses.fields(Row) if f.default is dataclasses.MISSING)
-_KINDS = typing.get_type_hints(Row)
+COLUMNS = tuple(f.name for f in dataclasses.fields(RunRow))
+NEEDED = tuple(f.name for f in dataclasses.fields(RunRow) if f.default is dataclasses.MISSING)
+_KINDS = typing.get_type_hints(RunRow)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a `results.csv`; none where there is no file. A line that was cut off by a crash is left out.
+def read_rows(path: Path) -> list[RunRow]:
+    """The rows of a `results.csv`; none where there is no file. Incomplete lines, cut off by a crash, are left out.
 
     Raises:
-        DataError: it is no such file.
+        DataError: the file has other columns or values.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -94,7 +96,7 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"{path}: not the results of a study, no column '{min(missing)}'")
     whole = [cells for cells in table if all(cells[column] is not None for column in NEEDED) and cells["config"]]
     try:
-        return [Row(**{c: _value(c, cells[c]) for c in COLUMNS if c in cells}) for cells in whole]
+        return [RunRow(**{c: _value(c, cells[c]) for c in COLUMNS if c in cells}) for cells in whole]
     except ValueError as error:
         raise DataError(f"{path}: not the results of a study: {error}") from error
 
@@ -107,8 +109,8 @@ def _value(column: str, text: str) -> Any:
     return kind(text)
 
 
-def append_row(path: Path, row: Row) -> None:
-    """Add a line in one write, so that several studies at once, or a crash, leave whole lines.
+def append_row(path: Path, row: RunRow) -> None:
+    """Add a line in one write: studies that run at the same time, or a crash, leave whole lines.
 
     An older file keeps its columns.
     """
@@ -133,20 +135,20 @@ def append_row(path: Path, row: Row) -> None:
 
 @dataclass(frozen=True)
 class Standing:
-    """Which runs are done, and which rows no longer belong to one."""
+    """Which runs are done, and which rows no longer count."""
 
-    done: dict[tuple, Row]
+    done: dict[RunKey, RunRow]
     """Key of a run -> its row."""
     missing: tuple[Spec, ...]
-    stale: tuple[tuple[Row, str], ...]
+    stale: tuple[tuple[RunRow, str], ...]
     """Rows and the reason why they do not count."""
 
 
-def standing(study: Study, rows: Iterable[Row], configs: dict[str, dict[str, Any]]) -> Standing:
+def standing(study: Study, rows: Iterable[RunRow], configs: Configs) -> Standing:
     """Sort the rows of a study. `configs` is hash -> config of the rows, as `read_configs` gives it."""
     specs = {spec.key: spec for spec in study.specs}
     hashes = {id(spec): spec.hash for spec in study.specs}
-    done: dict[tuple, Row] = {}
+    done: dict[RunKey, RunRow] = {}
     stale = []
     for row in rows:
         spec = specs.get(row.key)
@@ -158,10 +160,10 @@ def standing(study: Study, rows: Iterable[Row], configs: dict[str, dict[str, Any
     return Standing(done, tuple(s for s in study.specs if s.key not in done), tuple(stale))
 
 
-def _difference(row: Row, spec: Spec, hash_now: str, configs: dict[str, dict[str, Any]]) -> str:
+def _difference(row: RunRow, spec: Spec, hash_now: str, configs: Configs) -> str:
     """Why a row is not of the run that is asked for now; "" if it is.
 
-    An option that did not exist when the run was made, and has its default value now, is no difference.
+    An option that did not exist at the time of the run counts as its default value.
     """
     if row.config == hash_now:
         return ""
@@ -170,7 +172,7 @@ def _difference(row: Row, spec: Spec, hash_now: str, configs: dict[str, dict[str
         return f"another config, which is not in {CONFIGS}"
     now, usual = spec.about, _defaults(spec)
     if row.pairs is not None and not spec.data.render:
-        usual["pairs"] = now.get("pairs")  # configs of earlier versions do not say
+        usual["pairs"] = now.get("pairs")  # not in configs of earlier versions
     for key in [*now, *(k for k in then if k not in now)]:
         old, new = then.get(key, usual.get(key)), now.get(key)
         if old != new:
@@ -178,13 +180,13 @@ def _difference(row: Row, spec: Spec, hash_now: str, configs: dict[str, dict[str
     return ""
 
 
-def _defaults(spec: Spec) -> dict[str, Any]:
+def _defaults(spec: Spec) -> Values:
     render = RenderConfig() if spec.data.render else None
     return replace(spec, config=RunConfig(), data=replace(spec.data, render=render, pairs=None)).about
 
 
-def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Hash -> config of the runs in `results.csv`, from `configs.json`; empty where it is not there.
+def read_configs(folder: Path) -> Configs:
+    """Hash -> config of the runs in `results.csv`, from `configs.json`; empty without that file.
 
     Raises:
         DataError: it is damaged.
@@ -199,7 +201,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_configs(study: Study) -> None:
-    """Add the configs of the study's runs to `configs.json`, one a line."""
+    """Add the configs of the study's runs to `configs.json`, one per line."""
     known = read_configs(study.results)
     wanted = known | {spec.hash: spec.about for spec in study.specs}
     if wanted != known:

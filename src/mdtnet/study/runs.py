@@ -1,6 +1,6 @@
-"""The runs of a study: each a process of `mdtnet train`, several at a time, whose results become rows.
+"""The runs of a study: each is a process of `mdtnet train`, several at a time; each result becomes a row.
 
-A run's folder is an ordinary run directory; `NAME.yaml` beside it is what it is started with, `NAME.log` what it said.
+A run's folder is an ordinary run directory; `NAME.yaml` beside it is its config, `NAME.log` its output.
 """
 
 import logging
@@ -16,32 +16,32 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import numpy as np
 import torch
 
 from mdtnet.builtin.actions import REVERSAL_PAIRS
 from mdtnet.builtin.render import render_dataset
-from mdtnet.config import RunConfig, TestConfig, test_crop_size
-from mdtnet.config_file import save_yaml, to_dict
+from mdtnet.config import DataConfig, RunConfig, TestConfig, test_crop_size
+from mdtnet.config_file import from_dict, load_yaml, save_yaml, to_dict
 from mdtnet.data.annotations import write_list
-from mdtnet.data.splits import load_split
+from mdtnet.data.splits import group_keys, load_split
 from mdtnet.errors import ConfigError, DataError, MdtnetError
 from mdtnet.machine import commit, hardware
 from mdtnet.measure.cost import Cost, count
 from mdtnet.metrics import pair_accuracy, readable
 from mdtnet.models.build import build_model
-from mdtnet.pages.pictures import VARIANTS, contact_sheet
+from mdtnet.pages.pictures import VARIANTS, saliency_sheet
 from mdtnet.processes import Signals
 from mdtnet.scores import ScoreTable, load_figures
-from mdtnet.study.grid import PATHS, Spec, Study, hash_of, rendered
-from mdtnet.study.results import RESULTS, Row, append_row, write_configs
+from mdtnet.study.grid import PATHS, Spec, Study, hash_of, render_options
+from mdtnet.study.predictions import UNREADABLE, add_predictions
+from mdtnet.study.results import RESULTS, RunRow, append_row, write_configs
 from mdtnet.training.run_folder import BEST, LAST, read_history
 
-try:
+if sys.platform != "win32":  # on Windows nothing keeps two studies from the same run
     import fcntl
-except ImportError:  # Windows: there nothing keeps two studies from the same run
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ ONE_VIEW = TestConfig()
 
 
 class StudyFailed(MdtnetError):
-    """Some runs failed; the others are done."""
+    """Some runs failed; the others are finished."""
 
     exit_code = 5
 
@@ -66,26 +66,29 @@ class StudyStopped(MdtnetError):
 
 @dataclass
 class Job:
-    """A run on its way: the commands that are left of it, and the process of the first of them."""
+    """A run in progress: its current process and the commands still to run."""
 
     spec: Spec
     folder: Path
     commands: list[list[str]]
     started: float = field(default_factory=time.monotonic)
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen[bytes] | None = None
+    signalled: bool = False
+    """Whether `process` was sent the signal that stops the study."""
     failure: str = ""
-    """Why it cannot be run; "" while nothing says so."""
+    """Why it cannot be run; empty if it can."""
 
 
 def run_study(study: Study, specs: Sequence[Spec], *, root: str = "", jobs: int = 1) -> None:
     """Run `specs`, `jobs` at a time, and add a row for each to `results.csv`.
 
-    A run that was stopped goes on; one that is finished but has no row gets its row. `root` is where relative paths of
-    data are looked for first, then beside the study's file.
+    A run that was stopped goes on; one that is finished but has no row gets its row. Relative paths of data are looked
+    for in `root` first, then beside the study's file.
 
     Raises:
-        DataError: data that are not there. StudyFailed: some runs failed. StudyStopped: a signal came; the runs have
-        saved their state.
+        DataError: data are missing.
+        StudyFailed: some runs failed.
+        StudyStopped: a signal came; the runs have saved their state.
     """
     if jobs < 1:
         raise ConfigError(f"--jobs is {jobs}, expected at least 1")
@@ -114,14 +117,14 @@ def run_study(study: Study, specs: Sequence[Spec], *, root: str = "", jobs: int 
 
 
 def time_left(specs: Sequence[Spec], seconds: dict[str, list[float]]) -> float:
-    """Seconds that runs will take one after the other, by the mean of their system's, else of all."""
+    """Estimated seconds of runs one after the other: each as the mean of its system's runs, else of all."""
     known = {system: fmean(values) for system, values in seconds.items() if values}
     every = fmean(known.values()) if known else 0.0
     return sum(known.get(spec.system, every) for spec in specs)
 
 
 def duration(seconds: float) -> str:
-    """In words, to the minute."""
+    """Seconds in words, to the minute."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02} min"
@@ -132,19 +135,19 @@ def duration(seconds: float) -> str:
 
 
 def _paths(spec: Spec) -> tuple[str, ...]:
-    """What decides where a run's data are: the data set and the paths as written, which a variant may change."""
+    """All that decides where a run's data are: the data set, and the paths as written (a variant may change them)."""
     return spec.data.name, *(getattr(spec.config.data, key) for key in PATHS)
 
 
 def locate(study: Study, spec: Spec, *, root: str, workers: int) -> dict[str, str]:
-    """Paths of a run's data, as they are on this machine; a built-in set is rendered if need be.
+    """Paths of a run's data on this machine; a built-in set is rendered if need be.
 
     Raises:
-        DataError: a file or folder that is not there.
+        DataError: a file or folder is missing.
     """
     data, cache = spec.data, {"cache": str(study.out / "cache")}
     if data.render:
-        folder = study.out / "data" / f"{data.name}_{hash_of(rendered(data.render))}"
+        folder = study.out / "data" / f"{data.name}_{hash_of(render_options(data.render))}"
         render_dataset(folder, data.render, workers=workers)
         return cache | {"train": str(folder / "train.csv"), "val": str(folder / "val.csv")}
     if not spec.config.data.train:
@@ -164,15 +167,15 @@ def _found(study: Study, data: str, key: str, path: str, root: str) -> Path:
 
 
 def picture_of(study: Study, data: str) -> Path:
-    """The sheet that shows a data set: it stays beside the data, and out of the results, which others may publish."""
+    """The sheet that shows a data set. It lies beside the data, not in the results, which may be published."""
     return study.out / "pictures" / f"{data}.jpg"
 
 
 def _draw(path: Path, config: RunConfig) -> None:
-    """Frames of one training video as networks get them, and what every variant of the salience map makes of them."""
+    """Draw frames of one training video as networks get them, under every variant of the salience map."""
     video, data = load_split(config.data)[0][0], config.data
     try:
-        contact_sheet(
+        saliency_sheet(
             video.path,
             path,
             [replace(config.model.saliency, variant=variant) for variant in VARIANTS],
@@ -182,13 +185,14 @@ def _draw(path: Path, config: RunConfig) -> None:
             start=video.start,
             end=video.end,
         )
-    except MdtnetError as error:  # the runs themselves say what a bad video means to them
+    except MdtnetError as error:  # the runs report bad videos themselves
         log.warning("no picture: %s", error)
 
 
 def _resolved(study: Study, spec: Spec, places: dict[str, str]) -> RunConfig:
     own = {key: value for key, value in places.items() if key != "cache" or not spec.config.data.cache}
-    return replace(spec.config, out=str(folder_of(study, spec)), data=replace(spec.config.data, **own))  # type: ignore[arg-type]
+    data: DataConfig = from_dict(DataConfig, {**to_dict(spec.config.data), **own})
+    return replace(spec.config, out=str(folder_of(study, spec)), data=data)
 
 
 def folder_of(study: Study, spec: Spec) -> Path:
@@ -202,11 +206,11 @@ def folder_of(study: Study, spec: Spec) -> Path:
 def _finished(
     study: Study, waiting: list[tuple[Spec, RunConfig]], jobs: int, signals: Signals
 ) -> Iterator[tuple[Job, bool]]:
-    """Runs as they end, and whether all of their commands succeeded; `waiting` loses those that are started."""
+    """Yield runs as they end, and whether all of their commands succeeded; those that start leave `waiting`."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = dict.fromkeys(THREADS, threads) | os.environ  # who sets them means them
+    environment = dict.fromkeys(THREADS, threads) | os.environ  # values set by the user win
     running: list[Job] = []
-    with _ended(running):
+    with _killed_at_the_end(running):
         while (waiting and not signals.number) or running:
             while waiting and len(running) < jobs and not signals.number:
                 running.append(_start(study, *waiting.pop(0), environment))
@@ -221,8 +225,8 @@ def _finished(
 
 
 @contextmanager
-def _ended(running: list[Job]) -> Iterator[None]:
-    """No process outlives the study."""
+def _killed_at_the_end(running: list[Job]) -> Iterator[None]:
+    """Kill the processes that still run when the context ends: none outlives the study."""
     try:
         yield
     finally:
@@ -233,11 +237,11 @@ def _ended(running: list[Job]) -> Iterator[None]:
 
 
 def _pass_on(running: list[Job], number: int) -> None:
-    """A signal to every run, once."""
+    """Send a signal to every process, once."""
     for job in running:
-        if job.process and not getattr(job.process, "told", False):
+        if job.process and not job.signalled:
             job.process.send_signal(number)
-            job.process.told = True  # type: ignore[attr-defined]
+            job.signalled = True
 
 
 def _start(study: Study, spec: Spec, config: RunConfig, environment: dict[str, str]) -> Job:
@@ -261,23 +265,24 @@ def _start(study: Study, spec: Spec, config: RunConfig, environment: dict[str, s
 
 
 def _launch(job: Job, environment: dict[str, str]) -> None:
-    """Start the next of the commands, if there is one, in a group of its own: Ctrl-C reaches it through the study."""
+    """Start the next command, if there is one, in a process group of its own: the study passes Ctrl-C on."""
     if not job.commands:
         job.process = None
         return
     command = [sys.executable, "-m", "mdtnet", *job.commands.pop(0)]
     with open(job.folder.with_name(job.folder.name + ".log"), "ab") as output:
         if not _is_ours(output):
-            job.process, job.failure = None, "another process is at this run"
+            job.process, job.failure = None, "another process is training this run"
             return
+        job.signalled = False
         job.process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
         )
 
 
 def _is_ours(output: BinaryIO) -> bool:
-    """Lock a run's log; its process inherits the lock and holds it as long as it lives, whatever the study does."""
-    if fcntl:
+    """Lock a run's log. Its process inherits the lock and holds it until it ends, even if the study dies first."""
+    if sys.platform != "win32":
         try:
             fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -286,7 +291,7 @@ def _is_ours(output: BinaryIO) -> bool:
 
 
 def _code(job: Job, environment: dict[str, str], *, go_on: bool) -> int | None:
-    """The exit code of a run that ended, else None; the next of its commands is started where there is one."""
+    """The exit code of a run that has ended, else None; after a command that succeeded the next one is started."""
     if job.failure:
         return 1
     code = job.process.poll() if job.process else 0
@@ -306,13 +311,13 @@ def _is_trained(folder: Path, config: RunConfig) -> bool:
 
 
 def has_views(test: TestConfig) -> bool:
-    """Whether a test is another one than that after training, of one clip and its centre."""
+    """Whether a test differs from the one after training, which is one clip and its centre crop."""
     keys = ("clips", "crops", "crop_size", "rule", "flip")
     return any(getattr(test, key) != getattr(ONE_VIEW, key) for key in keys)
 
 
 def _test_command(folder: Path, config: RunConfig) -> list[str]:
-    """The last weights on the validation part, by the config's own protocol."""
+    """The command that tests the last weights on the validation part, by the config's own protocol."""
     videos = load_split(config.data)[1]
     listed = folder.with_name(folder.name + ".csv")
     write_list(listed, videos, root=str(listed.parent))
@@ -322,7 +327,7 @@ def _test_command(folder: Path, config: RunConfig) -> list[str]:
 
 
 def _last_words(folder: Path) -> str:
-    """The last line that a run said."""
+    """The last line of a run's log."""
     path = folder.with_name(folder.name + ".log")
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -333,9 +338,10 @@ def _last_words(folder: Path) -> str:
 
 
 def _note_result(study: Study, job: Job) -> bool:
-    """Add the row of a run that ended well and drop checkpoints nobody wants; False where it cannot be read."""
+    """Add the row of a run that succeeded and delete the checkpoints that are not kept; False if it cannot be read."""
     try:
         row = collect(study, job.spec, job.folder)
+        keep_predictions(study, job.spec, job.folder)
     except (MdtnetError, OSError) as error:
         with open(job.folder.with_name(job.folder.name + ".log"), "a", encoding="utf-8") as file:
             file.write(f"{error}\n")
@@ -350,20 +356,21 @@ def _note_result(study: Study, job: Job) -> bool:
     return True
 
 
-def collect(study: Study, spec: Spec, folder: Path) -> Row:
+def collect(study: Study, spec: Spec, folder: Path) -> RunRow:
     """The row of a finished run.
 
     Raises:
-        DataError: the run is not finished, or its figures are not there.
+        DataError: the run is not finished, or its figures are missing.
     """
     history = read_history(folder / "log.csv")
     if len(history) != spec.config.train.epochs:
         raise DataError(f"{folder}: has {len(history)} epochs, expected {spec.config.train.epochs}")
-    tested = folder / "test" if has_views(spec.config.test) else folder
+    tested = _tested(spec, folder)
     figures = load_figures(tested)
     cost = cost_of(spec.config, len(figures["classes"]))
     test = spec.config.test
-    return Row(
+    pairs, pair_videos = _inside_pairs(spec, ScoreTable.load(tested / "scores.npz"))
+    return RunRow(
         study=study.name,
         data=spec.data.name,
         system=spec.system,
@@ -371,10 +378,11 @@ def collect(study: Study, spec: Spec, folder: Path) -> Row:
         seed=spec.seed,
         fold=spec.fold,
         trunk=spec.config.model.trunk,
-        top1=figures["top1"],
+        top1=figures["top1"] or 0.0,
         top5=figures["top5"] if len(figures["classes"]) > 5 else None,
-        mean_class=figures["mean_class"],
-        **_inside_pairs(spec, ScoreTable.load(tested / "scores.npz")),
+        mean_class=figures["mean_class"] or 0.0,
+        pairs=pairs,
+        pair_videos=pair_videos,
         videos=figures["videos"],
         unreadable=figures["unreadable"],
         clips=test.clips,
@@ -391,16 +399,47 @@ def collect(study: Study, spec: Spec, folder: Path) -> Row:
     )
 
 
-def _inside_pairs(spec: Spec, table: ScoreTable) -> dict[str, Any]:
+def _tested(spec: Spec, folder: Path) -> Path:
+    """The folder with the results of a run's test."""
+    return folder / "test" if has_views(spec.config.test) else folder
+
+
+def keep_predictions(study: Study, spec: Spec, folder: Path) -> None:
+    """Add the predictions of a finished run to the study's `predictions.csv`.
+
+    Raises:
+        DataError: they are missing, or not of the videos that the run was tested on.
+    """
+    config = load_yaml(folder / "config.yaml")
+    videos, table = load_split(config.data)[1], ScoreTable.load(_tested(spec, folder) / "scores.npz")
+    if not np.array_equal(videos.labels, table.labels):
+        raise DataError(f"{folder}: its scores are not of the {len(videos)} videos of its config")
+    scores = table.fuse(config.test.fusion)
+    classes = np.where(readable(scores), scores.argmax(1), UNREADABLE).tolist()
+    names = [videos.name(i) for i in range(len(videos))]
+    keys = group_keys(videos, config.data.group)
+    groups = names if keys is None else [f"{spec.fold or 0}.{key}" for key in keys.tolist()]
+    add_predictions(
+        study.results,
+        spec,
+        dict(zip(names, classes)),
+        labels=dict(zip(names, table.labels.tolist())),
+        groups=dict(zip(names, groups)),
+        classes=table.classes,
+    )
+
+
+def _inside_pairs(spec: Spec, table: ScoreTable) -> tuple[float | None, int | None]:
+    """Accuracy inside pairs of classes that are time reversals, and over how many videos; None without pairs."""
     wanted = REVERSAL_PAIRS if spec.data.pairs is None else spec.data.pairs
     pairs = [pair for pair in wanted if set(pair) <= set(table.classes)]
     if not pairs:
-        return {"pairs": None}
+        return None, None
     scores, labels = table.fuse(spec.config.test.fusion), table.labels
     if spec.config.test.on_unreadable == "exclude":
         scores, labels = scores[readable(scores)], labels[readable(scores)]
     found = pair_accuracy(scores, labels, table.classes, pairs)
-    return {"pairs": found["accuracy"], "pair_videos": found["support"]}
+    return found["accuracy"], found["support"]
 
 
 def cost_of(config: RunConfig, num_classes: int) -> Cost:

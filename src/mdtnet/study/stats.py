@@ -1,8 +1,7 @@
-"""Rows of a study -> what its tables hold: means over seeds with 95 % intervals, and paired differences.
+"""Rows of a study -> the figures of its tables: means over seeds with 95 % intervals, and paired differences.
 
-A seed's figure is that of all its folds together, weighted by the videos that it counts; of mean class accuracy, which
-folds cannot be pooled to, it is the mean over folds. A seed that lacks a fold does not count.
-Intervals are Student's t over seeds: of one seed there is none.
+A seed's top-1 is that of all its folds together, weighted by the number of videos; its mean class accuracy is the mean
+over folds. A seed that lacks a fold does not count. Intervals are Student's t over seeds; one seed has none.
 """
 
 import math
@@ -12,20 +11,14 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from mdtnet.config import System
-from mdtnet.study.grid import Spec, Study
-from mdtnet.study.results import Row
-
-T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""97.5 % quantile of Student's t with 1, 2, ... degrees of freedom; 1.96 from 31 on errs by 4 % at most."""
+from mdtnet.study.contrast import t_quantile
+from mdtnet.study.grid import RunKey, Spec, Study
+from mdtnet.study.results import RunRow
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` values and its 95 % interval, `mean` +- `half`; None where there is but one value."""
+    """A mean over `n` values and its 95 % interval, `mean` +- `half`; `half` is None for a single value."""
 
     n: int
     mean: float
@@ -42,21 +35,20 @@ def interval(values: Sequence[float]) -> Interval:
     n = len(values)
     if n == 1:
         return Interval(1, values[0], None)
-    t = T_95[n - 2] if n - 2 < len(T_95) else 1.96
-    return Interval(n, fmean(values), t * stdev(values) / math.sqrt(n))
+    return Interval(n, fmean(values), t_quantile(n - 1) * stdev(values) / math.sqrt(n))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A system in a variant on a data set."""
+    """The runs of one system, in one variant, on one data set."""
 
     data: str
     system: System
     variant: str
     spec: Spec
     """One of its runs."""
-    rows: tuple[Row, ...]
-    """Its finished runs."""
+    rows: tuple[RunRow, ...]
+    """The finished ones."""
     top1: dict[int, float]
     """Seed -> accuracy over all folds, 0 to 1, in the order of the study's seeds."""
     mean_class: dict[int, float]
@@ -64,15 +56,15 @@ class Cell:
     pairs: dict[int, float]
     """Seed -> accuracy over all folds that have videos of pairs; empty where none has."""
     incomplete: tuple[int, ...]
-    """Seeds of which folds are missing."""
+    """Seeds that lack a fold."""
 
     @property
     def gmacs(self) -> float:
-        """Of all views of a video, 10^9 multiply-adds."""
+        """Cost of all views of a video, 10^9 multiply-adds."""
         return self.rows[0].gmacs * self.rows[0].views
 
 
-def cells(study: Study, done: dict[tuple, Row]) -> list[Cell]:
+def cells(study: Study, done: dict[RunKey, RunRow]) -> list[Cell]:
     """The cells of the study's grid that have a finished run, in the file's order."""
     grid: dict[tuple[str, System, str], list[Spec]] = defaultdict(list)
     for spec in study.specs:
@@ -80,15 +72,15 @@ def cells(study: Study, done: dict[tuple, Row]) -> list[Cell]:
     return [cell for key, specs in grid.items() if (cell := _cell(key, specs, done)).rows]
 
 
-def _cell(key: tuple[str, System, str], specs: list[Spec], done: dict[tuple, Row]) -> Cell:
-    seeds: dict[int, list[Row | None]] = defaultdict(list)
+def _cell(key: tuple[str, System, str], specs: list[Spec], done: dict[RunKey, RunRow]) -> Cell:
+    seeds: dict[int, list[RunRow | None]] = defaultdict(list)
     for spec in specs:
         seeds[spec.seed].append(done.get(spec.key))
     whole = {seed: [row for row in rows if row] for seed, rows in seeds.items() if all(rows)}
     found = tuple(row for rows in seeds.values() for row in rows if row)
     exclude = specs[0].config.test.on_unreadable == "exclude"
 
-    def counted(row: Row) -> int:
+    def counted(row: RunRow) -> int:
         return row.videos - row.unreadable if exclude else row.videos
 
     return Cell(
@@ -102,22 +94,22 @@ def _cell(key: tuple[str, System, str], specs: list[Spec], done: dict[tuple, Row
     )
 
 
-def _pairs(whole: dict[int, list[Row]], counted: Callable[[Row], int]) -> dict[int, float]:
+def _pairs(whole: dict[int, list[RunRow]], counted: Callable[[RunRow], int]) -> dict[int, float]:
     found = {seed: [row for row in rows if row.pairs is not None] for seed, rows in whole.items()}
-    known = all(row.pair_videos for rows in found.values() for row in rows)  # those of earlier versions do not say
+    known = all(row.pair_videos for rows in found.values() for row in rows)  # not in rows of earlier versions
 
-    def weight(row: Row) -> int:
+    def weight(row: RunRow) -> int:
         return row.pair_videos if known and row.pair_videos else counted(row)
 
     return {seed: pooled(rows, lambda row: row.pairs or 0.0, weight) for seed, rows in found.items() if rows}
 
 
-def pooled(rows: Sequence[Row], figure: Callable[[Row], float], weight: Callable[[Row], int]) -> float:
+def pooled(rows: Sequence[RunRow], figure: Callable[[RunRow], float], weight: Callable[[RunRow], int]) -> float:
     """Weighted mean of a figure over folds."""
     return sum(figure(row) * weight(row) for row in rows) / sum(map(weight, rows))
 
 
 def difference(cell: Cell, base: Cell) -> Interval | None:
-    """Top-1 of a cell less that of another, seed by seed; None where they share no seed."""
+    """Top-1 of a cell minus that of another, seed by seed; None if they share no seed."""
     shared = [seed for seed in cell.top1 if seed in base.top1]
     return interval([cell.top1[seed] - base.top1[seed] for seed in shared]) if shared else None

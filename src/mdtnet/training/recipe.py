@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mdtnet.checkpoint import Rng
 from mdtnet.config import RunConfig, TrainConfig
 
-REFERENCE_BATCH = 64  # `train.lr` is for this many clips a step
+REFERENCE_BATCH = 64  # `train.lr` is for this many clips per step
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
@@ -91,7 +92,7 @@ def _cut(frames: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
 def clip_loss(logits: Tensor, shares: Tensor, config: RunConfig, weights: Tensor | None) -> Tensor:
     """Cross-entropy, summed over the clips, of logits and class shares `[B, C]`, with `weights` of the classes `[C]`.
 
-    With `data.multi_label` the binary one, averaged over the classes; smoothed labels lie as much closer to 1/2.
+    With `data.multi_label`: binary cross-entropy, averaged over classes; label smoothing moves targets towards 1/2.
     """
     smoothing = config.train.label_smoothing
     if not config.data.multi_label:
@@ -124,7 +125,7 @@ def freeze_partial_bn(model: nn.Module) -> None:
 
 
 def set_train_mode(model: nn.Module) -> None:
-    """Train mode, but batch norms whose parameters are frozen keep their statistics too."""
+    """Train mode, except that batch norms with frozen parameters keep their statistics too."""
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
@@ -150,23 +151,23 @@ def update_average(average: nn.Module, model: nn.Module, *, decay: float, step: 
             old.copy_(new)
 
 
-def rng_state() -> dict[str, Any]:
+def rng_state() -> Rng:
     """State of every random number generator, as plain values and tensors."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one, which other code may use)
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one, which other code may use)
     return {
         "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(place), int(has_gauss), float(gauss)),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: Rng) -> None:
     """Put back what `rng_state` gave."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    kind, keys, place, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), place, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,14 +1,14 @@
-"""What a training run leaves behind: checkpoints, tables, log lines, trackers; and how it goes on from them."""
+"""The files of a training run: checkpoints, tables, log lines, trackers; and resuming from them."""
 
 import dataclasses
 import logging
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from mdtnet.checkpoint import fill, load_checkpoint, save_checkpoint
+from mdtnet.checkpoint import TrainingState, fill, load_checkpoint, save_checkpoint
+from mdtnet.config import Values
 from mdtnet.config_file import save_yaml, to_dict
 from mdtnet.data.transforms import mirror_labels
 from mdtnet.errors import CheckpointError, ConfigError
@@ -20,7 +20,7 @@ from mdtnet.training.recipe import (
     rng_state,
     set_rng_state,
 )
-from mdtnet.training.run import Run, State
+from mdtnet.training.run import EpochRow, Run, State
 from mdtnet.training.run_folder import BEST, COLUMNS, COLUMNS_MULTI_LABEL, LAST
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Record:
         }
         scaler = self.run.accelerator.scaler
         if self.run.accelerator.is_main_process:
-            training = {
+            training: TrainingState = {
                 "state": state,
                 "sums": sums,
                 "rng": rng,
@@ -117,7 +117,7 @@ class Record:
 
     def _keep(self, table: ScoreTable) -> None:
         if self.run.accelerator.is_main_process:
-            row = {k: v for k, v in self.run.state.history[-1].items() if v is not None}
+            row: Values = {k: v for k, v in self.run.state.history[-1].items() if v is not None}
             save_checkpoint(
                 self.run.out / BEST,
                 model=self.run.tested,
@@ -127,7 +127,7 @@ class Record:
             )
             save_results(self.run.out, table, self.run.validation)
 
-    def _log(self, row: dict[str, Any]) -> None:
+    def _log(self, row: EpochRow) -> None:
         if self.run.accelerator.is_main_process:
             figures = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch" and v is not None)
             log.info("epoch %d: %s", row["epoch"], figures)

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +21,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from mdtnet.config import ModelConfig, RunConfig
-from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
+from mdtnet.data.dataset import Batch, ClipDataset, ClipLoader, make_loader
 from mdtnet.data.splits import load_split
 from mdtnet.errors import DivergedError, VideoError
 from mdtnet.evaluation import evaluate, protocol
@@ -45,7 +44,8 @@ from mdtnet.training.run_folder import LAST
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, Any]  # what the loader gives: `frames`, `label`, `errors`
+EpochRow = dict[str, float | None]
+"""A row of `log.csv`."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class TrainResult:
     epochs: int
     """Epochs done."""
     best_epoch: int
-    """The epoch, from 1, whose weights are in `checkpoints/best.pt`."""
+    """The epoch, from 1, that gave the weights in `checkpoints/best.pt`."""
     val_top1: float | None
     """Top-1 accuracy of these weights on the validation videos, 0 to 1; None where a video can have several labels."""
     val_map: float | None
     """Then their mean average precision, 0 to 1; None otherwise."""
     unreadable: dict[str, str]
     """Path and reason of each video that could not be read."""
-    history: list[dict[str, Any]]
+    history: list[EpochRow]
     """The rows of `log.csv`."""
 
 
@@ -79,12 +79,12 @@ class State:
     best_epoch: int = 0
     """Epoch, from 1, of the best validation; 0: none yet."""
     best_top1: float = -1.0
-    """The best validation top-1 (of several labels a video: mAP)."""
+    """The best validation top-1 (with several labels per video: mAP)."""
     seconds: float = 0.0
     """Spent in this epoch before the run was resumed."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Path and reason of each unreadable video."""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
     """Rows of `log.csv`."""
 
 
@@ -172,7 +172,7 @@ class Run:
         return loader
 
     def steps(self) -> Iterator[list[Batch]]:
-        """What this process computes in each remaining step of the epoch, in at most `accumulate` parts."""
+        """The batches of this process in each remaining step of the epoch, at most `accumulate` per step."""
         accumulate = self.config.train.accumulate
         self.clock = time.monotonic()
         self.loader.set_epoch(self.state.epoch, start=self.state.step * accumulate)
@@ -267,23 +267,25 @@ class Run:
                 f"(train.lr is {train.lr:g}); {LAST} is the state before this epoch"
             )
         seconds = self.seconds_in_epoch()
-        row: dict[str, Any] = {
-            "epoch": state.epoch + 1,
+        epoch = state.epoch + 1
+        row: EpochRow = {
+            "epoch": epoch,
             "lr": learning_rate(self.done_steps - 1, self.steps_per_epoch, train),
             "train_loss": loss / max(1, clips),
             **({} if self.multi_label else {"train_top1": right / max(1, clips)}),
             "seconds": seconds,
             "clips_per_s": clips / max(1e-9, seconds),
         }
-        table = None
-        if row["epoch"] % train.val_every == 0 or row["epoch"] == train.epochs:
+        table, judged = None, -1.0
+        if epoch % train.val_every == 0 or epoch == train.epochs:
             table = self._validate(display)
-            row |= table.validation(self.validation)
-        state.epoch, state.step, state.seconds, self.sums = row["epoch"], 0, 0.0, self._zeros()
+            figures = table.validation(self.validation)
+            judged = figures["val_map" if self.multi_label else "val_top1"] or 0.0
+            row |= figures
+        state.epoch, state.step, state.seconds, self.sums = epoch, 0, 0.0, self._zeros()
         state.history.append(row)
-        judged = "val_map" if self.multi_label else "val_top1"
-        if table is not None and row[judged] > state.best_top1:
-            state.best_epoch, state.best_top1 = row["epoch"], row[judged]
+        if table is not None and judged > state.best_top1:
+            state.best_epoch, state.best_top1 = epoch, judged
             return table
         return None
 

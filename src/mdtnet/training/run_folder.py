@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows: folder, tables, log file, and a line or a bar on the terminal."""
+"""The folder of a run: its name, its files, and whether a run may use it."""
 
 import csv
 import logging
@@ -48,7 +48,7 @@ def new_folder(config: RunConfig) -> str:
 
 
 def check_folder(config: RunConfig, *, resume: bool) -> None:
-    """See that a new run meets an unused folder, and that a resumed one meets its own.
+    """Check that a new run meets an unused folder, and that a resumed one meets its own.
 
     Raises:
         ConfigError: the folder holds a run, or the run to resume had another config (the key is named).
