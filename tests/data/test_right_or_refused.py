@@ -226,7 +226,7 @@ def test_names_are_names(cases, tmp_path, monkeypatch):
 
 
 def test_a_pattern_of_numbers_is_one_file(cases, tmp_path):
-    pixels, count = read_clip(cases / "attack/pattern/img%03d.png", np.arange)
+    pixels, _ = read_clip(cases / "attack/pattern/img%03d.png", np.arange)
     with av.open(str(cases / "attack/pattern/img%03d.png"), format="mov") as whole:
         expected = [frame.to_ndarray(format="rgb24") for frame in whole.decode(video=0)]
     np.testing.assert_array_equal(pixels, expected)
@@ -256,7 +256,10 @@ def test_a_bad_packet_costs_its_frame_and_is_counted(cases):
 
 def test_a_file_cut_short_is_counted(tmp_path):
     whole = write_video(tmp_path / "v.mp4", moving_square(60), g="5", bf="0")
-    with av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}) as out, av.open(str(whole)) as source:
+    with (
+        av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}) as out,
+        av.open(str(whole)) as source,
+    ):
         stream = out.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:

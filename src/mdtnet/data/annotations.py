@@ -182,13 +182,14 @@ def in_short(names: Sequence[str]) -> str:
 
 
 def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None:
-    """Write a list that `load_videos` reads: `path,label` (names), with times and groups where there are any.
+    """Write a list that `load_videos` reads: `path,label` (names), and times, groups and numbers of frames if any.
 
     Paths are relative to `root`.
     """
     columns = ["path", "label"]
     columns += [] if videos.times is None else ["start", "end"]
     columns += [] if videos.groups is None else ["group"]
+    columns += [] if videos.num_frames is None else ["num_frames"]
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(columns)
@@ -196,7 +197,8 @@ def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None
             sample = videos[i]
             times = () if videos.times is None else tuple("" if t is None else t for t in (sample.start, sample.end))
             group = () if videos.groups is None else (sample.group,)
-            rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group))
+            counts = () if videos.num_frames is None else (sample.num_frames or "",)
+            rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group, *counts))
 
 
 def _join(root: str, path: str) -> str:
