@@ -469,7 +469,7 @@ def test_a_random_split_of_few_recordings_is_warned_of(tmp_path, caplog, names, 
     assert ("validation videos are drawn at random" in caplog.text) == warned
     caplog.clear()
     load_split(DataConfig(train=path, group=r"(\w+)"))
-    assert caplog.text == ""
+    assert "at random" not in caplog.text
 
 
 @pytest.mark.parametrize(

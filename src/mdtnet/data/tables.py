@@ -90,7 +90,9 @@ def _by_header(path: str, root: str, rows: list[list[str]]) -> dict[Content, int
             columns.setdefault(content, i)
     if {"path", "label"} <= columns.keys():
         return columns
-    videos = [i for i in range(len(rows[0])) if _is_path_column(root, [row[i] for row in rows if i < len(row)])]
+    if any(_names_video(root, text) for text in rows[0]):
+        return None
+    videos = [i for i in range(len(rows[0])) if _all_videos(root, [row[i] for row in rows[1:] if i < len(row)])]
     if len(videos) != 1 or columns.get("path", videos[0]) != videos[0]:
         return None
     columns["path"] = videos[0]
@@ -105,13 +107,12 @@ def _by_header(path: str, root: str, rows: list[list[str]]) -> dict[Content, int
     return columns
 
 
-def _is_path_column(root: str, fields: list[str]) -> bool:
-    """Whether all fields but the first name videos, and the first does not."""
+def _all_videos(root: str, fields: list[str]) -> bool:
+    return bool(fields) and all(_names_video(root, text) for text in fields)
 
-    def names_video(text: str) -> bool:
-        return is_video(text) or (bool(text) and os.path.exists(os.path.join(root, text)))
 
-    return len(fields) > 1 and not names_video(fields[0]) and all(map(names_video, fields[1:]))
+def _names_video(root: str, text: str) -> bool:
+    return is_video(text) or (bool(text) and os.path.exists(os.path.join(root, text)))
 
 
 def _without_header(path: str, row: list[str], *, multi_label: bool) -> dict[Content, int]:
