@@ -40,7 +40,9 @@ TORCH_FREE = [
     *("errors", "config", "config_file", "checks", "files", "machine", "terminal", "metrics", "scores"),
     *("builtin.render", "data.video", "data.segments", "data.exposure", "data.labels", "data.annotations"),
     *("data.splits", "data.official", "data.prepare", "data.check", "data.info", "data.suffixes"),
-    *("inference.prediction", "inference.views", "inference.exported", "study.grid", "study.results", "study.stats"),
+    *("inference.prediction", "inference.description", "inference.views", "inference.resize", "data.retries"),
+    *("deploy.exported", "deploy.formats", "deploy.load", "deploy.runtime"),
+    *("study.grid", "study.results", "study.stats"),
     *("work.parts", "training.run_folder", "pages.report", "pages.charts", "pages.page"),
     *sorted(f"cli.{path.stem}" for path in (PACKAGE / "cli").glob("[a-z]*.py")),
 ]

@@ -53,7 +53,7 @@ def check_ranges(config: Any, *, part: str = "") -> None:
                 continue
             value = operator.attrgetter(key[len(part) :].lstrip("."))(config)
             if not all(map(fits, value if isinstance(value, tuple) else (value,))):
-                shown = list(value) if isinstance(value, tuple) else value
+                shown = f"[{', '.join(f'{v:.12g}' for v in value)}]" if isinstance(value, tuple) else f"{value:.12g}"
                 raise ConfigError(f"{key} is {shown}, expected {expected}")
 
 

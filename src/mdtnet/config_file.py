@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ def from_dict(kind: type[Config], values: Plain, *, where: str = "config", prefi
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in hints:
-            raise ConfigError(f"{where}: unknown key '{name}'{nearest(str(key), list(hints))}")
+            raise ConfigError(f"{where}: unknown key '{name}'{nearest(name, [f'{prefix}{known}' for known in hints])}")
         if dataclasses.is_dataclass(hints[key]):
             built[key] = from_dict(hints[key], value, where=where, prefix=f"{name}.")
         else:
@@ -134,10 +135,18 @@ def read_yaml(path: str | Path) -> Values:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(_not_yaml(path, error)) from error
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {values!r}, expected keys and values")
     return values or {}
+
+
+def _not_yaml(path: str | Path, error: yaml.YAMLError) -> str:
+    """The line and the problem, without PyYAML's picture of the place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        problem = re.sub(r", but (?:got|found) .*", "", error.problem)
+        return f"{path}, line {error.problem_mark.line + 1}: not YAML: {problem}"
+    return f"{path}: not YAML: {' '.join(str(error).split())}"
 
 
 def save_yaml(config: RunConfig, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Any recognised checkpoint -> one safetensors file that explains itself."""
+"""Any supported checkpoint -> one self-describing safetensors file."""
 
 import dataclasses
 import hashlib
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` found and did; `str()` is a few readable lines."""
+    """A checkpoint that `convert` recognised and wrote; `str()` is a few readable lines."""
 
     kind: str
-    """What the file was recognised as."""
+    """Kind of file that it was recognised as."""
     system: str
     trunk: str
     num_segments_trained: int | None
@@ -26,9 +26,9 @@ class Conversion:
     classes: tuple[str, ...]
     num_tensors: int
     ignored: tuple[str, ...]
-    """Names in the file that nothing is computed with."""
+    """Names of tensors in the file that the network does not need."""
     sha256: str
-    """Of the file that was read."""
+    """SHA-256 of the file that was read."""
     out: str
 
     def __str__(self) -> str:
@@ -43,14 +43,14 @@ class Conversion:
 def convert(
     path: str | Path, out: str | Path, *, labels: str | Path = "", num_segments_trained: int | None = None
 ) -> Conversion:
-    """Recognise the checkpoint at `path` and write it to `out` as safetensors with all that using it needs.
+    """Recognise the checkpoint at `path` and write it to `out` as safetensors, with all that its use needs.
 
-    `labels` is a file of class names, one a line, in label order. `num_segments_trained` says the T of
-    training, which other people's files do not.
+    `labels` is a file of class names, one per line, in label order. `num_segments_trained` is the T of training, which
+    other people's files do not hold.
 
     Raises:
-        CheckpointError: the file is not recognised, does not load safely or does not fit its network; or
-            `labels` has another number of names.
+        CheckpointError: the file is not recognised, does not load safely or does not fit its network; or the number
+            of names in `labels` is not that of its classes.
         ConfigError: `out` cannot be written or is `path` itself, or `num_segments_trained` is below 1.
     """
     _check_out(path, out)
@@ -93,10 +93,10 @@ def _check_out(path: str | Path, out: str | Path) -> None:
 
 
 def read_labels(path: str | Path, *, count: int) -> tuple[str, ...]:
-    """Class names, one a line, in label order.
+    """Class names, one per line, in label order.
 
     Raises:
-        CheckpointError: the file cannot be read, or has not `count` names.
+        CheckpointError: the file cannot be read, or does not have `count` names.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

@@ -1,20 +1,18 @@
 """The demonstration: a data set, two systems trained alike, tests, predictions and pages, on a laptop.
 
-What it shows: inside pairs of actions that are time reversals of each other one frame tells nothing, so TSN, which
-averages over frames, is at chance there, and MDT-Net2, which looks at motion, is not.
+It shows the point of motion: two actions of a reversal pair hold the same frames in opposite order. TSN, which averages
+over frames, is at chance inside such pairs; MDT-Net2, which looks at motion, is not.
 """
 
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from mdtnet.builtin.actions import REVERSAL_PAIRS
 from mdtnet.builtin.render import RenderConfig, render_dataset
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig, TrainConfig
+from mdtnet.config import DataConfig, ModelConfig, RunConfig, System, TestConfig, TrainConfig
 from mdtnet.errors import DataError
 from mdtnet.evaluation import evaluate_checkpoint
 from mdtnet.inference.recogniser import Recogniser
@@ -22,9 +20,10 @@ from mdtnet.metrics import pair_accuracy
 from mdtnet.pages.pictures import draw_saliency
 from mdtnet.pages.report import build_comparison, build_report
 from mdtnet.scores import ScoreTable
+from mdtnet.terminal import headline, say, show
 from mdtnet.training.loop import train
 
-SYSTEMS = ("tsn", "mdtnet2")
+COMPARED: tuple[System, ...] = ("tsn", "mdtnet2")
 RENDER = RenderConfig(train_clips=40, val_clips=10, size=72)
 
 
@@ -33,15 +32,15 @@ class DemoResult:
     """One system's figures on the validation videos, 0 to 1."""
 
     top1: float
-    """Share of videos named right."""
+    """Share of videos classified right."""
     pairs: float
-    """Share named right inside reversal pairs, where chance is 1/2."""
+    """Share classified right inside reversal pairs, where chance is 1/2."""
     seconds: float
     """Training time."""
 
 
-def run_config(videos: Path, out: Path, system: str, *, seed: int) -> RunConfig:
-    """What both systems are trained with: a narrow ResNet-18 from scratch at 64 pixels."""
+def run_config(videos: Path, out: Path, system: System, *, seed: int) -> RunConfig:
+    """The run of one system, the same for both but for the system: a narrow ResNet-18 from scratch at 64 pixels."""
     data = DataConfig(
         train=str(videos / "train.csv"),
         val=str(videos / "val.csv"),
@@ -50,7 +49,7 @@ def run_config(videos: Path, out: Path, system: str, *, seed: int) -> RunConfig:
         size=64,
         cache=str(out / "cache"),
     )
-    model = ModelConfig(name=system, trunk="resnet18", width=0.25, dropout=0.2)  # type: ignore[arg-type]
+    model = ModelConfig(name=system, trunk="resnet18", width=0.25, dropout=0.2)
     recipe = TrainConfig(
         epochs=16,
         batch_size=16,
@@ -66,27 +65,27 @@ def run_config(videos: Path, out: Path, system: str, *, seed: int) -> RunConfig:
     return RunConfig(out=str(out / system), data=data, model=model, train=recipe)
 
 
-def demo(out: Path, *, seed: int, console: Console) -> dict[str, DemoResult]:
-    """Run the whole way into the folder `out`; called again it goes on where it was stopped.
+def demo(out: Path, *, seed: int) -> dict[System, DemoResult]:
+    """Run everything into the folder `out`; a second call goes on where the first was stopped.
 
     Raises:
         ConfigError: `out` holds something else.
     """
-    console.rule("1 of 4: the built-in data set")
+    headline("1 of 4: the built-in data set")
     videos = out / "videos"
     render_dataset(videos, replace(RENDER, seed=seed), workers=2)  # logs what it made
-    console.rule("2 of 4: train and test TSN and MDT-Net2 alike")
-    results = {system: _train_and_test(videos, out, system, seed) for system in SYSTEMS}
-    console.rule("3 of 4: predict")
-    _predict(videos, out, console)
-    console.rule("4 of 4: pages and pictures")
+    headline("2 of 4: train and test TSN and MDT-Net2 alike")
+    results = {system: _train_and_test(videos, out, system, seed) for system in COMPARED}
+    headline("3 of 4: predict")
+    _predict(videos, out)
+    headline("4 of 4: pages and pictures")
     for path in _pages(videos, out):
-        console.print(f"wrote {path}", highlight=False)
-    console.print(_table(results))
+        say(f"wrote {path}")
+    show(_table(results))
     return results
 
 
-def _train_and_test(videos: Path, out: Path, system: str, seed: int) -> DemoResult:
+def _train_and_test(videos: Path, out: Path, system: System, seed: int) -> DemoResult:
     config = run_config(videos, out, system, seed=seed)
     checkpoint = out / system / "checkpoints" / "last.pt"
     result = train(config, resume=checkpoint.is_file())
@@ -94,15 +93,16 @@ def _train_and_test(videos: Path, out: Path, system: str, seed: int) -> DemoResu
     figures = evaluate_checkpoint(checkpoint, data=config.data.val, out=out / system / "test", test=TestConfig())
     table = ScoreTable.load(out / system / "test" / "scores.npz")
     inside = pair_accuracy(table.fuse("softmax"), table.labels, table.classes, REVERSAL_PAIRS)
-    return DemoResult(figures["top1"], inside["accuracy"], sum(row["seconds"] for row in result.history))
+    seconds = sum(row["seconds"] or 0 for row in result.history)
+    return DemoResult(figures["top1"] or 0, inside["accuracy"] or 0, seconds)
 
 
-def _predict(videos: Path, out: Path, console: Console) -> None:
+def _predict(videos: Path, out: Path) -> None:
     model = Recogniser.load(out / "mdtnet2" / "checkpoints" / "last.pt")
     for source in _examples(videos):
         prediction = model.predict(source, topk=3)
         best = ", ".join(f"{c} {p:.0%}" for c, p in zip(prediction.classes, prediction.probabilities))
-        console.print(f"{source.relative_to(videos)}: {best}", highlight=False)
+        say(f"{source.relative_to(videos)}: {best}")
 
 
 def _examples(videos: Path) -> list[Path]:
@@ -112,9 +112,9 @@ def _examples(videos: Path) -> list[Path]:
     return [path for path in found if path]
 
 
-def _pages(videos: Path, out: Path) -> list[Any]:
+def _pages(videos: Path, out: Path) -> list[Path]:
     sheet = draw_saliency(_examples(videos)[0], out / "salience.png")
-    runs = [out / system for system in SYSTEMS]
+    runs = [out / system for system in COMPARED]
     return [
         sheet,
         *map(build_report, runs),
@@ -122,7 +122,7 @@ def _pages(videos: Path, out: Path) -> list[Any]:
     ]
 
 
-def _table(results: dict[str, DemoResult]) -> Table:
+def _table(results: dict[System, DemoResult]) -> Table:
     table = Table(title="Built-in data set, validation videos", title_justify="left")
     for column in ("", "top-1", "inside reversal pairs (chance 50 %)", "training"):
         table.add_column(column, justify="right" if column else "left")

@@ -1,13 +1,12 @@
 """The mistakes a user can make, each one clear line and an exit code.
 
-Everything the command line reports without a traceback derives from `MdtnetError`; the code tells scripts
-what kind of mistake it was (0 success, 1 bug, 2 usage or configuration, or a file that the operating
-system refuses, 3 data, 4 checkpoint, 5 some runs of a study failed, 6 a training diverged).
+Everything that the command line reports without a traceback derives from `MdtnetError`; the exit code says what kind
+of mistake it was: 0 success, 1 bug, 2 usage or configuration, or a file that the operating system refuses, 3 data,
+4 checkpoint, 5 some runs of a study failed, 6 a training diverged, 128 + N stopped by signal N.
 """
 
 import difflib
-import typing
-from typing import Any
+from collections.abc import Iterable
 
 
 class MdtnetError(Exception):
@@ -36,8 +35,8 @@ class VideoError(DataError):
         self.path = str(path)
         self.reason = reason
 
-    def __reduce__(self):  # crosses process borders in data loader workers
-        return (VideoError, (self.path, self.reason))
+    def __reduce__(self) -> tuple[type["VideoError"], tuple[str, str]]:  # crosses process borders in loader workers
+        return VideoError, (self.path, self.reason)
 
 
 class CheckpointError(MdtnetError):
@@ -47,7 +46,7 @@ class CheckpointError(MdtnetError):
 
 
 class DivergedError(MdtnetError):
-    """The loss or the scores of a network are no numbers any more."""
+    """The loss or the scores of a network are not finite numbers any more."""
 
     exit_code = 6
 
@@ -56,7 +55,7 @@ class ExportError(CheckpointError):
     """A network that cannot be exported, or whose exported form does not compute the same."""
 
 
-def nearest(word: str, choices: typing.Iterable[Any]) -> str:
+def nearest(word: str, choices: Iterable[str | int]) -> str:
     """A phrase `; did you mean 'x'?` with the choice most like `word`, or nothing if none is like it."""
-    matches = difflib.get_close_matches(word.lower(), [str(c) for c in choices], n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word.lower(), map(str, choices), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -1,8 +1,9 @@
 """Networks on the Hugging Face Hub, or in a local folder laid out like there."""
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
@@ -13,17 +14,23 @@ from mdtnet.models.network import Network
 FILE = "model.safetensors"
 
 
-class HubMixin(ModelHubMixin, library_name="mdtnet", pipeline_tag="video-classification", tags=["action-recognition"]):
+class HubMixin(
+    ModelHubMixin, ABC, library_name="mdtnet", pipeline_tag="video-classification", tags=["action-recognition"]
+):
     """`from_pretrained(folder or repository)`, `save_pretrained(folder)` and `push_to_hub(repository)`.
 
-    For a class with the attributes below and a class method `load(path, *, device)`. The one file that
-    matters is `model.safetensors` as `mdtnet.checkpoint` writes and reads it; `config.json` is there for the
-    Hub's pages.
+    The one file that matters is `model.safetensors` as `mdtnet.checkpoint` writes and reads it; `config.json` is there
+    for the Hub's pages.
     """
 
     model: Network
     classes: tuple[str, ...]
     config: RunConfig
+
+    @classmethod
+    @abstractmethod
+    def load(cls, checkpoint: str | Path, *, device: str = "auto") -> Self:
+        """Read a checkpoint file."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_safetensors(save_directory / FILE, model=self.model, config=self.config, classes=self.classes)
@@ -47,9 +54,9 @@ class HubMixin(ModelHubMixin, library_name="mdtnet", pipeline_tag="video-classif
         token: str | bool | None,
         device: str = "auto",
         **_config_json: Any,  # the weights' file knows better
-    ) -> Any:
+    ) -> Self:
         if Path(model_id).is_dir():
-            return cls.load(Path(model_id) / FILE, device=device)  # type: ignore[attr-defined]
+            return cls.load(Path(model_id) / FILE, device=device)
         file = hf_hub_download(
             model_id,
             FILE,
@@ -59,4 +66,4 @@ class HubMixin(ModelHubMixin, library_name="mdtnet", pipeline_tag="video-classif
             token=token,
             local_files_only=local_files_only,
         )
-        return cls.load(file, device=device)  # type: ignore[attr-defined]
+        return cls.load(file, device=device)

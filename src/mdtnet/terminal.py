@@ -1,4 +1,7 @@
-"""Output while something runs: console, progress bar, log lines, log file."""
+"""The terminal: what a command says and shows, progress, log lines, log file, and one line for a mistake.
+
+Results go to standard output through `say` and `show`; progress, log lines and mistakes to standard error.
+"""
 
 import logging
 import time
@@ -7,11 +10,57 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rich.progress
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
 
 log = logging.getLogger(__name__)
-CONSOLE = rich.console.Console(stderr=True)  # the bar's; log lines through it appear above the bar
+OUTPUT = Console()
+CONSOLE = Console(stderr=True)  # the bar's; log lines through it appear above the bar
 LOG_SECONDS = 10.0  # between lines where there is no terminal
 BAR_SECONDS = 0.3  # between updates of the bar
+
+
+def say(text: str = "", *, style: str | None = None) -> None:
+    """Print a line as it is: nothing in it is markup, nothing is coloured or wrapped."""
+    OUTPUT.out(text, style=style, highlight=False)
+
+
+def show(table: Table) -> None:
+    """Print a table; cells with foreign text must be escaped (`rich.markup.escape`)."""
+    OUTPUT.print(table)
+
+
+def headline(text: str) -> None:
+    """Print a heading over the width of the terminal."""
+    OUTPUT.rule(text)
+
+
+def complain(text: str, *, style: str | None = None) -> None:
+    """Print a line on standard error as it is."""
+    CONSOLE.out(text, style=style, highlight=False)
+
+
+def mistake(message: str) -> None:
+    """Print the one line of a user's mistake."""
+    CONSOLE.print(Text.assemble(("mdtnet:", "bold red"), " ", message), soft_wrap=True)
+
+
+def working() -> Status:
+    """A line that changes while something runs (`update`), on a terminal alone."""
+    return OUTPUT.status("")
+
+
+def log_to_terminal() -> None:
+    """Print what the package logs, above a progress bar where there is one."""
+    handler: logging.Handler = logging.StreamHandler()
+    if CONSOLE.is_terminal:
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("mdtnet").setLevel(logging.INFO)
 
 
 class _PatientFile(logging.FileHandler):
@@ -31,9 +80,9 @@ class _PatientFile(logging.FileHandler):
 
 @contextmanager
 def log_file(path: Path, *, active: bool) -> Iterator[None]:
-    """Append what the package logs to `path`, from the time its folder is there, and what came before that.
+    """Append what the package logs to `path`, once its folder exists; lines from before are kept until then.
 
-    Nothing where `active` is false.
+    Does nothing where `active` is false.
     """
     if not active:
         yield
@@ -74,12 +123,12 @@ class Display:
             self._bar.stop()
 
     def due(self) -> bool:
-        """Whether it is time to show something again; figures may cost a wait for the device."""
+        """Whether it is time to show something again: the figures to show can cost a wait for the device."""
         pause = BAR_SECONDS if self._bar else LOG_SECONDS
         return self._active and time.monotonic() - self._shown >= pause
 
     def show(self, done_steps: int, text: str) -> None:
-        """Show `text` and the time left of training, judged from the steps done since the start."""
+        """Show `text` and an estimate of the time left, from the steps since the start."""
         self._shown = time.monotonic()
         pace = (self._shown - self._start) / max(1, done_steps - self._first)
         text = f"{text}, {_clock(pace * (self._total - done_steps))} left"
@@ -101,11 +150,29 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def bar(total: int, *, active: bool) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar on a terminal."""
+def bar(total: int, *, text: str = "testing", active: bool = True) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal: a function for the number done so far; None where nothing is shown."""
     if not (active and CONSOLE.is_terminal):
         yield None
         return
-    with rich.progress.Progress(console=CONSOLE) as bar:
-        task = bar.add_task("testing", total=total)
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=CONSOLE) as bar:
+        task = bar.add_task(text, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def bytes_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar of a download on a terminal: a function for the bytes so far and in all (0: not known)."""
+    if not CONSOLE.is_terminal:
+        yield None
+        return
+    columns = (rich.progress.BarColumn(), rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn())
+    with rich.progress.Progress(*columns, console=CONSOLE) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)

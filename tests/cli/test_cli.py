@@ -14,12 +14,14 @@ import yaml
 
 from mdtnet.builtin.render import RenderConfig, render_dataset
 from mdtnet.checkpoint import load_checkpoint, load_model, save_checkpoint
-from mdtnet.cli import main as cli
-from mdtnet.cli.main import VERBS, main
+from mdtnet.cli import train
+from mdtnet.cli.main import GROUPS, VERBS, main
 from mdtnet.cli.parse import parse
 from mdtnet.config import TestConfig
+from mdtnet.terminal import say
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "huggingface_hub", "onnxruntime", "openvino")
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
@@ -48,20 +50,120 @@ TINY = ["--train.epochs", "1", "--train.batch_size", "4", "--data.size", "32", "
 SMALL = ["--model", "tsn", "--trunk", "resnet18"]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb):
-    found = subprocess.run(
-        [sys.executable, "-m", "mdtnet", *verb.split(), "--help"], capture_output=True, text=True, check=False
+WITHOUT_TORCH = [
+    [],
+    ["--help"],
+    ["--version"],
+    ["trian"],
+    ["data"],
+    ["data", "--help"],
+    ["data", "inof"],
+    ["train", "--epochs", "3"],
+    ["train", "--train.epochs", "many"],
+    ["train", "--config", "key.yaml"],
+    ["train", "--train.lr", "-1"],
+    ["test"],
+    ["test", "x.pt", "--data", "x", "--clips", "0"],
+    ["saliency", "x.mp4", "-o", "x.png", "--floor", "2"],
+    ["predict", "none.onnx", "x.mp4"],
+    ["report", "empty"],
+    ["cost", "mdtnet3"],
+    *([*verb.split(), "--help"] for verb in VERBS),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> dict[str, dict]:
+    """Words -> exit code, output, CPU seconds, and the heavy packages that are loaded by then; one fresh process."""
+    folder = tmp_path_factory.mktemp("answers")
+    (folder / "empty").mkdir()
+    (folder / "key.yaml").write_text("train: {epohcs: 3}")
+    code = f"""
+import contextlib, io, json, os, sys, time
+from mdtnet.cli.main import main
+found = {{}}
+for words in {WITHOUT_TORCH!r}:
+    out, before = io.StringIO(), time.process_time()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = end.code or 0
+    heavy = [name for name in {HEAVY!r} if name in sys.modules]
+    seconds = time.process_time() - before
+    found[" ".join(words)] = {{"code": code, "said": out.getvalue(), "seconds": seconds, "heavy": heavy}}
+print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("words", WITHOUT_TORCH, ids=" ".join)
+def test_help_and_mistakes_need_no_torch(words, answers):
+    found = answers[" ".join(words)]
+    assert found["heavy"] == []
+    assert found["seconds"] < 0.5
+    assert found["code"] == (
+        0 if words[-1:] in (["--help"], ["--version"]) else {"report": 3, "predict": 4}.get("".join(words[:1]), 2)
     )
-    assert found.returncode == 0
-    assert VERBS[verb].help.split(",")[0][:20] in found.stdout
-    assert "--" in found.stdout
 
 
-def test_overview_names_every_verb(capsys):
-    code, out, _ = run(capsys, "--help")
-    assert code == 0
-    assert all(verb in out for verb in VERBS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, answers):
+    said = answers[f"{verb} --help"]["said"]
+    usage, *rest = said.splitlines()
+    assert usage.startswith(f"usage: mdtnet {verb}")
+    assert rest[0] == ""  # one line
+    assert VERBS[verb].help in said
+    assert "--" in said
+    assert "True" not in said
+    assert "False" not in said
+    assert "METHOD" not in said
+
+
+def test_usage_is_short(answers):
+    for verb, usage in {
+        "train": "[--config FILE] [--SECTION.OPTION VALUE ...]",
+        "test": "CHECKPOINT --data DATA [--OPTION VALUE ...]",
+        "cost": "MODEL [--OPTION VALUE ...]",
+        "predict": "CHECKPOINT SOURCE ... [--OPTION VALUE ...]",
+        "data prepare": "DATASET --root ROOT --out OUT [--OPTION VALUE ...]",
+        "saliency": "SOURCE --out OUT [--OPTION VALUE ...]",
+    }.items():
+        assert answers[f"{verb} --help"]["said"].splitlines()[0] == f"usage: mdtnet {verb} {usage}"
+
+
+def test_booleans_are_written_alike(answers):
+    text = " ".join(answers["train --help"]["said"].split())
+    for option in ("--data.flip {true,false,swap}", "--train.sync_bn {true,false}", "--test.flip {true,false}"):
+        assert option in text
+    assert "(default: true)" in text
+    assert "(default: 30,40,50)" in text
+
+
+def test_overview_names_every_verb_in_groups(answers):
+    said = answers["--help"]["said"]
+    lines = said.splitlines()
+    places = [lines.index(group) for group in GROUPS]
+    assert places == sorted(places)
+    for group, verbs in GROUPS.items():
+        for verb in verbs:
+            (place,) = (i for i, line in enumerate(lines) if line.startswith(f"  mdtnet {verb}  "))
+            assert place > lines.index(group)
+    assert answers[""]["said"] == said
+
+
+def test_data_has_verbs_of_its_own(answers):
+    said = answers["data --help"]["said"]
+    assert all(f"mdtnet data {verb} " in said for verb in ("render", "prepare", "check", "info"))
+    assert "mdtnet train" not in said
+    assert answers["data"]["said"] == "mdtnet: mdtnet data needs one of: render, prepare, check, info\n"
+    assert "did you mean 'data info'" in answers["data inof"]["said"]
+
+
+def test_every_verb_stands_in_its_family():
+    assert list(VERBS) == [name for verbs in GROUPS.values() for name in verbs]
+    assert sum(map(len, GROUPS.values())) == len(VERBS)
 
 
 def test_train_test_predict_saliency_report(videos, trained, tmp_path, capsys):
@@ -132,22 +234,22 @@ def test_what_is_typed_goes_over_the_config_also_where_it_is_the_default(tmp_pat
         "--out",
         "r",
     ]
-    found = cli._run_config(parse("train", VERBS["train"], [str(word) for word in words]))
+    found = train.run_config(parse("train", VERBS["train"], [str(word) for word in words]))
     assert (found.out, found.train.epochs, found.train.partial_bn, found.model.weights) == ("r", 70, False, "")
     assert (found.train.steps, found.test.clips) == ((1,), 10)
 
 
 @pytest.mark.parametrize("words", [["--train.steps", "5,9"], ["--train.steps=5,9"], ["--train.steps", "[5, 9]"]])
 def test_lists_need_no_brackets(words):
-    assert cli._run_config(parse("train", VERBS["train"], words)).train.steps == (5, 9)
+    assert train.run_config(parse("train", VERBS["train"], words)).train.steps == (5, 9)
 
 
-def test_help_tells_defaults_and_no_group_of_options(capsys):
+def test_help_shows_defaults_and_no_group_of_options(capsys):
     with pytest.raises(SystemExit):
         parse("train", VERBS["train"], ["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "Passes over the training videos. (default: 70)" in text
-    assert "--config CONFIG YAML file" in text
+    assert "--config FILE YAML file" in text
     assert "--train CONFIG" not in text
 
 
@@ -251,15 +353,39 @@ MISTAKES = {
     "no frames to count": (["cost", "mdtnet2", "--segments", "0"], 2, "--segments is 0, expected at least 1"),
     "wrong choice": (["train", "--model", "mdtnet3"], 2, "did you mean 'mdtnet2'"),
     "wrong type": (["train", "--train.epochs", "many"], 2, "--train.epochs is 'many', expected int"),
+    "wrong boolean": (["train", "--train.sync_bn", "maybe"], 2, "is 'maybe', expected one of true, false"),
+    "wrong item": (["train", "--train.trackers", "tensorbord"], 2, "did you mean 'tensorboard'"),
+    "wrong number in a list": (["explain", "x.pt", "--video", "v", "-o", "o", "--stages", "a"], 2, "--stages is 'a'"),
+    "no value": (["train", "--config"], 2, "--config needs a value"),
+    "nothing given": (["test"], 2, "mdtnet test needs CHECKPOINT, --data (mdtnet test --help shows how)"),
+    "too much given": (["cost", "tsn", "tsm"], 2, "unexpected argument 'tsm'"),
+    "no such model": (["cost", "mdtnet3"], 2, "mdtnet: MODEL is 'mdtnet3', expected one of tsn, tsm, tea, tdn"),
+    "no such data set": (
+        ["data", "prepare", "ucf", "--root", ".", "--out", "x"],
+        2,
+        "DATASET is 'ucf', expected one of",
+    ),
+    "no such fusion": (
+        ["fuse", "a", "--out", "b", "--fusion", "mean"],
+        2,
+        "--fusion is 'mean', expected one of softmax",
+    ),
+    "no verb of data": (["data"], 2, "mdtnet data needs one of: render, prepare, check, info"),
+    "an option of data": (["data", "--out", "x"], 2, "mdtnet data needs one of: render, prepare, check, info"),
+    "no repeats": (["cost", "tsn", "--repeats", "-1"], 2, "--repeats is -1, expected 0 or more"),
+    "no device": (["predict", "best.onnx", "one_class", "--device", "cuda"], 2, "exported networks run on the CPU"),
+    "no exported file": (["predict", "best.onnx", "one_class"], 4, "best.onnx: no such file"),
+    "nothing that opens": (["data", "info", "two_classes"], 3, "two_classes: none of the 2 videos can be opened"),
+    "two precisions": (["export", "x.pt", "--half", "--int8"], 2, "--half and --int8 exclude each other"),
     "no data": (["train"], 2, "data.train is empty"),
     "missing data": (["train", "--data", "nowhere"], 3, "nowhere"),
     "unknown key": (
         ["train", "--config", "key.yaml"],
         2,
-        "unknown key 'train.epohcs'; did you mean 'epochs'",
+        "unknown key 'train.epohcs'; did you mean 'train.epochs'?",
     ),
     "wrong value": (["train", "--config", "value.yaml"], 2, "model.trunk is 'resnet5'"),
-    "not yaml": (["train", "--config", "broken.yaml"], 2, "not YAML"),
+    "not yaml": (["train", "--config", "broken.yaml"], 2, "broken.yaml, line 2: not YAML: expected ',' or ']'"),
     "missing config": (["train", "--config", "none.yaml"], 2, "none.yaml: cannot be read"),
     "empty class": (["train", "--data", "empty_class"], 3, "waving"),
     "one class": (["train", "--data", "one_class"], 3, "one class"),
@@ -267,18 +393,22 @@ MISTAKES = {
     "a number out of range": (
         ["train", "--data", "one_class", "--data.val_fraction", "20"],
         2,
-        "data.val_fraction is 20.0",
+        "data.val_fraction is 20, expected more than 0 and less than 1",
     ),
     "a number of salience": (
         ["saliency", "one_class/a/1.mp4", "-o", "x.png", "--quantile", "98"],
         2,
-        "quantile is 98.0",
+        "mdtnet: --quantile is 98, expected 0 to 1",
     ),
-    "no segments": (["saliency", "one_class/a/1.mp4", "-o", "x.png", "--segments", "0"], 2, "num_segments is 0"),
+    "no segments": (
+        ["saliency", "one_class/a/1.mp4", "-o", "x.png", "--segments", "0"],
+        2,
+        "--segments is 0, expected at least 1",
+    ),
     "a number in a study": (
         ["study", "study.yaml"],
         2,
-        "study.yaml: tsn on x seed 0: train.lr is -1.0",
+        "study.yaml: tsn on x seed 0: train.lr is -1, expected 0 or more",
     ),
     "a file as folder": (["data", "check", "range.csv", "--out", "key.yaml"], 2, "key.yaml: File exists"),
     "no checkpoint": (["test", "none.pt", "--data", "one_class"], 4, "none.pt"),
@@ -295,13 +425,13 @@ def test_mistakes_get_one_clear_line(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("key.yaml").write_text("train: {epohcs: 3}")
     Path("value.yaml").write_text("model: {trunk: resnet5}")
-    Path("broken.yaml").write_text("train: [1,")
+    Path("broken.yaml").write_text("train: [1\ndata: 2")
     Path("study.yaml").write_text("systems: [tsn]\ndata: {x: {train: x}}\nseeds: [0]\nrun: {train: {lr: -1.0}}\n")
     Path("classes.txt").write_text("a\nb\n")
     Path("range.csv").write_text("path,label\none_class/a/1.mp4,0\none_class/a/1.mp4,7\n")
-    for folder in ("empty_class/running", "empty_class/waving", "one_class/a"):
+    for folder in ("empty_class/running", "empty_class/waving", "one_class/a", "two_classes/a", "two_classes/b"):
         Path(folder).mkdir(parents=True)
-    for name in ("empty_class/running/1.mp4", "one_class/a/1.mp4"):
+    for name in ("empty_class/running/1.mp4", "one_class/a/1.mp4", "two_classes/a/1.mp4", "two_classes/b/1.mp4"):
         Path(name).write_bytes(b"video")
     before = sorted(str(p) for p in tmp_path.rglob("*"))
     arguments, expected, words = MISTAKES[mistake]
@@ -373,3 +503,19 @@ def test_module_runs(tmp_path):
         check=True,
     )
     assert found.stdout.startswith("mdtnet ")
+
+
+def test_what_is_said_is_said_as_it_is(capsys):
+    """Names of files and classes are no markup, are not coloured, wrapped or turned into pictures."""
+    text = "[bold]a[/] :smile: " + 30 * "long/folder/" + "1 2.5 'x' https://x.org"
+    say(text)
+    say("[x", style="bold")
+    assert capsys.readouterr().out == f"{text}\n[x\n"
+
+
+def test_a_test_names_options_as_they_are_typed(videos, trained, tmp_path, capsys):
+    words = ["test", trained / "checkpoints/best.pt", "--data", videos / "val", "--out", tmp_path / "x"]
+    code, _, err = run(capsys, *words, "--clips", "0")
+    assert (code, err) == (2, "mdtnet: --clips is 0, expected at least 1\n")
+    code, _, err = run(capsys, *words, "--workers", "-1")
+    assert (code, err) == (2, "mdtnet: --workers is -1, expected 0 or more\n")

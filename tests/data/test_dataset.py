@@ -212,7 +212,7 @@ def test_only_failures_of_the_system_are_tried_again(folder, broken, monkeypatch
             raise VideoError(part.path, "cannot be opened") from OSError(5, "Input/output error")
         return read_frames(part, *args, **options)
 
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0)
+    monkeypatch.setattr("mdtnet.data.retries.RETRY_SECONDS", 0)
     monkeypatch.setattr(module, "read_frames", shaky)
     assert training(broken)[0]["error"] == ""
     assert len(tries) == 3

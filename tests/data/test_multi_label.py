@@ -315,7 +315,7 @@ def test_lists_are_checked_and_described(run, tmp_path, capsys):
     lists = run.parent / "lists"
     arguments = [str(lists / "train.csv"), "--root", str(run.parent / "videos"), "--multi_label"]
     assert main(["data", "info", *arguments]) == 0
-    assert "labels a video" in capsys.readouterr().out
+    assert "labels per video" in capsys.readouterr().out
     assert main(["data", "check", *arguments, "--out", str(tmp_path), "--workers", "1"]) == 0
     assert "--data.multi_label true" in capsys.readouterr().out
     clean = load_videos(str(tmp_path / "clean.csv"), root=str(run.parent / "videos"), multi_label=True)
@@ -328,11 +328,11 @@ def test_the_exported_network_gives_sigmoids(run, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
     from mdtnet.deploy.export import export
-    from mdtnet.inference.exported import Deployed
+    from mdtnet.deploy.exported import ExportedRecogniser
 
     checkpoint, videos = run / "checkpoints/best.pt", run.parent / "videos"
     export(checkpoint, format="onnx", out=tmp_path / "best.onnx", clips=str(videos))
-    deployed, model = Deployed.load(tmp_path / "best.onnx"), Recogniser.load(checkpoint, device="cpu")
+    deployed, model = ExportedRecogniser.load(tmp_path / "best.onnx"), Recogniser.load(checkpoint, device="cpu")
     assert deployed.description.multi_label
     for fusion in ("softmax", "logits"):
         deployed.description = replace(deployed.description, fusion=fusion)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,20 +14,28 @@ from PIL import Image
 
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.cli.main import main
-from mdtnet.config import SYSTEMS, DataConfig, MDTNetConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.cli.measure import forms
+from mdtnet.config import SYSTEMS, DataConfig, Format, MDTNetConfig, ModelConfig, RunConfig, TestConfig
 from mdtnet.data.annotations import Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.deploy import export as module
-from mdtnet.deploy.export import compare, describe, eager, export
+from mdtnet.deploy.export import compare, eager, export
+from mdtnet.deploy.exported import ExportedRecogniser
+from mdtnet.deploy.formats import FORMATS, format_of
 from mdtnet.deploy.graph import pure, traced
+from mdtnet.deploy.load import load
 from mdtnet.errors import CheckpointError, ConfigError, DataError, ExportError, VideoError
-from mdtnet.inference.exported import Deployed
+from mdtnet.inference.description import Description, describe
 from mdtnet.inference.recogniser import Recogniser
-from mdtnet.inference.views import Description, read_views
+from mdtnet.measure import bench
 from mdtnet.models.build import build_model
+from mdtnet.models.network import Network
 
 CLASSES = ("left", "right", "up", "down", "still")
-SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+
+
+def described(model: Network) -> Description:
+    return describe(model.config, classes=model.classes, frames_per_segment=model.frames_per_segment)
 
 
 def make_checkpoint(path: Path, name: str, *, trunk: str = "resnet18", **test) -> Path:
@@ -43,7 +52,7 @@ def make_checkpoint(path: Path, name: str, *, trunk: str = "resnet18", **test) -
             parameter += 0.05 * torch.randn_like(parameter)
         torch.nn.init.normal_(model.head.fc.weight)
         model.classes, model.config = CLASSES, config
-        views, _ = module.real_clips("", describe(model, "float32"))
+        views, _ = module.real_clips("", described(model))
         logits = model.eval()(torch.from_numpy(views).movedim(-1, 3))
         spread = logits.std(0).mean()
         model.head.fc.weight /= spread
@@ -82,7 +91,7 @@ def onnx_file(tsn, videos) -> Path:
 def test_the_traced_network_is_the_network(tmp_path, name):
     """What both runtimes convert: any number of clips, no writing into tensors, every module awake."""
     model = module.load_model(make_checkpoint(tmp_path / "best.pt", name))
-    description = describe(model, "float32")
+    description = described(model)
     program = traced(pure(model), (4, model.frames_per_segment, 64, 64, 3))
     scatters = [n.target for n in program.graph.nodes if "scatter" in str(n.target) or "copy_" in str(n.target)]
     assert scatters == []
@@ -96,7 +105,7 @@ def test_the_traced_network_is_the_network(tmp_path, name):
 
 def check_export(tmp_path, name: str, form: str, **options) -> None:
     checkpoint = make_checkpoint(tmp_path / "best.pt", name)
-    done = export(checkpoint, format=form, out=tmp_path / f"x{SUFFIX[form]}", **options)
+    done = export(checkpoint, format=form, out=tmp_path / f"x{FORMATS[form].suffix}", **options)
     assert done.comparison.clips == 12
     assert done.comparison.difference < (1e-5 if not options else 1e-2)
 
@@ -174,7 +183,9 @@ def test_small_crops_in_openvino(name):
     openvino = pytest.importorskip("openvino")
     model = build_model(ModelConfig(name=name, trunk="resnet18", width=0.125), num_classes=5).eval()
     x = np.random.default_rng(0).integers(0, 256, (2, 2, 5, 32, 32, 3), dtype=np.uint8)
-    converted = openvino.compile_model(openvino.convert_model(traced(pure(model, steps=True), x.shape[1:])), "CPU")
+    program = traced(pure(model, steps=True), x.shape[1:])
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # even where the CPU could do bfloat16
+    converted = openvino.compile_model(openvino.convert_model(program), "CPU", exact)
     np.testing.assert_allclose(converted(x)[0], eager(model)(x), atol=1e-5)
 
 
@@ -186,16 +197,16 @@ def test_half_is_half_the_file(tsn, onnx_file, tmp_path):
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_int8_reports_its_accuracy(tsn, videos, tmp_path, form):
     pytest.importorskip("nncf" if form == "openvino" else "onnxscript", reason="needs the extra 'int8'")
-    out = tmp_path / f"small{SUFFIX[form]}"
+    out = tmp_path / f"small{FORMATS[form].suffix}"
     done = export(tsn, format=form, out=out, precision="int8", clips=str(videos))
     assert (done.comparison.clips, done.comparison.labelled) == (3, 3)
     assert "on 3 labelled clips" in str(done)
     assert 1e-5 < done.comparison.difference < 0.3
-    assert Deployed.load(out).description.precision == "int8"
+    assert ExportedRecogniser.load(out).description.precision == "int8"
 
 
 def test_the_file_says_what_it_is(onnx_file):
-    deployed = Deployed.load(onnx_file)
+    deployed = ExportedRecogniser.load(onnx_file)
     beside = Description.from_json(Path(f"{onnx_file}.json").read_text(), where="x")
     assert deployed.description == beside
     assert beside.classes == CLASSES
@@ -204,30 +215,41 @@ def test_the_file_says_what_it_is(onnx_file):
     assert {p.name for p in onnx_file.parent.iterdir()} == {"best.pt", "best.onnx", "best.onnx.json"}
 
 
-def test_frames_equal_those_of_the_torch_path(onnx_file, videos, tmp_path):
-    """Video files: exactly. Folders: Pillow's antialiased bilinear against torchvision's, on noise rarely two steps."""
-    for i, frame in enumerate(np.random.default_rng(0).integers(0, 256, (18, 96, 128, 3), dtype=np.uint8)):
-        Image.fromarray(frame).save(tmp_path / f"{i}.png")
-    description = Deployed.load(onnx_file).description
-    for path in (*(str(videos / name) for name in ("left/a.mp4", "right/b.mp4", "right/c.mp4")), str(tmp_path)):
-        data = DataConfig(num_segments=4, short_side=72, size=64)
-        test = TestConfig(clips=2, crops=3, crop_size=64)
-        list_ = VideoList(CLASSES, np.zeros(1, dtype=np.int64), "", Texts.of([path]), np.arange(1))
-        item = ClipDataset(list_, data, frames_per_segment=1, train=False, test=test)[0]
-        expected = item["frames"].movedim(-3, -1).numpy().astype(int)
-        found = read_views(path, description, clips=2, crops=3).astype(int)
-        assert found.shape == expected.shape
-        difference = np.abs(found - expected)
-        assert difference.max() <= (2 if path == str(tmp_path) else 0)
-        assert (difference > 1).mean() < 1e-3
-        assert difference.mean() < 0.1
+def folder_of_frames(folder: Path, height: int, width: int) -> Path:
+    folder.mkdir()
+    for i, frame in enumerate(np.random.default_rng(0).integers(0, 256, (18, height, width, 3), dtype=np.uint8)):
+        Image.fromarray(frame).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("exposure", ["none", "gamma"])
+@pytest.mark.parametrize("size", [64, 90])  # 90: larger than the short side, so that frames are enlarged
+def test_views_are_those_of_a_test_bit_for_bit(videos, tmp_path, exposure, size):
+    """With and without torch: video files, folders of images that shrink or grow, one crop and three."""
+    sources = [videos / name for name in ("left/a.mp4", "right/b.mp4", "right/c.mp4")]
+    sources += [folder_of_frames(tmp_path / "large", 96, 128), folder_of_frames(tmp_path / "small", 50, 41)]
+    config = RunConfig(
+        data=DataConfig(num_segments=4, short_side=72, size=size, exposure=exposure),
+        model=ModelConfig(name="tsn", trunk="resnet18", width=0.125),
+    )
+    model = Recogniser(build_model(config.model, num_classes=5), classes=CLASSES, config=config, device="cpu")
+    for source in sources:
+        for crops in (1, 3):
+            list_ = VideoList(CLASSES, np.zeros(1, dtype=np.int64), "", Texts.of([str(source)]), np.arange(1))
+            test = TestConfig(clips=2, crops=crops)
+            item = ClipDataset(list_, config.data, frames_per_segment=1, train=False, test=test)[0]
+            expected = item["frames"].movedim(-3, -1).numpy()
+            np.testing.assert_array_equal(model.views(source, clips=2, crops=crops), expected)
+            about = describe(config, classes=CLASSES, frames_per_segment=1, crops=crops)
+            exported = ExportedRecogniser(lambda x: x, about)
+            np.testing.assert_array_equal(exported.views(source, clips=2, crops=crops), expected)
 
 
 @pytest.mark.parametrize("fusion", ["softmax", "logits"])
 def test_predictions_equal_the_checkpoints(videos, onnx_file, tmp_path, fusion):
     checkpoint = make_checkpoint(tmp_path / "best.pt", "tsn", fusion=fusion, crop_size=64)
     expected = Recogniser.load(checkpoint, device="cpu").predict(videos / "left/a.mp4", clips=3)
-    deployed = Deployed.load(onnx_file)
+    deployed = ExportedRecogniser.load(onnx_file)
     deployed.description = Description(**{**vars(deployed.description), "fusion": fusion})
     found = deployed.predict(videos / "left/a.mp4", clips=3)
     assert found.classes == expected.classes
@@ -236,7 +258,7 @@ def test_predictions_equal_the_checkpoints(videos, onnx_file, tmp_path, fusion):
 
 def test_predict_without_torch(videos, onnx_file, tmp_path):
     code = (
-        "import sys; from mdtnet.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from mdtnet.cli.main import main; code = main(sys.argv[1:]);"
         "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules; sys.exit(code)"
     )
     arguments = ["predict", str(onnx_file), str(videos), "--topk", "2", "--json", str(tmp_path / "out.json")]
@@ -244,7 +266,7 @@ def test_predict_without_torch(videos, onnx_file, tmp_path):
     assert done.returncode == 3, done.stderr  # one video is damaged
     assert "1 of 4 videos could not be read" in done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
-    expected = Deployed.load(onnx_file).predict(found[0]["path"])
+    expected = ExportedRecogniser.load(onnx_file).predict(found[0]["path"])
     assert [p["class"] for p in found[0]["predictions"]] == list(expected.classes[:2])
     assert found[1]["error"]
 
@@ -253,8 +275,8 @@ def test_openvino_predicts_without_torch(tsn, videos, tmp_path):
     pytest.importorskip("openvino", reason="needs the extra 'export'")
     export(tsn, format="openvino", out=tmp_path / "x.xml", clips=str(videos))
     code = (
-        "import sys; from mdtnet.deployed import Deployed;"
-        "print(Deployed.load(sys.argv[1]).predict(sys.argv[2])); sys.exit('torch' in sys.modules)"
+        "import sys; from mdtnet import ExportedRecogniser;"
+        "print(ExportedRecogniser.load(sys.argv[1]).predict(sys.argv[2])); sys.exit('torch' in sys.modules)"
     )
     arguments = [str(tmp_path / "x.xml"), str(videos / "left/a.mp4")]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
@@ -298,16 +320,56 @@ def test_mistakes(tsn, tmp_path, monkeypatch):
             export(tsn, **keywords)
     (tmp_path / "x.onnx").write_text("not a model")
     with pytest.raises(CheckpointError, match=r"x\.onnx: "):
-        Deployed.load(tmp_path / "x.onnx")
+        ExportedRecogniser.load(tmp_path / "x.onnx")
     with pytest.raises(CheckpointError, match="no such file"):
-        Deployed.load(tmp_path / "y.onnx")
+        ExportedRecogniser.load(tmp_path / "y.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"needs onnxruntime, .* pip install 'mdtnet\[export\]'"):
-        Deployed.load(tmp_path / "x.onnx")
+        ExportedRecogniser.load(tmp_path / "x.onnx")
 
 
 def test_unreadable_video(onnx_file, videos):
     with pytest.raises(VideoError, match="not a video"):
-        Deployed.load(onnx_file).predict(videos / "left/bad.mp4")
+        ExportedRecogniser.load(onnx_file).predict(videos / "left/bad.mp4")
     with pytest.raises(ConfigError, match="crops is 2"):
-        Deployed.load(onnx_file).predict(videos / "left/a.mp4", crops=2)
+        ExportedRecogniser.load(onnx_file).predict(videos / "left/a.mp4", crops=2)
+
+
+def test_the_table_of_formats_is_whole():
+    assert tuple(FORMATS) == get_args(Format)
+    assert forms() == list(bench.FORMATS)  # the help of `mdtnet bench`
+    for name, form in FORMATS.items():
+        assert format_of(f"best{form.suffix}") is form
+        assert form.extra in ("", "export")
+        assert "float32" in form.precisions, name
+    assert format_of("best.pt") is None
+
+
+def test_a_program_of_torch_predicts_too(tsn, videos, tmp_path):
+    export(tsn, format="torch", out=tmp_path / "x.pt2", clips=str(videos))
+    found, expected = (load(path, device="cpu").predict(videos / "left/a.mp4") for path in (tmp_path / "x.pt2", tsn))
+    assert found.classes == expected.classes
+    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+
+
+def test_load_knows_a_file_by_its_suffix(tsn, onnx_file, tmp_path):
+    assert isinstance(load(onnx_file), ExportedRecogniser)
+    assert isinstance(load(tsn, device="cpu"), Recogniser)
+    with pytest.raises(ConfigError, match="device is 'cuda', but exported networks run on the CPU"):
+        load(onnx_file, device="cuda")
+    with pytest.raises(CheckpointError, match=r"expected a file that ends in one of \.onnx, \.xml, \.pt2"):
+        ExportedRecogniser.load(tsn)
+    (tmp_path / "x.pt2").write_text("not a program")
+    with pytest.raises(CheckpointError, match=r"x\.pt2: not a torch\.export program"):
+        load(tmp_path / "x.pt2")
+
+
+def test_both_predictors_check_and_read_ahead_alike(onnx_file, tsn, videos):
+    for model in (load(onnx_file), load(tsn, device="cpu")):
+        sources = [videos / name for name in ("left/a.mp4", "left/bad.mp4", "right/b.mp4", "right/c.mp4")]
+        alone, ahead = (list(model.predict_many(sources, workers=n)) for n in (0, 2))
+        assert [(p.path, p.classes, p.error) for p in ahead] == [(p.path, p.classes, p.error) for p in alone]
+        assert [bool(p.error) for p in alone] == [False, True, False, False]
+        for wrong in ({"clips": 0}, {"crops": 2}, {"topk": 0}, {"threshold": 2.0}, {"workers": -1}):
+            with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is"):
+                model.predict_many(sources, **wrong)

@@ -11,10 +11,11 @@ from PIL import Image
 
 import mdtnet
 from mdtnet.config import DataConfig, TestConfig
-from mdtnet.data import dataset, frames
+from mdtnet.data import dataset
 from mdtnet.data.annotations import load_videos
 from mdtnet.errors import CheckpointError, ConfigError, DataError, VideoError
-from mdtnet.inference.prediction import expand_sources, write_json
+from mdtnet.inference import views
+from mdtnet.inference.prediction import expand_sources, read_ahead, write_json
 from mdtnet.inference.recogniser import Recogniser
 
 
@@ -103,16 +104,52 @@ def test_workers_give_the_same(model, folder):
     ]
 
 
+def test_no_more_is_read_ahead_than_there_are_workers():
+    started = []
+
+    def read(path):
+        started.append(path)
+        return path.upper()
+
+    found = read_ahead(read, iter("abcdef"), 2)
+    assert started == []
+    assert next(found) == "A"
+    assert len(started) <= 3
+    assert list(found) == list("BCDEF")
+    stopped = read_ahead(read, iter("abcdef"), 1)
+    next(stopped)
+    stopped.close()
+    assert len(started) <= 6 + 3
+
+
+def test_failures_of_the_system_are_tried_again(model, folder, monkeypatch):
+    tries, read = [], views.read_clip
+
+    def shaky(path, *args, **options):
+        tries.append(path)
+        if len(tries) < 3:
+            raise VideoError(path, "cannot be opened") from OSError(5, "Input/output error")
+        return read(path, *args, **options)
+
+    monkeypatch.setattr("mdtnet.data.retries.RETRY_SECONDS", 0)
+    monkeypatch.setattr(views, "read_clip", shaky)
+    assert model.predict(folder / "videos/left/a.mp4").classes
+    assert len(tries) == 3
+    with pytest.raises(VideoError, match="no such file"):
+        model.predict(folder / "none.mp4")
+    assert len(tries) == 4
+
+
 @pytest.mark.parametrize(("name", "count"), [("tsn", 3), ("tsm", 3), ("mdtnet1", 15)])
 def test_only_the_frames_a_system_needs_are_converted(folder, monkeypatch, name, count):
-    read, counts = frames.read_frames, []
+    read, counts = views.read_clip, []
 
     def counted(*args, **keywords):
-        reading = read(*args, **keywords)
-        counts.append(len(reading.pixels.reshape(-1, *reading.pixels.shape[-3:])))
-        return reading
+        pixels, num_frames = read(*args, **keywords)
+        counts.append(len(pixels.reshape(-1, *pixels.shape[-3:])))
+        return pixels, num_frames
 
-    monkeypatch.setattr(frames, "read_frames", counted)
+    monkeypatch.setattr(views, "read_clip", counted)
     model = Recogniser.load(make_checkpoint(folder / f"{name}.pt", name), device="cpu")
     model.predict(folder / "videos/left/a.mp4")
     assert counts == [count]
@@ -128,7 +165,7 @@ def test_folder_of_frames(model, tmp_path):
 
 def test_wrong_options(model, folder):
     video = folder / "videos/left/a.mp4"
-    for keywords in ({"topk": 0}, {"clips": 0}, {"crops": 2}):
+    for keywords in ({"topk": 0}, {"threshold": -0.1}, {"clips": 0}, {"crops": 2}):
         with pytest.raises(ConfigError, match=f"{next(iter(keywords))} is"):
             model.predict(video, **keywords)
     with pytest.raises(ConfigError, match="device is 'warp'"):

@@ -1,5 +1,6 @@
 """The contract of every model in the registry, and each temporal operator against a plain loop."""
 
+import copy
 import dataclasses
 import functools
 import re
@@ -11,11 +12,21 @@ import torchvision
 from torch import nn
 
 from mdtnet.config import SYSTEMS, TRUNKS, MDTNetConfig, ModelConfig, SaliencyConfig
+from mdtnet.deploy.graph import pure
 from mdtnet.errors import ConfigError
 from mdtnet.models import pretrained
 from mdtnet.models.build import build_model
-from mdtnet.models.mdtnet import DCME, Excitation
-from mdtnet.models.temporal import combined, depthwise_conv, gated, neighbour_differences, shift
+from mdtnet.models.mdtnet import DCME, Excitation, RuntimeExcitation
+from mdtnet.models.tdn import LongTermDifference
+from mdtnet.models.temporal import (
+    DepthwiseConv,
+    Shift,
+    combined,
+    depthwise_conv,
+    gated,
+    neighbour_differences,
+    shift,
+)
 from mdtnet.models.trunk import Place, Timeline, half_size
 
 SMALL = ("resnet18", "mobilenet_v2")
@@ -482,7 +493,7 @@ def test_dcme_gates_only_segments_that_have_a_neighbour():
     for switch, steps in (({}, [[0, 1, 2]]), ({"dcme_backward": True}, [[0, 1, 2], [1, 2, 3]])):
         gates = exact_dcme(**switch)(x, Timeline(4))
         assert [list(range(4))[where] for where, _ in gates] == steps
-        assert all(openness.shape == (2, 3, 32, 6, 6) for _, openness in gates)
+        assert all(openness.shape == (2, 3, 6, 6, 32) for _, openness in gates)
     assert exact_dcme()(x, Timeline(1)) == []
 
 
@@ -516,15 +527,69 @@ def test_excitation_is_the_formula(switch, stride, size):
         maps = torch.zeros(2, 4, 32, *z.shape[2:])
         found = module.dcme(z, Timeline(4))
         for where, openness in found:
-            maps[:, where] += (openness - 0.5) / len(found)
+            maps[:, where] += (openness.movedim(-1, 2) - 0.5) / len(found)
         gates.append(maps)
     if config.stce:
-        gates.append(module.stce(z, Timeline(4)).expand(2, 4, 32, *z.shape[2:]))
+        gates.append(module.stce(z, Timeline(4)).movedim(-1, 2).expand(2, 4, 32, *z.shape[2:]))
     gain = (1 + sum(gates) / max(1, len(gates))).flatten(0, 1) if gates else 1
     if config.coarse:
         gain = gain * (0.5 + module.coarse(z, Timeline(4)) / 2)
     gain = gain.repeat_interleave(stride, 2).repeat_interleave(stride, 3)[:, :, : size[0], : size[1]]
     torch.testing.assert_close(module(x, Timeline(4)), x * gain, atol=1e-5, rtol=1e-5)
+
+
+FORMS = [*EXCITATIONS, {"causal": True}, {"dcme_deformable": False}, {"excite_every": 1, "temporal": "identity"}]
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+@pytest.mark.parametrize("size", [(6, 6), (5, 5), (1, 1)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("switch", FORMS, ids=str)
+def test_plain_fast_and_runtime_form_of_an_excitation_are_one(switch, stride, size, segments):
+    module = Excitation(Place(2, 0, 2, 32, 16, stride), dataclasses.replace(MDTNetConfig(), **switch))
+    perturb(module)
+    x, timeline = torch.randn(2 * segments, 32, *size), Timeline(segments)
+    if size != (1, 1):  # batch statistics of a pixel that is pooled are none
+        torch.testing.assert_close(module.train()(x, timeline), module.plain(x, timeline), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        expected = module.eval().plain(x, timeline)
+        torch.testing.assert_close(module(x, timeline), expected, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(expected, module.conv.plain(x, timeline), atol=1e-2)  # gates are open
+        for steps in (False, True):
+            runtime = pure(nn.ModuleList([module]), steps=steps)[0]
+            assert type(runtime) is RuntimeExcitation
+            torch.testing.assert_close(runtime(x, timeline), expected, atol=1e-5, rtol=1e-5)
+
+
+SHARED_PARTS = [
+    Shift(),
+    DepthwiseConv(32, start="shift"),
+    DepthwiseConv(32, start="shift", causal=True),
+    LongTermDifference(32),
+]
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+@pytest.mark.parametrize("module", SHARED_PARTS, ids=lambda m: type(m).__name__)
+def test_plain_fast_and_runtime_form_of_other_parts_are_one(module, segments):
+    perturb(module.eval())
+    x, timeline = torch.randn(2 * segments, 32, 6, 6), Timeline(segments)
+    with torch.no_grad():
+        expected = module(x, timeline)
+        if not isinstance(module, Shift):
+            torch.testing.assert_close(module.plain(x, timeline), expected, atol=1e-5, rtol=1e-5)
+        for steps in (False, True):
+            runtime = pure(nn.ModuleList([module]), steps=steps)[0]
+            torch.testing.assert_close(runtime(x, timeline), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_building_the_runtime_form_leaves_the_network_as_it_was():
+    model = build("mdtnet2").eval()
+    perturb(model)
+    before, classes = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
+    assert sum(type(m) is RuntimeExcitation for m in pure(model, steps=True).modules()) == 6
+    assert [type(m) for m in model.modules()] == classes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_mobilenet_weights_load_strictly(shared, monkeypatch):

@@ -1,29 +1,31 @@
-"""The verbs about what networks cost: what there is, one in detail, several side by side; `cli` lists them."""
+"""The verbs about the cost of networks: all of them, one in detail, several side by side."""
 
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from mdtnet.errors import ConfigError
+from mdtnet.cli.parse import Verb, check_least
+from mdtnet.terminal import say, show, working
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from mdtnet.config import System, TrunkName
     from mdtnet.measure.bench import Bench, Row
+    from mdtnet.measure.cost import Cost
 
-console = Console()
 
-
-def models_arguments(parser: Any) -> None:
+def models_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--segments", type=int, default=8, help="T")
     parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
     parser.add_argument("--classes", type=int, default=400, help="number of classes")
 
 
-def models(options: Any) -> None:
+def models(options: "Namespace") -> None:
     from mdtnet.config import SYSTEMS, TRUNKS
 
-    console.print(
+    say(
         f"GMACs of one view, {options.segments} x {options.size} x {options.size}; "
         f"parameters in millions, {options.classes} classes"
     )
@@ -34,28 +36,26 @@ def models(options: Any) -> None:
     for trunk in TRUNKS:
         costs = [_cost_of(s, trunk, options.classes, options.segments, options.size) for s in SYSTEMS]
         table.add_row(trunk, *(f"{c.gmacs:.2f}\n{c.parameters / 1e6:.2f} M" for c in costs), end_section=True)
-    console.print(table)
+    show(table)
 
 
-def _cost_of(system: str, trunk: str, classes: int, segments: int, size: int) -> Any:
+def _cost_of(system: "System", trunk: "TrunkName", classes: int, segments: int, size: int) -> "Cost":
     import torch
 
     from mdtnet.config import ModelConfig
     from mdtnet.measure.cost import count
     from mdtnet.models.build import build_model
 
-    for name, value in (("segments", segments), ("size", size), ("classes", classes)):
-        if value < 1:
-            raise ConfigError(f"--{name} is {value}, expected at least 1")
+    check_least(1, segments=segments, size=size, classes=classes)
     with torch.device("meta"):  # shapes alone; no weights are drawn
-        model = build_model(ModelConfig(name=system, trunk=trunk), num_classes=classes)  # type: ignore[arg-type]
+        model = build_model(ModelConfig(name=system, trunk=trunk), num_classes=classes)
     return count(model, num_segments=segments, size=size)
 
 
-def cost_arguments(parser: Any) -> None:
-    from mdtnet.config import System, TrunkName
+def cost_arguments(parser: "ArgumentParser") -> None:
+    from mdtnet.config import SYSTEMS, System, TrunkName
 
-    parser.add_argument("model", type=System, help="tsn, tsm, tea, tdn, mdtnet1 or mdtnet2")
+    parser.add_argument("model", metavar="MODEL", type=System, help=", ".join(SYSTEMS))
     parser.add_argument("--trunk", type=TrunkName, default="resnet50", help="the 2D network")
     parser.add_argument("--segments", type=int, default=8, help="T")
     parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
@@ -65,53 +65,65 @@ def cost_arguments(parser: Any) -> None:
     parser.add_argument("--repeats", type=int, default=7, help="timed forward passes; 0: none")
 
 
-def cost(options: Any) -> None:
+def cost(options: "Namespace") -> None:
     from mdtnet.config import ModelConfig
     from mdtnet.measure.cost import latency
     from mdtnet.models.build import build_model
 
+    check_least(1, clips=options.clips, crops=options.crops)
+    check_least(0, repeats=options.repeats)
     found = _cost_of(options.model, options.trunk, options.classes, options.segments, options.size)
     views = options.clips * options.crops
-    console.print(f"{options.model} on {options.trunk}, {options.segments} x {options.size} x {options.size}")
-    console.print(f"parameters: {found.parameters / 1e6:.2f} M")
-    console.print(f"GMACs: {found.gmacs:.2f}")
+    say(f"{options.model} on {options.trunk}, {options.segments} x {options.size} x {options.size}")
+    say(f"parameters: {found.parameters / 1e6:.2f} M")
+    say(f"GMACs: {found.gmacs:.2f}")
     for name, macs in sorted(found.macs.items(), key=lambda item: -item[1]):
-        console.print(f"  {macs / 1e9:8.3f}  {name}")
-    console.print(f"views: {views}, total GMACs: {found.gmacs * views:.2f}")
-    console.print(f"not counted: {', '.join(found.uncounted) or 'nothing'}")
+        say(f"  {macs / 1e9:8.3f}  {name}")
+    say(f"views: {views}, total GMACs: {found.gmacs * views:.2f}")
+    say(f"not counted: {', '.join(found.uncounted) or 'nothing'}")
     if options.repeats:
         model = build_model(ModelConfig(name=options.model, trunk=options.trunk), num_classes=options.classes)
         times = latency(model, num_segments=options.segments, size=options.size, repeats=options.repeats)
         spread = f"{times[0] * 1e3:.0f} to {times[-1] * 1e3:.0f}"
-        console.print(f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})")
+        say(f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})")
 
 
-def bench_arguments(parser: Any) -> None:
+def forms() -> list[str]:
+    """Forms of a network that can be timed: eager, and every exported one, with `_int8` where it can be so computed."""
+    from mdtnet.deploy.formats import FORMATS
+
+    small = [f"{name}_int8" for name, form in FORMATS.items() if "int8" in form.precisions]
+    return ["eager", *FORMATS, *small]
+
+
+def bench_arguments(parser: "ArgumentParser") -> None:
     from typing import Literal
 
-    parser.add_argument("--models", default="tsn,tsm,tea,tdn,mdtnet1,mdtnet2", help="systems; the first is the measure")
+    from mdtnet.config import SYSTEMS
+
+    parser.add_argument("--models", default=",".join(SYSTEMS), help="systems; ratios are to the first")
     parser.add_argument("--trunks", default="resnet50", help="2D networks, such as resnet50,mobilenet_v2")
-    parser.add_argument(
-        "--formats", default="eager", help="of eager,onnx,openvino,torch,onnx_int8,openvino_int8: exported ones, too"
-    )
+    parser.add_argument("--formats", default="eager", help=f"forms of each network, of {','.join(forms())}")
     parser.add_argument("--width", type=float, default=1.0, help="channel multiplier of the trunks")
     parser.add_argument("--segments", type=int, default=8, help="T")
     parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")
-    parser.add_argument("--batch", type=int, default=1, help="clips in a batch")
-    parser.add_argument("--training", action="store_true", help="training steps in the place of forward passes")
-    parser.add_argument("--checkpoint_activations", action="store_true", help="training that spares memory")
+    parser.add_argument("--batch", type=int, default=1, help="clips per batch")
+    parser.add_argument("--training", action="store_true", help="training steps instead of forward passes")
+    parser.add_argument(
+        "--checkpoint_activations", action="store_true", help="train with less memory: compute activations again"
+    )
     parser.add_argument(
         "--precision", type=Literal["float32", "bf16", "fp16"], default="float32", help="float32, or autocast"
     )
     parser.add_argument("--compile", action="store_true", help="through torch.compile")
-    parser.add_argument("--repeats", type=int, default=7, help="turns that are timed, after one to warm up")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch takes")
+    parser.add_argument("--repeats", type=int, default=7, help="timed turns, after one to warm up")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch uses")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--components", action="store_true", help="where a forward pass spends its time, too")
+    parser.add_argument("--components", action="store_true", help="also show where a forward pass spends its time")
     parser.add_argument("--out", default="", help="folder for bench.json and bench.png")
 
 
-def bench(options: Any) -> None:
+def bench(options: "Namespace") -> None:
     from mdtnet.files import make_folder
     from mdtnet.measure.bench import BenchConfig, check
     from mdtnet.measure.bench import bench as run_bench
@@ -122,20 +134,20 @@ def bench(options: Any) -> None:
     check(config)
     if options.out:
         make_folder(options.out)
-    with console.status("") as status:
+    with working() as status:
         result = run_bench(config, components=options.components, note=status.update)
-    console.print(machine_line(result), highlight=False, soft_wrap=True)
+    say(machine_line(result))
     for trunk in config.trunks:
-        console.print(speed_table(result, trunk))
+        show(speed_table(result, trunk))
         if result.components:
-            console.print(components_table(result, trunk))
+            show(components_table(result, trunk))
     if options.out:
         result.save(options.out)
-        console.print(f"wrote {options.out}/bench.json and bench.png", highlight=False, soft_wrap=True)
+        say(f"wrote {options.out}/bench.json and bench.png")
 
 
 def machine_line(result: "Bench") -> str:
-    """What ran where, and how fast that machine multiplies matrices."""
+    """The work that was timed, the machine, and how fast that multiplies matrices."""
     about, config = result.about, result.config
     what = "training step" if config.training else "forward pass"
     where = (
@@ -149,7 +161,7 @@ def machine_line(result: "Bench") -> str:
 
 
 def speed_table(result: "Bench", trunk: str) -> Table:
-    """A line for each form of a system on one trunk; ratios are to the first system in the same form."""
+    """One row per form of a system on one trunk; ratios are to the first system in the same form."""
     rows = [_cells(result, row) for row in result.rows if row.trunk == trunk]
     table = Table(title=trunk, title_justify="left", box=None, padding=(0, 2, 0, 0))  # fits 80 columns
     for heading in rows[0]:
@@ -160,7 +172,7 @@ def speed_table(result: "Bench", trunk: str) -> Table:
 
 
 def _cells(result: "Bench", row: "Row") -> dict[str, str]:
-    """Heading -> cell."""
+    """The cells of one row, by heading."""
     base, gflops = result.base(row), result.gflops(row)
     memory, measured = row.memory or 0, bool(row.memory and base.memory)
     cells = {
@@ -178,7 +190,7 @@ def _cells(result: "Bench", row: "Row") -> dict[str, str]:
 
 
 def _beside_eager(result: "Bench", row: "Row", cells: dict[str, str]) -> dict[str, str]:
-    """With the form and how many times faster it is than eager, in the place of what eager alone has room for."""
+    """The cells of one row beside other forms: its form and its speed over eager instead of cost and GFLOP/s."""
     eager = result.eager(row)
     speed = (
         {"": "-", "CPU ": "-"}
@@ -211,3 +223,22 @@ def components_table(result: "Bench", trunk: str) -> Table:
         table.add_row(name, *("" if share is None else f"{share:.1%}" for share in shares))
     table.add_row("all", *(f"{1e3 * total:.0f} ms" for total in totals))
     return table
+
+
+VERBS = {
+    "models": Verb("what can be built: systems x trunks, parameters, GMACs", models_arguments, models),
+    "cost": Verb(
+        "parameters, GMACs by component, and latency of one network",
+        cost_arguments,
+        cost,
+        "  mdtnet cost mdtnet2 --trunk resnet50 --segments 8 --size 224 --clips 10 --crops 3",
+    ),
+    "bench": Verb(
+        "networks side by side: latency, memory, cost, where the time goes",
+        bench_arguments,
+        bench,
+        "  mdtnet bench --models tsn,tdn,mdtnet2 --trunks resnet50,mobilenet_v2 --out runs/bench\n"
+        "  mdtnet bench --models tsn,mdtnet2 --training --batch 4 --threads 1\n"
+        "  mdtnet bench --models mdtnet2 --components",
+    ),
+}

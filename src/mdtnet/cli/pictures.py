@@ -1,20 +1,23 @@
-"""The verbs that draw: where a video moves, and where networks look; `cli` lists them."""
+"""The verbs that draw: where a video moves, and where networks look."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
+from mdtnet.cli.parse import Verb, check_least, config_from, options_of
+from mdtnet.errors import ConfigError
+from mdtnet.terminal import say
 
-console = Console()
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
 
-def saliency_arguments(parser: Any) -> None:
+def saliency_arguments(parser: "ArgumentParser") -> None:
     from mdtnet.config import Exposure, SaliencyConfig
 
     parser.add_argument("source", help="a video file or a folder of frames")
     parser.add_argument("-o", "--out", required=True, help=".png or .jpg: contact sheet; .mp4: overlay video")
     parser.add_argument("--segments", type=int, default=8, help="segments of the contact sheet")
     parser.add_argument(
-        "--frame_stride", type=int, default=1, help="frames between two of a segment, on a contact sheet"
+        "--frame_stride", type=int, default=1, help="distance in frames inside a segment, on a contact sheet"
     )
     parser.add_argument(
         "--exposure",
@@ -22,17 +25,20 @@ def saliency_arguments(parser: Any) -> None:
         default="none",
         help="brightness of a dark video, on a contact sheet: none, gain, gamma",
     )
-    parser.add_argument("--all_variants", action="store_true", help="what every variant sees, on one contact sheet")
+    parser.add_argument("--all_variants", action="store_true", help="all variants of the map on one contact sheet")
     parser.add_class_arguments(SaliencyConfig)
 
 
-def saliency(options: Any) -> None:
+def saliency(options: "Namespace") -> None:
+    from mdtnet.checks import check_ranges
     from mdtnet.config import SaliencyConfig
-    from mdtnet.config_file import from_dict, to_dict
+
+    config = config_from(SaliencyConfig, options)
+    check_least(1, segments=options.segments, frame_stride=options.frame_stride)
+    with options_of("model.saliency", SaliencyConfig):
+        check_ranges(config, part="model.saliency")  # before torch loads
     from mdtnet.pages.pictures import draw_saliency
 
-    values = {key: options.as_dict()[key] for key in to_dict(SaliencyConfig())}
-    config = from_dict(SaliencyConfig, values, where="command line")
     out = draw_saliency(
         options.source,
         options.out,
@@ -42,18 +48,20 @@ def saliency(options: Any) -> None:
         exposure=options.exposure,
         all_variants=options.all_variants,
     )
-    console.print(f"wrote {out}", highlight=False)
+    say(f"wrote {out}")
 
 
-def explain_arguments(parser: Any) -> None:
-    parser.add_argument("checkpoints", nargs="+", help="checkpoint files, shown one below the other")
+def explain_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "checkpoints", metavar="CHECKPOINT", nargs="+", help="checkpoint files, shown one below the other"
+    )
     parser.add_argument("--video", required=True, help="a video file or a folder of frames")
     parser.add_argument("-o", "--out", required=True, help="the picture, .png or .jpg")
     parser.add_argument(
         "--what",
         type=Literal["gradcam", "offsets"],
         default="gradcam",
-        help="gradcam: what speaks for a class; offsets: where MDT-Net's deformable convolutions look",
+        help="gradcam: the evidence for a class; offsets: where MDT-Net's deformable convolutions look",
     )
     parser.add_argument("--label", default="", help="class to explain by gradcam; default: what each network predicts")
     parser.add_argument("--at", default="", help="place of the offsets as X,Y from 0,0 to 1,1; default: most motion")
@@ -62,7 +70,7 @@ def explain_arguments(parser: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
 
-def explain(options: Any) -> None:
+def explain(options: "Namespace") -> None:
     from mdtnet.pages.explain import explain as draw
 
     out = draw(
@@ -76,12 +84,10 @@ def explain(options: Any) -> None:
         columns=options.columns,
         device=options.device,
     )
-    console.print(f"wrote {out}", highlight=False)
+    say(f"wrote {out}")
 
 
 def _place(text: str) -> tuple[float, float] | None:
-    from mdtnet.errors import ConfigError
-
     if not text:
         return None
     try:
@@ -89,3 +95,22 @@ def _place(text: str) -> tuple[float, float] | None:
     except ValueError:
         raise ConfigError(f"--at is '{text}', expected X,Y such as 0.5,0.25") from None
     return x, y
+
+
+VERBS = {
+    "saliency": Verb(
+        "show where a video moves",
+        saliency_arguments,
+        saliency,
+        "  mdtnet saliency clip.mp4 -o overlay.mp4\n"
+        "  mdtnet saliency clip.mp4 -o sheet.png --variant phase\n"
+        "  mdtnet saliency clip.mp4 -o sheet.png --all_variants --segments 5",
+    ),
+    "explain": Verb(
+        "show where networks look: Grad-CAM side by side, or what the offsets of DCME do",
+        explain_arguments,
+        explain,
+        "  mdtnet explain runs/tsn/checkpoints/best.pt runs/mine/checkpoints/best.pt --video clip.mp4 -o cam.png\n"
+        "  mdtnet explain runs/mine/checkpoints/best.pt --video clip.mp4 --what offsets -o offsets.png",
+    ),
+}

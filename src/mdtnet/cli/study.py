@@ -1,24 +1,26 @@
-"""The verb for studies: grids of runs, their results and tables; `cli` lists it."""
+"""The verb for studies: grids of runs, their results and tables."""
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mdtnet.cli.parse import Verb
 from mdtnet.errors import ConfigError, MdtnetError
+from mdtnet.terminal import say, show
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
     from mdtnet.study.grid import Spec, Study
     from mdtnet.study.results import Standing
 
-console = Console()
 STALE_SHOWN = 5
 
 
-def study_arguments(parser: Any) -> None:
-    parser.add_argument("study", help="YAML file of a study, such as studies/quick.yaml")
+def study_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument("study", metavar="FILE", help="YAML file of a study, such as studies/quick.yaml")
     parser.add_argument("--root", default="", help="folder that relative paths of data are in")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument(
@@ -32,22 +34,22 @@ def study_arguments(parser: Any) -> None:
     parser.add_argument("--no_latency", action="store_true", help="do not measure the networks' latency at the end")
 
 
-def study(options: Any) -> None:
+def study(options: "Namespace") -> None:
     from mdtnet.study.grid import load_study, only
     from mdtnet.study.runs import run_study
 
     found = load_study(options.study)
     wanted = only(found.specs, options.only)
     now = _standing(found)
-    _tell_stale(now)
+    _say_stale(now)
     if options.list:
-        console.print(_grid(found, wanted, now))
-        console.print(_estimate(found, wanted, now, options.jobs), highlight=False)
+        show(_grid(found, wanted, now))
+        say(_estimate(found, wanted, now, options.jobs))
         return
     if not options.report:
         missing = [spec for spec in wanted if spec.key not in now.done]
         _check(found, missing)
-        console.print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are done", highlight=False)
+        say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are done")
         try:
             run_study(found, missing, root=options.root, jobs=options.jobs)
         except MdtnetError:  # what is done is shown all the same
@@ -57,7 +59,7 @@ def study(options: Any) -> None:
 
 
 def _check(found: "Study", specs: list["Spec"]) -> None:
-    """See that the numbers of every run make sense, before the first one starts."""
+    """Check the numbers of every run before the first one starts."""
     from mdtnet.checks import check_config
 
     for spec in specs:
@@ -73,17 +75,17 @@ def _standing(found: "Study") -> "Standing":
     return standing(found, read_rows(found.results / RESULTS), read_configs(found.results))
 
 
-def _tell_stale(now: "Standing") -> None:
-    """Rows that are in no table, by reason."""
+def _say_stale(now: "Standing") -> None:
+    """Say how many rows are in no table, by reason."""
     reasons = Counter(reason for _, reason in now.stale)
     for reason, count in reasons.most_common(STALE_SHOWN):
-        console.print(escape(f"stale, in no table: {count} rows: {reason}"), highlight=False, soft_wrap=True)
+        say(f"stale, in no table: {count} rows: {reason}")
     if len(reasons) > STALE_SHOWN:
-        console.print(f"and {len(reasons) - STALE_SHOWN} other reasons", highlight=False)
+        say(f"and {len(reasons) - STALE_SHOWN} other reasons")
 
 
 def _grid(found: "Study", wanted: list["Spec"], now: "Standing") -> Table:
-    """Done runs of each system and variant on each data set."""
+    """How many runs are done of each system and variant on each data set."""
     sets = list(dict.fromkeys(spec.data.name for spec in wanted))
     table = Table("system", "variant", *sets, title=escape(str(found.path)), title_justify="left")
     for system, variant in dict.fromkeys((spec.system, spec.variant) for spec in wanted):
@@ -113,4 +115,16 @@ def _report(found: "Study", *, latency: bool) -> None:
     from mdtnet.study.page import build_study
 
     for path in build_study(found, latency=latency):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        say(f"wrote {path}")
+
+
+VERBS = {
+    "study": Verb(
+        "many runs side by side: systems x data x seeds x variants; tables with intervals, plots, a page",
+        study_arguments,
+        study,
+        "  mdtnet study studies/quick.yaml\n"
+        "  mdtnet study studies/ut_sets.yaml --root videos/ --jobs 2\n"
+        "  mdtnet study studies/ut_sets.yaml --only system=tsn,mdtnet2 seed=100 --list",
+    ),
+}

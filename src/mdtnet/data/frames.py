@@ -5,7 +5,6 @@ import logging
 import os
 import struct
 import tempfile
-import time
 import zlib
 
 import numpy as np
@@ -14,13 +13,12 @@ import torch
 from mdtnet.config import DataConfig
 from mdtnet.data.annotations import Sample
 from mdtnet.data.container import Part
+from mdtnet.data.retries import with_retries
 from mdtnet.data.transforms import resize_short
 from mdtnet.data.video import Choose, Reading, Request, Transform, read_frames, scaled_size, stamp
 from mdtnet.errors import VideoError
 
 log = logging.getLogger(__name__)
-RETRIES = 2  # for reads that fail in the operating system, as on an unreliable network drive
-RETRY_SECONDS = 0.1
 PIXELS = 3
 """Increased whenever reading gives other pixels than before, so that old caches are not used."""
 TRAILER = struct.Struct("<4sIII")
@@ -111,16 +109,4 @@ def read_resized(
     request = Request(
         choose, num_frames, data.short_side, transform, data.fps, data.frame_pattern, listed=sample.num_frames
     )
-    for attempt in range(RETRIES + 1):
-        try:
-            return read_frames(part, request, backend=data.backend)
-        except VideoError as error:
-            if attempt == RETRIES or not _may_pass(error.__cause__):
-                raise
-            time.sleep(RETRY_SECONDS)
-    raise AssertionError  # not reached
-
-
-def _may_pass(cause: BaseException | None) -> bool:
-    """Whether the operating system caused the failure, so that another try can help."""
-    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and cause.errno is not None
+    return with_retries(lambda: read_frames(part, request, backend=data.backend))

@@ -1,30 +1,60 @@
-"""Networks as ONNX files, in float32, with weights stored as float16, or with a trunk of 8 bits."""
+"""Networks as ONNX files, in float32, with weights stored as float16, or with a trunk of 8 bits.
+
+Writing needs torch, loading does not: torch is imported where it is used.
+"""
 
 import tempfile
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from mdtnet.deploy.graph import first_line, in_trunk
-from mdtnet.errors import ExportError
-from mdtnet.inference.exported import required
-from mdtnet.inference.views import KEY, Description
+from mdtnet.deploy.runtime import last_line, required
+from mdtnet.errors import CheckpointError, ExportError
+from mdtnet.inference.description import KEY, Classify, Description, clip_shape
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from mdtnet.models.network import Network
 
 OPSET = 20  # of ONNX; 19 is the first with DeformConv
 
 
-def write_onnx(program: torch.export.ExportedProgram, description: Description, views: np.ndarray, file: Path) -> None:
-    """Write an ONNX model; `int8` is calibrated with the clips `views`."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        required(name, file)
-    import onnx
+def load(file: Path, *, threads: int = 0) -> tuple[Classify, str]:
+    """The network of a file, run by ONNX Runtime on `threads` threads (0: as many as it likes), and its description.
 
+    Raises:
+        CheckpointError: the file is not an ONNX model that runs here.
+        ConfigError: ONNX Runtime is not installed.
+    """
+    runtime = required("onnxruntime", file)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
     try:
-        onnx_program: Any = torch.onnx.export(
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own classes, one for every status
+        raise CheckpointError(f"{file}: not an ONNX model that runs here: {last_line(error)}") from error
+    text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
+    name = session.get_inputs()[0].name
+    return lambda frames: session.run(None, {name: frames})[0], text
+
+
+def write(model: "Network", description: Description, views: np.ndarray, file: Path) -> None:
+    """Write an ONNX model; `int8` is calibrated with the clips `views`."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        required(package, file)
+    import onnx
+    import torch
+
+    from mdtnet.deploy.graph import first_line, pure, traced
+
+    program = traced(pure(model), clip_shape(description), multi_label=description.multi_label)
+    try:
+        onnx_program = torch.onnx.export(
             program,
             opset_version=OPSET,
             dynamo=True,
@@ -34,19 +64,21 @@ def write_onnx(program: torch.export.ExportedProgram, description: Description, 
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"ONNX cannot express the network: {first_line(error)}") from error
-    model = onnx_program.model_proto
-    for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info, *model.graph.input):
+    if onnx_program is None:  # only where the exporter itself writes a file
+        raise ExportError("ONNX cannot express the network")
+    proto = onnx_program.model_proto
+    for part in (*proto.graph.node, *proto.graph.initializer, *proto.graph.value_info, *proto.graph.input):
         part.ClearField("metadata_props")  # source lines and folders of this machine
     if description.precision == "half":
-        _store_half(model)
+        _store_half(proto)
     if description.precision == "int8":
-        model = _quantised_onnx(model, views, file)
-    onnx.helper.set_model_props(model, {KEY: description.to_json()})
-    onnx.save(model, file)
+        proto = _quantise(proto, views, file)
+    onnx.helper.set_model_props(proto, {KEY: description.to_json()})
+    onnx.save(proto, file)
 
 
-def _store_half(model: Any) -> None:
-    """Store weight matrices as float16, cast back to float32 where they are used (once, when a runtime loads it)."""
+def _store_half(model: "ModelProto") -> None:
+    """Store weight matrices as float16, cast back to float32 where they are used (once, when a runtime loads them)."""
     import onnx
 
     casts = []
@@ -62,15 +94,17 @@ def _store_half(model: Any) -> None:
     model.graph.node.extend(nodes)
 
 
-def _quantised_onnx(model: Any, views: np.ndarray, file: Path) -> Any:
-    """The trunk's convolutions in 8 bits, but the first, which sees the pixels.
+def _quantise(model: "ModelProto", views: np.ndarray, file: Path) -> "ModelProto":
+    """The model with the trunk's convolutions in 8 bits, except the first, which sees the pixels.
 
-    Salience, differences and excitations are small numbers that decide much. Of the activations the outermost 0.01 %
-    are clipped. Weights get 7 of their bits, since processors without VNNI overflow with 8.
+    Salience, differences and excitations stay as they are: small numbers that decide much. The outermost 0.01 % of the
+    activations are clipped. Weights get 7 bits, since processors without VNNI overflow with 8.
     """
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from mdtnet.deploy.graph import in_trunk
 
     name = model.graph.input[0].name
     trunk = [node.name for node in model.graph.node if node.op_type == "Conv" and in_trunk(node.input[1])]

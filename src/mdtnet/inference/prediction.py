@@ -1,26 +1,45 @@
-"""What a prediction is, and which videos are meant: what networks with and without torch share."""
+"""Predictions, the base class of all that predict, and which videos a source stands for; without torch."""
 
 import glob
 import json
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
 from mdtnet.data.suffixes import is_image, is_video
 from mdtnet.errors import ConfigError, DataError, VideoError
-from mdtnet.files import check_file
+from mdtnet.files import atomic_write, check_file
+from mdtnet.inference.description import check_views
+
+T = TypeVar("T")
 
 NOTHING = "no class is as probable as that"
 
 
+Best = TypedDict("Best", {"class": str, "probability": float})
+
+
+class PlainPrediction(TypedDict):
+    """A prediction as plain values, fit for JSON."""
+
+    path: str
+    predictions: list[Best]
+    """The most probable class first."""
+    seconds: float
+    error: str | None
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What a video most likely shows; `str()` is one readable line."""
+    """The most probable classes of one video; `str()` is one readable line."""
 
     path: str
     """The source."""
@@ -30,13 +49,13 @@ class Prediction:
     probabilities: tuple[float, ...]
     """Their probabilities, 0 to 1."""
     seconds: float
-    """Time taken, reading and computing."""
+    """Time for reading and computing."""
     error: str = ""
     """Why the video could not be read; empty where it could."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values fit for JSON."""
-        best = [{"class": name, "probability": p} for name, p in zip(self.classes, self.probabilities)]
+    def to_dict(self) -> PlainPrediction:
+        """The same as plain values, fit for JSON."""
+        best: list[Best] = [{"class": name, "probability": p} for name, p in zip(self.classes, self.probabilities)]
         return {"path": self.path, "predictions": best, "seconds": self.seconds, "error": self.error or None}
 
     def __str__(self) -> str:
@@ -45,19 +64,23 @@ class Prediction:
 
 
 class Predictor(ABC):
-    """What a network with and one without torch have in common for their user."""
+    """A network with all that a video needs on its way to a prediction: `predict` of one, `predict_many` of several."""
+
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of `probabilities`."""
 
     @abstractmethod
-    def predict_many(
-        self,
-        sources: Iterable[str | Path],
-        *,
-        topk: int = 5,
-        threshold: float | None = None,
-        clips: int = 1,
-        crops: int = 1,
-    ) -> Iterator[Prediction]:
-        """Predictions in the order of the sources; a video that cannot be read gives one with `error`."""
+    def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
+        """The views of a video that the network sees: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
+
+        Raises:
+            VideoError: the video cannot be read.
+            ConfigError: `clips` or `crops` is out of range.
+        """
+
+    @abstractmethod
+    def probabilities(self, views: np.ndarray) -> np.ndarray:
+        """`views` of one video -> float64 [classes]; they sum to 1, unless trained with `data.multi_label`."""
 
     def predict(
         self,
@@ -68,9 +91,9 @@ class Predictor(ABC):
         clips: int = 1,
         crops: int = 1,
     ) -> Prediction:
-        """What one video shows; `clips` * `crops` views of it are averaged.
+        """Classify one video by the mean of `clips` * `crops` views.
 
-        Of the classes it has the `topk` best, or all with at least the probability `threshold`.
+        The prediction has the `topk` best classes, or all with at least the probability `threshold`.
 
         Raises:
             VideoError: the video cannot be read.
@@ -81,12 +104,83 @@ class Predictor(ABC):
             raise VideoError(prediction.path, prediction.error)
         return prediction
 
+    def predict_many(
+        self,
+        sources: Iterable[str | Path],
+        *,
+        topk: int = 5,
+        threshold: float | None = None,
+        clips: int = 1,
+        crops: int = 1,
+        workers: int = 0,
+    ) -> Iterator[Prediction]:
+        """Predictions one by one, in the order of the sources.
+
+        A video that cannot be read gives a prediction with `error` and does not stop the others. `workers` threads
+        read ahead, one video each.
+
+        Raises:
+            ConfigError: `topk`, `threshold`, `clips`, `crops` or `workers` is out of range.
+        """
+        check_choice(topk, threshold)
+        check_views(clips, crops)
+        if workers < 0:
+            raise ConfigError(f"workers is {workers}, expected 0 or more")
+
+        def read(path: str) -> tuple[str, np.ndarray | VideoError]:
+            try:
+                return path, self.views(path, clips=clips, crops=crops)
+            except VideoError as error:
+                return path, error
+
+        paths = (os.fspath(source) for source in sources)
+        return self._predictions(read_ahead(read, paths, workers), topk, threshold)
+
+    def _predictions(
+        self, videos: Iterable[tuple[str, np.ndarray | VideoError]], topk: int, threshold: float | None
+    ) -> Iterator[Prediction]:
+        before = time.perf_counter()
+        for path, views in videos:
+            error, order, values = "", np.empty(0, dtype=np.int64), np.empty(0)
+            if isinstance(views, VideoError):
+                error = views.reason
+            else:
+                values = self.probabilities(views)
+                order = best_classes(values, topk=topk, threshold=threshold)
+            yield Prediction(
+                path=path,
+                classes=tuple(self.classes[i] for i in order),
+                probabilities=tuple(values[order].tolist()),
+                seconds=time.perf_counter() - before,
+                error=error,
+            )
+            del views  # before the next is read: the views of one video can be hundreds of MB
+            before = time.perf_counter()
+
+
+def read_ahead(read: Callable[[str], T], paths: Iterable[str], workers: int) -> Iterator[T]:
+    """`read` of each path, in order; `workers` threads are that many paths ahead, 0 reads when asked."""
+    if not workers:
+        yield from map(read, paths)
+        return
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[T]] = deque()
+    try:
+        for path in paths:
+            waiting.append(pool.submit(read, path))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
 
 def check_choice(topk: int, threshold: float | None) -> None:
-    """See that they are in range.
+    """Check which classes are asked for.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: `topk` or `threshold` is out of range.
     """
     if topk < 1:
         raise ConfigError(f"topk is {topk}, expected at least 1")
@@ -94,8 +188,8 @@ def check_choice(topk: int, threshold: float | None) -> None:
         raise ConfigError(f"threshold is {threshold}, expected a probability, 0 to 1")
 
 
-def chosen(probabilities: np.ndarray, *, topk: int, threshold: float | None) -> np.ndarray:
-    """The classes to tell, the most probable first: the best `topk`, or all that reach `threshold`."""
+def best_classes(probabilities: np.ndarray, *, topk: int, threshold: float | None) -> np.ndarray:
+    """Indices of the best `topk` classes, or of all that reach `threshold`, the most probable first."""
     order = np.argsort(-probabilities, kind="stable")
     return order[:topk] if threshold is None else order[probabilities[order] >= threshold]
 
@@ -104,8 +198,8 @@ def expand_sources(sources: Iterable[str | Path]) -> list[str]:
     """Files, folders and glob patterns -> videos, each once; sorted within a folder or a pattern.
 
     A folder stands for the videos in it and in the folders below it, or, where it holds images, for itself: a
-    video as a folder of frames. A file is taken whatever its extension, even a missing one: reading it tells
-    what is wrong.
+    video as a folder of frames. A file counts whatever its extension, even a missing one: reading it shows what is
+    wrong.
 
     Raises:
         DataError: a folder without videos, a pattern that nothing matches, or no source at all.
@@ -159,6 +253,4 @@ def write_json(predictions: Iterable[Prediction], out: str | Path) -> None:
     out = Path(out)
     check_file(out)
     text = json.dumps([prediction.to_dict() for prediction in predictions], indent=1, ensure_ascii=False)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(temporary, out)
+    atomic_write(out, lambda file: file.write(text.encode("utf-8", "replace")))

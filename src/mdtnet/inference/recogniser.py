@@ -1,32 +1,30 @@
-"""A trained network that names what videos show: `Recogniser.load(checkpoint).predict(source)`."""
+"""A trained network that classifies videos: `Recogniser.load(checkpoint).predict(source)`."""
 
-import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from mdtnet.checkpoint import load_model
-from mdtnet.config import RunConfig, TestConfig
-from mdtnet.data.annotations import Texts, VideoList
-from mdtnet.data.dataset import ClipDataset
-from mdtnet.errors import ConfigError, VideoError
+from mdtnet.config import RunConfig
+from mdtnet.data.frames import resize
+from mdtnet.errors import ConfigError
 from mdtnet.hub import HubMixin
-from mdtnet.inference.prediction import Prediction, Predictor, check_choice, chosen
+from mdtnet.inference.description import check_views, describe
+from mdtnet.inference.prediction import Predictor
+from mdtnet.inference.views import read_views
 from mdtnet.models.folding import folded
 from mdtnet.models.network import Network
 
 
 class Recogniser(Predictor, HubMixin):
-    """A network with everything around it that a video needs: sampling, resizing, crops, names of classes.
+    """A network with all that a video needs on its way to a prediction: sampling, resizing, crops, names of classes.
 
-    Video files and folders of frames are read as in the test the network was made for. `from_pretrained`,
+    Video files and folders of frames are read as in the test that the network was made for. `from_pretrained`,
     `save_pretrained` and `push_to_hub` are the Hugging Face Hub's, for local folders too. Predictions come from a
     copy of `model` with batch norms folded.
     """
@@ -39,7 +37,7 @@ class Recogniser(Predictor, HubMixin):
         self.config = config
 
     @classmethod
-    def load(cls, checkpoint: str | Path, *, device: str = "auto") -> "Recogniser":
+    def load(cls, checkpoint: str | Path, *, device: str = "auto") -> Self:
         """Read a checkpoint; `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...
 
         Raises:
@@ -50,88 +48,31 @@ class Recogniser(Predictor, HubMixin):
         model = load_model(checkpoint)
         return cls(model, classes=model.classes, config=model.config, device=device)
 
-    def predict_many(
-        self,
-        sources: Iterable[str | Path],
-        *,
-        topk: int = 5,
-        threshold: float | None = None,
-        clips: int = 1,
-        crops: int = 1,
-        workers: int = 0,
-    ) -> Iterator[Prediction]:
-        """Predictions one by one, in the order of the sources.
-
-        A video that cannot be read gives a prediction with `error` and does not stop the others. `workers`
-        processes read ahead.
-
-        Raises:
-            ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
-        """
-        check_choice(topk, threshold)
-        paths = [os.fspath(source) for source in sources]
-        dataset = self._dataset(paths, clips, crops)
-        return self._predictions(paths, DataLoader(dataset, batch_size=None, num_workers=workers), topk, threshold)
-
-    def read(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Tensor:
-        """What the network is given of a video: uint8 views [V, T, K, 3, S, S], V = `clips` * `crops`.
+    def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
+        """The views of a video that the network sees: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
 
         Raises:
             VideoError: the video cannot be read.
             ConfigError: `clips` or `crops` is out of range.
         """
-        path = os.fspath(source)
-        item = self._dataset([path], clips, crops)[0]
-        if item["error"]:
-            raise VideoError(path, item["error"])
-        return item["frames"]
+        check_views(clips, crops)
+        frames = self.model.frames_per_segment
+        description = describe(self.config, classes=self.classes, frames_per_segment=frames, crops=crops)
+        return read_views(source, description, clips=clips, crops=crops, resize=resize)
 
-    def _dataset(self, paths: list[str], clips: int, crops: int) -> ClipDataset:
-        if clips < 1:
-            raise ConfigError(f"clips is {clips}, expected at least 1")
-        if crops not in (1, 3):
-            raise ConfigError(f"crops is {crops}, expected 1 or 3")
-        same_crops = crops == self.config.test.crops
-        test = TestConfig(clips=clips, crops=crops, crop_size=self.config.test.crop_size if same_crops else 0)  # type: ignore[arg-type]
-        count = len(paths)
-        videos = VideoList(self.classes, np.zeros(count, dtype=np.int64), "", Texts.of(paths), np.arange(count))
-        data = replace(self.config.data, cache="", backend="auto")  # the training machine's own matters
-        return ClipDataset(
-            videos,
-            data,
-            frames_per_segment=self.model.frames_per_segment,
-            train=False,
-            test=test,
-        )
-
-    def _predictions(
-        self, paths: list[str], items: Iterable[dict], topk: int, threshold: float | None
-    ) -> Iterator[Prediction]:
-        before = time.perf_counter()
-        for path, item in zip(paths, items):
-            best: list[tuple[float, int]] = []
-            if not item["error"]:
-                values = self._probabilities(item["frames"]).numpy()
-                best = [(float(values[i]), int(i)) for i in chosen(values, topk=topk, threshold=threshold)]
-            now = time.perf_counter()
-            yield Prediction(
-                path=path,
-                classes=tuple(self.classes[i] for _, i in best),
-                probabilities=tuple(value for value, _ in best),
-                seconds=now - before,
-                error=item["error"],
-            )
-            before = time.perf_counter()
+    def read(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Tensor:
+        """`views` as a tensor in the order of the network, uint8 [V, T, K, 3, S, S]."""
+        return torch.from_numpy(self.views(source, clips=clips, crops=crops)).movedim(-1, 3)
 
     @torch.inference_mode()
-    def _probabilities(self, views: Tensor) -> Tensor:
-        """uint8 views [V, T, K, 3, S, S] of one video -> float64 [classes]; without `multi_label` they sum to 1."""
-        chunks = views.split(self.config.test.batch_size)
+    def probabilities(self, views: np.ndarray) -> np.ndarray:
+        """uint8 views [V, T, K, S, S, 3] of one video -> float64 [classes]; without `multi_label` they sum to 1."""
+        chunks = torch.from_numpy(views).movedim(-1, 3).split(self.config.test.batch_size)
         logits = torch.cat([self._quick(chunk.to(self.device)).double().cpu() for chunk in chunks])
-        activated = torch.sigmoid if self.config.data.multi_label else partial(torch.softmax, dim=-1)
+        activation = torch.sigmoid if self.config.data.multi_label else partial(torch.softmax, dim=-1)
         if self.config.test.fusion == "logits":
-            return activated(logits.mean(0))
-        return activated(logits).mean(0)
+            return activation(logits.mean(0)).numpy()
+        return activation(logits).mean(0).numpy()
 
 
 def _device(name: str) -> torch.device:

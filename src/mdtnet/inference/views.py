@@ -1,102 +1,51 @@
-"""From a video to the views that a network wants, and the description of it that travels with a network."""
+"""From a video to the views that a network classifies: one road for networks with and without torch.
 
-import json
+The views are those of `mdtnet test`, bit for bit. Letters: V views, T segments, K frames per segment, H, W pixels of a
+frame, S the side of a crop.
+"""
+
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mdtnet.config import Exposure, Sampling
 from mdtnet.data.exposure import expose
+from mdtnet.data.retries import with_retries
 from mdtnet.data.segments import clip_indices
-from mdtnet.data.video import read_clip, scaled_size
-from mdtnet.errors import CheckpointError
+from mdtnet.data.video import read_clip
+from mdtnet.inference.description import Description, check_views
+from mdtnet.inference.resize import resize_short
 
-KEY = "mdtnet"
-"""Name of the description among a file's metadata."""
-
-
-FORMAT_VERSION = 1
-Network = Callable[[np.ndarray], np.ndarray]
-"""uint8 [B, T, K, S, S, 3] -> float32 probabilities [B, classes]."""
+Resize = Callable[[np.ndarray, int], np.ndarray]
+"""A uint8 frame [H, W, 3] and its new short side in pixels -> the resized frame."""
 
 
-@dataclass(frozen=True)
-class Description:
-    """What an exported file says of itself: all that lies between a video and the network, and the names of classes."""
+def read_views(
+    path: str | Path, description: Description, *, clips: int = 1, crops: int = 1, resize: Resize = resize_short
+) -> np.ndarray:
+    """Views of a video as the network needs them, uint8 [V, T, K, S, S, 3]; view = clip * crops + crop.
 
-    system: str
-    """tsn, tsm, ..."""
-    trunk: str
-    """resnet50, ..."""
-    precision: str
-    """float32; half: weights stored as float16; int8: trunk computed in 8 bits."""
-    classes: tuple[str, ...]
-    """In the order of the probabilities."""
-    num_segments: int
-    """T, fixed in the file."""
-    frames_per_segment: int
-    """K, fixed in the file."""
-    frame_stride: int
-    """Distance in frames between the neighbouring frames of a segment."""
-    sampling: Sampling
-    """How a segment's frames are drawn."""
-    short_side: int
-    """Frames are resized to this short side, in pixels, before cropping."""
-    size: int
-    """S, side of the square crop in pixels, fixed in the file."""
-    fusion: str
-    """Mean of several views: `softmax` (of probabilities) or `logits`."""
-    exposure: Exposure = "none"
-    """How a clip's brightness is brought to a middle value."""
-    multi_label: bool = False
-    """Whether a video can have several labels: probabilities are sigmoids, and do not sum to 1."""
-    format_version: int = FORMAT_VERSION
-    """Layout of this description."""
-
-    def to_json(self) -> str:
-        """What `from_json` reads."""
-        return json.dumps(asdict(self), ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str, *, where: str) -> "Description":
-        """Read the metadata of the file `where`.
-
-        Raises:
-            CheckpointError: they are not `mdtnet export`'s, or of a newer format.
-        """
-        try:
-            values: dict[str, Any] = json.loads(text)
-            if values["format_version"] > FORMAT_VERSION:
-                raise CheckpointError(f"{where}: made by a newer mdtnet: update mdtnet")
-            known = {f.name for f in fields(cls)}
-            values["classes"] = tuple(values["classes"])
-            return cls(**{key: value for key, value in values.items() if key in known})
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{where}: not written by mdtnet export (no description inside)") from error
-
-
-def read_views(path: str | Path, description: Description, *, clips: int = 1, crops: int = 1) -> np.ndarray:
-    """Views of a video as the network wants them, uint8 [V, T, K, S, S, 3]; view = clip * crops + crop.
-
-    The same frames and the same crops as in a test of the checkpoint, but that three crops are S pixels wide.
+    `resize` is torch's own where it is loaded: the same pixels, sooner.
 
     Raises:
         VideoError: the video cannot be read.
+        ConfigError: `clips` or `crops` is out of range.
     """
+    check_views(clips, crops)
 
-    def resize(frame: np.ndarray) -> np.ndarray:
-        return resize_short(resize_short(frame, description.short_side), description.size, only_enlarge=True)
+    def prepare(frame: np.ndarray) -> np.ndarray:
+        frame = resize(frame, description.short_side)
+        return frame if description.exposure != "none" else _cut(_at_least(frame, size, resize), crops, size)
 
-    def choose(num_frames: int) -> np.ndarray:
+    def table(num_frames: int) -> np.ndarray:
         return clip_table(num_frames, description, clips=clips)
 
-    frames, _ = read_clip(path, choose, short_side=description.short_side, transform=resize)  # [clips, T, K, H, W, 3]
-    frames = np.stack([expose(clip, description.exposure) for clip in frames])
-    return crop(frames, crops=crops, size=description.size)
+    size = description.size
+    pixels, num_frames = with_retries(
+        lambda: read_clip(path, lambda n: np.unique(table(n)), short_side=description.short_side, transform=prepare)
+    )
+    chosen = table(num_frames)
+    return views_of(pixels, np.searchsorted(np.unique(chosen), chosen), description, crops=crops, resize=resize)
 
 
 def clip_table(num_frames: int, description: Description, *, clips: int = 1) -> np.ndarray:
@@ -113,22 +62,34 @@ def clip_table(num_frames: int, description: Description, *, clips: int = 1) -> 
     )
 
 
-def resize_short(frame: np.ndarray, short_side: int, *, only_enlarge: bool = False) -> np.ndarray:
-    """Scale uint8 [H, W, 3] so that the shorter of H and W is `short_side` pixels (at least that)."""
-    size = scaled_size(frame.shape[:2], short_side)
-    if size == frame.shape[:2] or (only_enlarge and short_side <= min(frame.shape[:2])):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
+def views_of(
+    pixels: np.ndarray, table: np.ndarray, description: Description, *, crops: int = 1, resize: Resize = resize_short
+) -> np.ndarray:
+    """Resized frames [N, H, W, 3], and which of them make up each clip, [clips, T, K] -> views [V, T, K, S, S, 3]."""
+    size = description.size
+    views = np.empty((len(table) * crops, *table.shape[1:], size, size, 3), dtype=np.uint8)
+    for c, indices in enumerate(table):  # one clip at a time: the views themselves are what needs memory
+        frames = expose(pixels[indices], description.exposure)
+        if min(frames.shape[-3:-1]) < size:
+            larger = np.stack([resize(frame, size) for frame in frames.reshape(-1, *frames.shape[-3:])])
+            frames = larger.reshape(*indices.shape, *larger.shape[1:])
+        for i, (top, left) in enumerate(crop_corners(frames.shape[-3], frames.shape[-2], crops, size)):
+            views[c * crops + i] = frames[..., top : top + size, left : left + size, :]
+    return views
 
 
-def crop(frames: np.ndarray, *, crops: int, size: int) -> np.ndarray:
-    """Test crops of clips, [clips, T, K, H, W, 3] -> [clips * crops, T, K, S, S, 3], as `data.transforms.views`."""
-    height, width = frames.shape[-3:-1]
+def crop_corners(height: int, width: int, crops: int, size: int) -> list[tuple[int, int]]:
+    """Top left corners of the crops: the centre, or left, centre and right (top, centre and bottom of tall frames)."""
     places = [(2, 2)] if crops == 1 else [(2, p) if width >= height else (p, 2) for p in (0, 2, 4)]
-    boxes = [((height - size) * down // 4, (width - size) * right // 4) for down, right in places]
-    views = np.stack([frames[..., y : y + size, x : x + size, :] for y, x in boxes], axis=1)
-    return views.reshape(-1, *views.shape[2:])
+    return [((height - size) * down // 4, (width - size) * right // 4) for down, right in places]
 
 
-def clip_shape(description: Description) -> tuple[int, ...]:
-    return (description.num_segments, description.frames_per_segment, description.size, description.size, 3)
+def _at_least(frame: np.ndarray, short_side: int, resize: Resize) -> np.ndarray:
+    return resize(frame, short_side) if min(frame.shape[:2]) < short_side else frame
+
+
+def _cut(frame: np.ndarray, crops: int, size: int) -> np.ndarray:
+    """The part of a frame that its crops lie in, so that the rest need not be held; their places in it are the same."""
+    corners = crop_corners(frame.shape[0], frame.shape[1], crops, size)
+    (top, left), (bottom, right) = corners[0], corners[-1]
+    return frame[top : bottom + size, left : right + size]

@@ -43,7 +43,7 @@ FREE = re.compile(
     r"avg_pool2d|adaptive_avg_pool2d|upsample_\w+|replication_pad2d|constant_pad_nd|pad|cat|stack|copy|clone|to_copy|view|"
     r"reshape_alias|unsqueeze|squeeze|select|slice|permute|transpose|t|expand|unbind|split|alias|detach|lift_fresh|"
     r"unfold|as_strided|empty|empty_like|new_empty|zeros|zeros_like|new_zeros|ones|new_ones|rsqrt|full|fill|zero|arange|cos|sin|index|"
-    r"unsafe_view|reciprocal|repeat|scalar_tensor|flip|where|ge|gt|lt|le|eq)(_)?(\.|$|::|_with_indices|_legit|_2d)"
+    r"unsafe_view|reciprocal|repeat|scalar_tensor|new_full|floor_divide|remainder|flip|where|ge|gt|lt|le|eq)(_)?(\.|$|::|_with_indices|_legit|_2d)"
 )
 
 
@@ -72,7 +72,7 @@ def count(model: Network, *, num_segments: int = 8, size: int = 224) -> Cost:
     meta = model.to("meta").eval()
     clip = torch.empty(1, num_segments, model.frames_per_segment, 3, size, size, dtype=torch.uint8, device="meta")
     counter = _Counter()
-    with torch.no_grad(), counter.following(meta), torch.device("meta"), counter:
+    with torch.no_grad(), following(meta, counter.names), torch.device("meta"), counter:
         meta(clip)
     parameters = sum(p.numel() for p in model.parameters())
     return Cost(parameters, dict(counter.macs), tuple(sorted(counter.uncounted)))
@@ -104,18 +104,23 @@ class _Counter(TorchDispatchMode):
     def add(self, macs: int) -> None:
         self.macs[component(self.names[-1])] += macs
 
-    @contextmanager
-    def following(self, model: nn.Module) -> Iterator[None]:
-        """Keep `names` at the module that is running."""
-        handles = []
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(lambda m, x, name=name: self.names.append(name)))
-            handles.append(module.register_forward_hook(lambda m, x, y: self.names.pop() and None))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+@contextmanager
+def following(model: nn.Module, names: list[str]) -> Iterator[None]:
+    """Keep the name of the module that is running at the end of `names`."""
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        names.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda m, x, name=name: names.append(name)))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _convolution(args: Sequence[Tensor], out: Tensor) -> int:
@@ -135,6 +140,7 @@ FORMULAS: dict[str, Callable[[Sequence[Tensor], Tensor], int]] = {
     "aten::mm": lambda args, out: out.numel() * args[0].shape[-1],
     "aten::bmm": lambda args, out: out.numel() * args[0].shape[-1],
     "torchvision::deform_conv2d": _deformable,
+    "aten::grid_sampler_2d": lambda args, out: 4 * out.numel(),  # of deformable convolution; a product follows
 }
 
 

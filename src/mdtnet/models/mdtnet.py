@@ -14,19 +14,23 @@ from torch import Tensor, nn
 
 from mdtnet.config import MDTNetConfig, SaliencyConfig
 from mdtnet.models.consensus import AverageConsensus
-from mdtnet.models.deform import deform_conv2d_sum
+from mdtnet.models.deform import by_torchvision, deform_conv2d_sum, joined_taps
 from mdtnet.models.network import Network
 from mdtnet.models.saliency import floored, luma, pool, pooled_saliency, resized
 from mdtnet.models.temporal import (
     CoarseDifference,
     ConvBN,
     DepthwiseConv,
+    TemporalModule,
     as_maps,
     by_time,
     combined,
     gated,
+    halved,
     neutral_,
+    padded,
     reduced,
+    scaled,
     started,
 )
 from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_bn_features, normalise
@@ -135,11 +139,11 @@ def sobel(x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, groups=x.shape[1])
 
 
-class Excitation(nn.Module):
-    """What MDT-Net does in a block of stages 2 to 4: coarse differences, DCME and STCE, then a temporal convolution.
+class Excitation(TemporalModule):
+    """MDT-Net in a block of stages 2 to 4: coarse differences, DCME and STCE, then a temporal convolution.
 
-    y = x * (1 + E_C) * (1 + E_D/2 + E_S/2), with one of the last two alone x * (1 + E_C) * (1 + E). All three come from
-    the same reduced features Z, at the resolution that the block will leave with.
+    All three excitations come from the same reduced features Z, at the resolution that the block will leave with.
+    `plain` is the formula; `forward`, the fast form, and `RuntimeExcitation` compute the same.
     """
 
     def __init__(self, place: Place, config: MDTNetConfig) -> None:
@@ -154,19 +158,43 @@ class Excitation(nn.Module):
         self.stce = STCE(channels, reduction=reduction, causal=causal) if stce else None
         self.conv = DepthwiseConv(channels, start=config.temporal, causal=causal) if config.temporal != "none" else None
 
+    def plain(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """x (1 + E_C) (1 + E_D/2 + E_S/2), with one of the last two alone x (1 + E_C) (1 + E), convolved over time."""
+        e_c, e_d, e_s = self.excitations(x, timeline)
+        both = self.dcme is not None and self.stce is not None
+        y = x * (1 + e_c)
+        y = y * (1 + e_d / 2 + e_s / 2) if both else y * (1 + e_d + e_s)
+        return y if self.conv is None else self.conv.plain(y, timeline)
+
+    def excitations(self, x: Tensor, timeline: Timeline) -> list[Tensor]:
+        """E_C, E_D, E_S, each from -1/2 to 1/2 and [N, C, H, W] or a number per channel; 0 where a part is left out."""
+        z = None if self.reduce is None else self.reduced_features(x)
+        found = []
+        for part in (self.coarse, self.dcme, self.stce):
+            e = x.new_zeros(1, 1, 1, 1) if part is None or z is None else part.plain(z, timeline)
+            found.append(e if e.shape[-2:] == (1, 1) else F.interpolate(e, x.shape[-2:], mode="nearest"))
+        return found
+
+    def reduced_features(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> Z [N, c, h, w]; half of H, W (rounded up) where the next convolution has stride 2."""
+        z = self.reduce(x)  # type: ignore[misc]
+        return F.avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False) if self.halves else z
+
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        if self.reduce is not None:
-            z = self.reduce(x)
-            if self.halves:
-                z = F.avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False)
-            x = combined(torch.mul, x, self.gain(z, timeline))
-        return x if self.conv is None else self.conv(x, timeline)
+        """The fast form."""
+        gain = None if self.reduce is None else self.gain(self.reduced_features(x), timeline)
+        if self.conv is not None:
+            return self.conv(x, timeline, gain)
+        return x if gain is None else combined(torch.mul, x, gain)
+
+    def for_runtime(self, *, steps: bool) -> "RuntimeExcitation":
+        return RuntimeExcitation(self, steps=steps)
 
     def gain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """Z [N, c, h, w] -> what features are multiplied by, [N, C, h, w] or [N, C, 1, 1].
 
         In few passes: E_S and the 1/2 of E_D = s - 1/2 are one factor per segment and channel; s is added where a
-        segment has a neighbour.
+        segment has a neighbour. Maps here are [B, T, h, w, C].
         """
         segments = timeline.num_segments
         share = 1 / max(1, (self.dcme is not None) + (self.stce is not None))
@@ -175,17 +203,60 @@ class Excitation(nn.Module):
             factor = factor + share * self.stce(z, timeline)
         gates = [] if self.dcme is None else self.dcme(z, timeline)
         for where, _ in gates:
-            inside = torch.zeros_like(factor[:1, :, :1])
-            inside[:, where] = share / len(gates) / 2
-            factor = factor - inside
+            factor = factor - share / len(gates) / 2 * has_neighbour(z, segments, where)
         if self.coarse is None and not gates:
-            return factor.expand(z.shape[0] // segments, -1, -1, -1, -1).flatten(0, 1)
+            return as_maps(factor.expand(z.shape[0] // segments, -1, -1, -1, -1))
         if self.coarse is None:
             base = z.new_ones(()).expand(z.shape[0] // segments, segments, *gates[0][1].shape[2:])
         else:
-            base = (1 + self.coarse(z, timeline)).unflatten(0, (-1, segments))  # 2 (1 + E_C)
+            base = by_time(1 + self.coarse(z, timeline), segments)  # 2 (1 + E_C)
             factor, share = factor / 2, share / 2
-        return gated(base, factor, gates, share=share / max(1, len(gates))).flatten(0, 1)
+        return as_maps(gated(base, factor, gates, share=share / max(1, len(gates))))
+
+
+def has_neighbour(like: Tensor, segments: int, where: slice) -> Tensor:
+    """1 for the segments in `where`, else 0; [1, T, 1, 1, 1]."""
+    inside = like.new_zeros(1, segments, 1, 1, 1)
+    inside[:, where] = 1
+    return inside
+
+
+class RuntimeExcitation(nn.Module):
+    """Runtime form of `Excitation`: few passes over the large map; constant factors are in the weights that follow."""
+
+    def __init__(self, module: Excitation, *, steps: bool) -> None:
+        super().__init__()
+        self.halves, self.reduce, self.stce = module.halves, module.reduce, module.stce
+        self.coarse = None if module.coarse is None else module.coarse.for_runtime(steps=steps)
+        self.dcme = None if module.dcme is None else module.dcme.for_runtime(steps=steps)
+        self.num_directions = 1 if self.dcme is None else len(self.dcme.directions)
+        self.num_parts = max(1, (self.dcme is not None) + (self.stce is not None))
+        self.rest = (1 if self.coarse is None else 1 / 2) / self.num_parts / self.num_directions
+        self.conv = None if module.conv is None else module.conv.for_runtime(steps=steps)
+        if self.conv is not None and self.reduce is not None:
+            self.conv = scaled(self.conv, self.rest)
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        if self.reduce is None:
+            return x if self.conv is None else self.conv(x, timeline)
+        z = self.reduce(x)
+        x = combined(torch.mul, x, self.gain(halved(z, ceil=True) if self.halves else z, timeline))
+        return x * self.rest if self.conv is None else self.conv(x, timeline)
+
+    def gain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """As `Excitation.gain`, times 2 for coarse differences, the number of parts and of directions."""
+        factor = z.new_full((1, 1, 1), self.num_parts * self.num_directions)  # [B, T, C] in the end
+        gates = [] if self.dcme is None else self.dcme(z, timeline)
+        for _, still in gates:
+            factor = factor - still
+        if self.stce is not None:
+            factor = factor + self.num_directions * self.stce(z, timeline).flatten(2)
+        whole = factor[..., None, None]
+        for s, _ in gates:
+            whole = whole + s.unflatten(0, (-1, timeline.num_segments))
+        if self.coarse is not None:
+            whole = whole * (1 + self.coarse(z, timeline)).unflatten(0, (-1, timeline.num_segments))
+        return whole.expand(z.shape[0] // timeline.num_segments, timeline.num_segments, -1, -1, -1).flatten(0, 1)
 
 
 def excite(config: MDTNetConfig) -> Maker:
@@ -197,7 +268,7 @@ def excite(config: MDTNetConfig) -> Maker:
     return make
 
 
-class DCME(nn.Module):
+class DCME(TemporalModule):
     """Motion excitation by deformable convolutions of several scales (METHOD section 5).
 
     M_k(t) = DeformConv_k(Z(t+1); offsets from Z(t), Z(t+1)) - Z(t), summed over scales and expanded to a map s in
@@ -218,6 +289,33 @@ class DCME(nn.Module):
         self.expand = ConvBN(width, place.channels, 1)
         neutral_(self.expand[1])  # type: ignore[arg-type]
         self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
+        self.joined: nn.Parameter | None = None  # the kernels' taps side by side, once folded
+
+    def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """Z [N, c, H, W] -> E_D [N, C, H, W], the mean over directions."""
+        parts = [padded(s - 1 / 2, at_start=where.start == 1) for where, s in self(z, timeline)]  # [B, T, H, W, C]
+        return as_maps(torch.stack(parts).mean(0)) if parts else z.new_zeros(1, 1, 1, 1)
+
+    def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
+        """The fast form: Z [N, c, H, W] -> for each direction, which segments have a neighbour there, and their
+        s [B, T-1, H, W, C]."""
+        gates = []
+        for direction, here, there in self.pairs(z, timeline):
+            openness = torch.sigmoid_(self.expand(self.motion(here, there)))
+            where = slice(0, -1) if direction == "next" else slice(1, None)
+            gates.append((where, by_time(openness, timeline.num_segments - 1)))
+        return gates
+
+    def pairs(self, z: Tensor, timeline: Timeline) -> list[tuple[str, Tensor, Tensor]]:
+        """For each direction Z of the segments that have a neighbour there and Z of that, [B*(T-1), c, H, W] each."""
+        if timeline.num_segments == 1:
+            return []
+        if self.low_level is not None and timeline.low_level is not None:
+            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), (z.shape[-2], z.shape[-1]))
+        steps = by_time(z, timeline.num_segments)
+        earlier, later = as_maps(steps[:, :-1]), as_maps(steps[:, 1:])
+        pairs = {"next": (earlier, later), "past": (later, earlier)}
+        return [(direction, *pairs[direction]) for direction in self.directions]
 
     def motion(self, here: Tensor, there: Tensor) -> Tensor:
         """Motion from features `here` to `there`, both [M, c, H, W], as [M, c, H, W]."""
@@ -231,21 +329,38 @@ class DCME(nn.Module):
 
     def moved(self, z: Tensor, offset: Tensor) -> Tensor:
         """Features [M, c, H, W] through the deformable kernels, summed over scales."""
-        return deform_conv2d_sum(z, offset, list(self.kernels), dilations=self.dilations)
+        return deform_conv2d_sum(z, offset, list(self.kernels), dilations=self.dilations, joined=self.joined)
 
-    def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[slice, Tensor]]:
-        """Z [N, c, H, W] -> for each direction, which segments have a neighbour there, their s [B, T-1, C, H, W]."""
-        if timeline.num_segments == 1:
-            return []
-        if self.low_level is not None and timeline.low_level is not None:
-            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), (z.shape[-2], z.shape[-1]))
-        z = by_time(z, timeline.num_segments)
-        earlier, later = as_maps(z[:, :-1]), as_maps(z[:, 1:])  # [B*(T-1), c, H, W]
-        pairs = {"next": (slice(0, -1), earlier, later), "past": (slice(1, None), later, earlier)}
+    def fold(self) -> None:
+        if self.offset is not None:
+            self.joined = nn.Parameter(joined_taps([k.detach() for k in self.kernels]), requires_grad=False)
+
+    def for_runtime(self, *, steps: bool) -> "RuntimeDCME":
+        return RuntimeDCME(self)
+
+
+class RuntimeDCME(DCME):
+    """Runtime form of `DCME`: all segments at once, by an operator that runtimes have; a segment without a neighbour
+    gets the gate of "no motion"."""
+
+    def __init__(self, dcme: DCME) -> None:
+        nn.Module.__init__(self)  # of the parts of another
+        self.directions, self.dilations, self.kernels = dcme.directions, dcme.dilations, dcme.kernels
+        self.offset, self.expand, self.low_level = dcme.offset, dcme.expand, dcme.low_level
+
+    def moved(self, z: Tensor, offset: Tensor) -> Tensor:
+        kernels = tuple((weight.shape[-1], dilation) for weight, dilation in zip(self.kernels, self.dilations))
+        return by_torchvision(z, offset, list(self.kernels), kernels)
+
+    def forward(self, z: Tensor, timeline: Timeline) -> list[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        """Z [N, c, H, W] -> for each direction s [N, C, H, W], and what it is where nothing moves, [T, C]."""
+        bias = torch.sigmoid(self.expand.bias)[None]  # type: ignore[arg-type]
+        rest = torch.full_like(bias, 0.5).expand(timeline.num_segments - 1, -1)
         gates = []
-        for where, here, there in (pairs[direction] for direction in self.directions):
-            openness = torch.sigmoid_(self.expand(self.motion(here, there)))
-            gates.append((where, openness.unflatten(0, (-1, timeline.num_segments - 1))))
+        for direction, here, there in self.pairs(z, timeline):
+            motion = self.motion(here, there).unflatten(0, (-1, timeline.num_segments - 1))
+            s = torch.sigmoid(self.expand(padded(motion, at_start=direction == "past").flatten(0, 1)))
+            gates.append((s, torch.cat((bias, rest) if direction == "past" else (rest, bias))))
         return gates
 
 
@@ -256,10 +371,10 @@ def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
     return nn.Parameter(weight + noise * torch.randn_like(weight))
 
 
-class STCE(nn.Module):
+class STCE(TemporalModule):
     """Spatio-temporal channel excitation (METHOD section 6): which channels matter, from when and from where.
 
-    Gives an excitation in (-1/2, 1/2) of [B, T, C, 1, 1], which starts at 0.
+    An excitation from -1/2 to 1/2 that starts at 0.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16, causal: bool = False) -> None:
@@ -273,25 +388,40 @@ class STCE(nn.Module):
         for last in (self.time_expand, self.space_expand):
             nn.init.zeros_(last.weight)
         nn.init.zeros_(self.time_expand.bias)
+        self.joined: nn.Linear | None = None  # both expansions side by side, once folded
+
+    def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """Reduced features [N, c, H, W] -> E_S, [N, C, 1, 1]."""
+        return as_maps(self(z, timeline).expand(z.shape[0] // timeline.num_segments, -1, -1, -1, -1))
 
     def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
-        """Reduced features [N, c, H, W] -> E_S."""
+        """Reduced features [N, c, H, W] -> E_S, [B, T, 1, 1, C]."""
         z = by_time(z, timeline.num_segments)
-        y = torch.sigmoid(self.temporal_branch(z) + self.spatial_branch(z)) - 0.5  # [B, T, C]
-        return y[..., None, None]
+        time, space = self.temporal_branch(z), self.spatial_branch(z)
+        if self.joined is not None:
+            y = self.joined(torch.cat((time, space.expand_as(time)), -1))
+        else:
+            y = self.time_expand(time) + self.space_expand(space)
+        return (torch.sigmoid(y) - 0.5)[:, :, None, None]
+
+    def fold(self) -> None:
+        weight = torch.cat((self.time_expand.weight, self.space_expand.weight), 1).detach()
+        self.joined = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+        self.joined.weight = nn.Parameter(weight, requires_grad=False)
+        self.joined.bias = self.time_expand.bias
 
     def temporal_branch(self, z: Tensor) -> Tensor:
-        """[B, T, H, W, c] -> [B, T, C]: correlation of the channels over time."""
+        """[B, T, H, W, c] -> [B, T, c]: correlation of the channels over time."""
         y = z.mean((2, 3)).transpose(1, 2)  # [B, c, T]
         y = self.time_conv(F.pad(y, (2, 0)) if self.causal else y)
-        return self.time_expand(F.relu(y).transpose(1, 2))
+        return F.relu(y).transpose(1, 2)
 
     def spatial_branch(self, z: Tensor) -> Tensor:
-        """[B, T, H, W, c] -> [B, 1, C], or [B, T, C] where each segment sees the mean of the past alone."""
+        """[B, T, H, W, c] -> [B, 1, c], or [B, T, c] where each segment sees the mean of the past alone."""
         if self.causal:
             steps = torch.arange(1, z.shape[1] + 1, device=z.device).view(-1, 1, 1, 1)
             mean = z.cumsum(1) / steps
         else:
             mean = z.mean(1, keepdim=True)
         y = F.relu(self.space_conv(as_maps(mean))).mean((2, 3))  # [B or N, c]
-        return self.space_expand(y).unflatten(0, (-1, mean.shape[1]))
+        return y.unflatten(0, (-1, mean.shape[1]))

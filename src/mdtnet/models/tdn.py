@@ -12,8 +12,20 @@ from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.network import Network
-from mdtnet.models.temporal import CoarseDifference, ConvBN, DepthwiseConv, combined, fan_out_, gated, reduced
-from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise
+from mdtnet.models.temporal import (
+    CoarseDifference,
+    ConvBN,
+    DepthwiseConv,
+    TemporalModule,
+    as_maps,
+    by_time,
+    combined,
+    fan_out_,
+    gated,
+    reduced,
+    scaled,
+)
+from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise, whole_graph
 
 
 class TDN(Network):
@@ -78,7 +90,7 @@ class ShortTermDifference(nn.Module):
         return after_stem, y
 
 
-class LongTermDifference(nn.Module):
+class LongTermDifference(TemporalModule):
     """Motion between segments as an excitation, then a depthwise convolution that starts as a shift."""
 
     def __init__(self, channels: int) -> None:
@@ -88,11 +100,34 @@ class LongTermDifference(nn.Module):
         self.conv = DepthwiseConv(channels, start="shift")
         fan_out_(self)
 
+    def plain(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """x * (1 + E), then the convolution over time."""
+        excitation = self.coarse.plain(self.reduce(x), timeline)
+        return self.conv.plain(x * (1 + excitation), timeline)
+
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """The fast form."""
         opened = self.coarse(self.reduce(x), timeline)
-        steps, opened = (y.unflatten(0, (-1, timeline.num_segments)) for y in (x, opened))  # [B, T, C, H, W]
-        excited = gated(steps, x.new_tensor(0.5), [(slice(None), opened)], share=0.5)  # x * (1 + E)
-        return self.conv(excited.flatten(0, 1), timeline)
+        if whole_graph():
+            return self.conv(x, timeline, (1 + opened) / 2)
+        steps, opened = (by_time(y, timeline.num_segments) for y in (x, opened))  # [B, T, H, W, C]
+        excited = gated(steps, x.new_full((), 0.5), [(slice(None), opened)], share=0.5)  # x * (1 + E)
+        return self.conv(as_maps(excited), timeline)
+
+    def for_runtime(self, *, steps: bool) -> "RuntimeLongTermDifference":
+        return RuntimeLongTermDifference(self, steps=steps)
+
+
+class RuntimeLongTermDifference(nn.Module):
+    """Runtime form of `LongTermDifference`: the 1/2 of x (1 + E) = x (1 + 2 (E + 1/2)) / 2 is in the last weights."""
+
+    def __init__(self, module: LongTermDifference, *, steps: bool) -> None:
+        super().__init__()
+        self.reduce, self.coarse = module.reduce, module.coarse.for_runtime(steps=steps)
+        self.conv = scaled(module.conv.for_runtime(steps=steps), 1 / 2)
+
+    def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
+        return self.conv(x + x * self.coarse(self.reduce(x), timeline), timeline)
 
 
 def differ(place: Place) -> LongTermDifference | None:

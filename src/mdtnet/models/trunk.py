@@ -26,6 +26,25 @@ from torchvision.models import MobileNetV2
 
 from mdtnet.errors import ConfigError
 
+_counted_as_compiled = False
+
+
+def whole_graph() -> bool:
+    """Whether a compiler takes the network as one graph: then operations are spelled out, without writes into slices
+    and gradients by hand, for it to fuse; run one by one they would take more passes."""
+    return torch.compiler.is_compiling() or _counted_as_compiled
+
+
+@contextmanager
+def as_compiled() -> Iterator[None]:
+    """Let networks compute as they do for a compiler; for counting (`mdtnet.roofline`) and tests."""
+    global _counted_as_compiled
+    before, _counted_as_compiled = _counted_as_compiled, True
+    try:
+        yield
+    finally:
+        _counted_as_compiled = before
+
 
 class Timeline(NamedTuple):
     """Context of a temporal module, beside its features."""

@@ -1,0 +1,99 @@
+"""The verb that tests a checkpoint."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mdtnet.cli.parse import Verb, check_least, config_from, options_of
+from mdtnet.cli.results import beside, figures_table
+from mdtnet.errors import ConfigError, DataError
+from mdtnet.terminal import say, show
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from mdtnet.config import Values
+
+
+def test_arguments(parser: "ArgumentParser") -> None:
+    from mdtnet.config import TestConfig
+
+    parser.add_argument("checkpoint", help="a checkpoint file, such as RUN/checkpoints/best.pt")
+    parser.add_argument("--data", required=True, help="folder of class folders, or list file, to test on")
+    parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
+    parser.add_argument("--classes", default="", help="file of class names, where labels are numbers")
+    parser.add_argument("--out", default="", help="folder for scores and metrics; default: beside the checkpoint")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--device", default="auto", help="auto, or cpu to keep off an accelerator")
+    parser.add_argument("--protocol", default="", help="a named protocol; default: `test` of the run's config")
+    parser.add_class_arguments(TestConfig)
+
+
+def test(options: "Namespace") -> None:
+    from mdtnet.checks import check_ranges
+    from mdtnet.config import TestConfig, protocol_named
+    from mdtnet.config_file import to_dict
+
+    named = options.protocol
+    preset = to_dict(protocol_named(named)) if named else None
+    check_least(0, workers=options.workers)
+    with options_of("test", TestConfig):
+        check_ranges(config_from(TestConfig, options, preset), part="test")  # before torch loads
+    from accelerate import PartialState
+
+    from mdtnet.checkpoint import load_checkpoint
+    from mdtnet.evaluation import evaluate_checkpoint, protocol
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    test = config_from(TestConfig, options, preset or to_dict(checkpoint.config.test))
+    how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
+    out = options.out or beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
+    if not options.out:
+        now = protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint)
+        _check_unused(out, now)
+    title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
+    with options_of("test", TestConfig):
+        figures = evaluate_checkpoint(
+            options.checkpoint,
+            data=options.data,
+            out=out,
+            test=test,
+            root=options.root,
+            classes=options.classes,
+            device=options.device,
+            workers=options.workers,
+        )
+    if not PartialState().is_main_process:
+        return
+    show(figures_table(figures, title=title))
+    say(f"scores {out}/scores.npz, metrics {out}/metrics.json")
+    if figures["unreadable"] == figures["videos"]:
+        raise DataError(f"{options.data}: none of the {figures['videos']} videos can be read")
+
+
+def _check_unused(out: str, protocol: "Values") -> None:
+    """Check that a folder holds no other test than this one: the names of folders do not say everything.
+
+    Raises:
+        ConfigError: it holds another; the message says how that one differs.
+    """
+    from mdtnet.scores import load_figures
+
+    if not Path(out, "metrics.json").exists():
+        return
+    old = load_figures(out).get("protocol", {})
+    for key in dict.fromkeys([*protocol, *old]):
+        if old.get(key) != protocol.get(key):
+            raise ConfigError(
+                f"{out} holds the test with {key} = {old.get(key)!r}, not {protocol.get(key)!r}: choose another folder "
+                "with --out"
+            )
+
+
+VERBS = {
+    "test": Verb(
+        "test a checkpoint on labelled videos",
+        test_arguments,
+        test,
+        "  mdtnet test runs/mine/checkpoints/best.pt --data videos/test --protocol accurate",
+    ),
+}
