@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "more than 0 and less than 1": (lambda x: 0 < x < 1, "data.val_fraction"),
     "more than 0": (lambda x: x > 0, "model.width"),
+    "0 (the file's own) to 1000": (lambda x: 0 <= x <= 1000, "data.fps"),
     "0 to 30": (lambda x: 0 <= x <= 30, "data.randaugment"),
     "0 to 4294967295": (lambda x: 0 <= x < 2**32, "train.seed test.seed"),
 }

@@ -170,6 +170,13 @@ class DataConfig:
     """Data loader processes; 0 decodes in the main process."""
     backend: Literal["auto", "pyav", "torchcodec"] = "auto"
     """Video decoder; `auto` is PyAV. torchcodec's frames are resized by another filter: half a level of difference."""
+    fps: float = 0.0
+    """Frames per second that clips are drawn from, whatever the rate of the file: frames equally far apart in time;
+    0: the frames of the file."""
+    frame_pattern: str = ""
+    """Names of the frames in folders of frames (`img_*.jpg`); empty: a folder's only sequence of colour pictures."""
+    on_damaged: Literal["use", "skip"] = "use"
+    """Training videos with damaged or missing frames: use what decodes, or leave them out; counted and reported."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +291,8 @@ class TestConfig:
     """Averaged over the views of a video: scores or probabilities (with `data.multi_label`, sigmoids)."""
     on_unreadable: Literal["wrong", "exclude"] = "wrong"
     """Unreadable test videos count as wrong, or are left out; both figures are always shown."""
+    on_damaged: Literal["use", "wrong", "exclude"] = "use"
+    """Test videos with damaged or missing frames: use what decodes, count as wrong, or leave out."""
 
     __test__ = False  # not a test class, whatever pytest thinks of the name
 

@@ -14,9 +14,11 @@ from mdtnet.data import isolated
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.check import check_videos
 from mdtnet.data.isolated import Failure, run_isolated
+from mdtnet.errors import DataError
 
 ODD = {
-    "corrupted.mp4": "truncated",
+    "corrupted.mp4": "damaged",
+    **dict.fromkeys(("bitmap.mp4", "test_video.mp4"), "repeated"),
     "result.webm": "not a video",
     "test_case_1185230.mp4": "no frames",
     "invalid_userdata.mp4": "no frames",
@@ -53,12 +55,13 @@ def test_every_odd_video_is_in_its_row(shared, tmp_path):
     kinds = {Path(f.name).name: f.kind for f in check.findings}
     assert {name: kind for name, kind in kinds.items() if kind} == ODD
     details = {Path(f.name).name: f.detail for f in check.findings}
-    assert details["corrupted.mp4"].startswith("truncated after 28 frames")
+    assert details["corrupted.mp4"] == "damaged: 2 of 50 frames"
+    assert details["bitmap.mp4"] == "the same content as moviepy/-video-with-dash-.mp4 (moviepy)"
     assert details["result.webm"] == "empty file"
     with open(tmp_path / "problems.csv") as file:
         assert {Path(r["path"]).name: r["problem"] for r in csv.DictReader(file)} == ODD
     clean = load_videos(str(tmp_path / "clean.csv"), root=str(folder), classes=str(tmp_path / "classes.txt"))
-    assert len(clean) == len(videos) - len(ODD)
+    assert len(clean) == len(videos) - len(ODD) + 3  # damaged and repeated ones stay
     example = next(f for f in check.findings if f.name.endswith("example.mp4"))
     assert (example.num_frames, example.height, example.width, example.seconds) == (50, 480, 640, 2.0)
 
@@ -138,3 +141,38 @@ def test_headers_that_lie_are_told_and_kept(shared, tmp_path):
     assert [f.kind for f in check.findings] == ["header lies"] * 2
     assert len(check.clean) == 2
     assert (tmp_path / "check/problems.csv").read_text().count(",no\n") == 2
+
+
+def test_damage_and_repeats_are_named(shared, tmp_path):
+    cases = shared / "cases"
+    (tmp_path / "copy.mp4").write_bytes((cases / "lists/v1.mp4").read_bytes())
+    rows = [(cases / "video/one_bad_packet.mp4", "a"), (cases / "lists/v1.mp4", "a"), (tmp_path / "copy.mp4", "b")]
+    (tmp_path / "list.csv").write_text("".join(f"{path},{label}\n" for path, label in rows))
+    videos = load_videos(str(tmp_path / "list.csv"))
+    check = check_videos(videos, tmp_path / "check")
+    assert [f.kind for f in check.findings] == ["damaged", "", "repeated"]
+    assert check.findings[0].detail == "damaged: 2 of 120 frames"
+    assert check.findings[2].detail == f"the same content as {videos.name(1)} (a)"
+    assert len(check.clean) == 3
+    found = check_videos(videos.subset([2]), tmp_path / "other", other=videos.subset([1])).findings
+    assert found[0].detail == f"the same content as {videos.name(1)} of the other list"
+
+
+def test_a_folder_with_fewer_frames_than_listed_is_left_out(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for i in range(6):
+            Image.new("RGB", (20, 10), (i, 0, ord(folder))).save(tmp_path / f"{folder}/{i}.png")
+    (tmp_path / "list.txt").write_text("a 6 0\nb 7 1\n")
+    check = check_videos(load_videos(str(tmp_path / "list.txt")), tmp_path / "check")
+    assert [f.kind for f in check.findings] == ["", "frames missing"]
+    assert (tmp_path / "check/clean.csv").read_text() == "path,label,num_frames\na,0,6\n"
+
+
+def test_a_table_of_something_else_is_no_check(tmp_path, folder):
+    out = tmp_path / "check"
+    out.mkdir()
+    for text in ("path,label\na,b\n", ",".join(module.COLUMNS) + "\nleft/00.mp4,,,x,,,,,,,,\n"):
+        (out / "checked.csv").write_text(text)
+        with pytest.raises(DataError, match=r"checked\.csv: (not the table of a check|damaged)"):
+            check_videos(load_videos(str(folder)), out)

@@ -16,7 +16,7 @@ from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipBatches, ClipDataset, collate, make_loader
 from mdtnet.data.frames import cached_frames
 from mdtnet.data.transforms import resize_short, views
-from mdtnet.data.video import read_clip
+from mdtnet.data.video import read_clip, read_frames
 from mdtnet.errors import ConfigError, VideoError
 
 SMALL = {"num_segments": 3, "short_side": 20, "size": 16}
@@ -110,8 +110,8 @@ def test_starting_at_a_batch_skips_the_others_unread(folder, monkeypatch):
     loader = loader_of(training(load_videos(str(folder))))
     whole = epoch_of(loader, 4)
     read = []
-    real = module.read_clip
-    monkeypatch.setattr(module, "read_clip", lambda path, *a, **k: read.append(path) or real(path, *a, **k))
+    real = module.read_frames
+    monkeypatch.setattr(module, "read_frames", lambda part, *a, **k: read.append(part) or real(part, *a, **k))
     assert same(epoch_of(loader, 4, start=2), whole[2:])
     assert len(read) == 2
     assert len(epoch_of(loader, 5)) == 3
@@ -206,14 +206,14 @@ def test_unreadable_test_videos_never_stop_a_test(broken):
 def test_only_failures_of_the_system_are_tried_again(folder, broken, monkeypatch):
     tries = []
 
-    def shaky(path, *args, **options):
-        tries.append(path)
+    def shaky(part, *args, **options):
+        tries.append(part)
         if len(tries) < 3:
-            raise VideoError(path, "cannot be opened") from OSError(5, "Input/output error")
-        return read_clip(path, *args, **options)
+            raise VideoError(part.path, "cannot be opened") from OSError(5, "Input/output error")
+        return read_frames(part, *args, **options)
 
     monkeypatch.setattr("mdtnet.data.retries.RETRY_SECONDS", 0)
-    monkeypatch.setattr(module, "read_clip", shaky)
+    monkeypatch.setattr(module, "read_frames", shaky)
     assert training(broken)[0]["error"] == ""
     assert len(tries) == 3
     assert training(broken)[5]["error"] == "no such file"
@@ -226,7 +226,7 @@ def test_the_cache_gives_the_same_frames_and_decodes_once(folder, tmp_path, monk
     expected = {i: plain[i]["frames"] for i in (0, 3)}
     assert all(torch.equal(cached[i]["frames"], frames) for i, frames in expected.items())
     with monkeypatch.context() as patch:
-        patch.setattr(module, "read_clip", lambda *a, **k: pytest.fail("decoded again"))
+        patch.setattr(module, "read_frames", lambda *a, **k: pytest.fail("decoded again"))
         assert all(torch.equal(cached[i]["frames"], frames) for i, frames in expected.items())
     files = sorted((tmp_path / "cache").rglob("*.*"))
     assert [f.suffix for f in files] == [".npy"] * 2
@@ -240,10 +240,10 @@ def test_the_cache_notices_changes_and_keeps_nothing_unreadable(broken, tmp_path
     assert [dataset[i]["error"] for i in (3, 5)] == ["empty file", "no such file"]
     assert not cache.exists()
     write_video(tmp_path / "empty.mkv", 3, count=12)
-    assert len(cached_frames(broken[3], dataset.data)) == 12
+    assert cached_frames(broken[3], dataset.data).num_frames == 12
     write_video(tmp_path / "empty.mkv", 3, count=9)
     os.utime(tmp_path / "empty.mkv", (1, 1))
-    assert len(cached_frames(broken[3], dataset.data)) == 9
+    assert cached_frames(broken[3], dataset.data).num_frames == 9
 
 
 def test_the_cache_notices_a_changed_frame(tmp_path):
@@ -253,7 +253,7 @@ def test_the_cache_notices_a_changed_frame(tmp_path):
         for i in range(3):
             Image.new("RGB", (40, 32), (value, value, value)).save(tmp_path / f"frames/{i}.png")
         dataset = training(load_videos(str(tmp_path / "list.csv")), cache=str(tmp_path / "cache"))
-        assert (cached_frames(dataset.videos[0], dataset.data) == value).all()
+        assert (cached_frames(dataset.videos[0], dataset.data).pixels == value).all()
 
 
 def test_a_full_disk_costs_only_the_cache(folder, tmp_path, monkeypatch, caplog):

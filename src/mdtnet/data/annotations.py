@@ -5,32 +5,28 @@ share.
 """
 
 import csv
+import logging
 import os
 import re
+import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mdtnet.data.folders import Found, find_videos, is_system
 from mdtnet.data.labels import class_counts, label_sets, label_table, label_text, nearest_class
-from mdtnet.data.suffixes import VIDEO_SUFFIXES, is_image, is_video
+from mdtnet.data.tables import field_of, lines_of, read_count, read_layout, read_rows, read_times, shorten
 from mdtnet.errors import DataError
 
+log = logging.getLogger(__name__)
 LabelReader = Callable[[str, list[str], list[int], tuple[str, ...]], tuple[tuple[str, ...], np.ndarray]]
 """`label_table` or `label_sets`."""
 
+SHOWN = 3  # names in a message
 NUM_CHECKED = 20  # rows of a list that are checked for on disk
-
-COLUMN_NAMES = {  # names in a header row -> content of the column
-    **dict.fromkeys(("path", "video", "file", "filename", "clip", "folder", "frame_folder"), "path"),
-    **dict.fromkeys(("label", "class", "action"), "label"),
-    **dict.fromkeys(("num_frames", "frames"), "num_frames"),
-    "start": "start",
-    "end": "end",
-    "group": "group",
-}
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,8 @@ class Sample:
     start: float | None = None
     end: float | None = None
     group: str = ""
+    num_frames: int = 0
+    """Frames that a folder must have; 0: not given."""
 
 
 class Texts:
@@ -82,6 +80,7 @@ class VideoList:
     rows: np.ndarray  # int64 [N], rows of this list in `paths`, `times` and `groups`, which subsets share
     times: np.ndarray | None = None  # float64 [rows, 2], start and end in seconds, NaN: not given
     groups: Texts | None = None
+    num_frames: np.ndarray | None = None  # int64 [rows], of folders of frames
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,7 +89,8 @@ class VideoList:
         path = _join(self.root, self.paths[self.rows[i]])
         start, end = self._part(i)
         group = "" if self.groups is None else self.groups[self.rows[i]]
-        return Sample(path, -1 if self.multi_label else int(self.labels[i]), start, end, group)
+        num_frames = 0 if self.num_frames is None else int(self.num_frames[self.rows[i]])
+        return Sample(path, -1 if self.multi_label else int(self.labels[i]), start, end, group, num_frames)
 
     @property
     def multi_label(self) -> bool:
@@ -114,8 +114,7 @@ class VideoList:
     def subset(self, indices: Sequence[int] | np.ndarray) -> "VideoList":
         """Videos at `indices`, in that order, with the same classes."""
         indices = np.asarray(indices, dtype=np.int64)
-        labels, rows = self.labels[indices], self.rows[indices]
-        return VideoList(self.classes, labels, self.root, self.paths, rows, self.times, self.groups)
+        return replace(self, labels=self.labels[indices], rows=self.rows[indices])
 
     def _part(self, i: int) -> tuple[float | None, float | None]:
         if self.times is None:
@@ -129,10 +128,10 @@ def load_videos(
 ) -> VideoList:
     """Read a folder of class folders, or a list file.
 
-    A list file is comma, tab or space separated, with or without a header row: `path label`,
-    `path label start end` (seconds), `frame_folder num_frames label`, or `index label path`. Labels are
-    numbers from 0 or names. Blank lines and lines that start with `#` are skipped; quotes keep separators
-    inside a field.
+    A list file is comma, tab or space separated, with or without a header row: `path label`, `path label start end`
+    (seconds, or minutes:seconds), `frame_folder num_frames label`, or `index label path`; the log says how columns
+    without a header are read. Labels are numbers from 0 or names. Blank lines and lines that start with `#` are
+    skipped; quotes keep separators inside a field.
 
     Args:
         root: folder that the paths in a list are relative to; empty: the list's own folder.
@@ -153,19 +152,44 @@ def load_videos(
         videos = _from_list(path, root, names, label_sets if multi_label else label_table)
     else:
         raise DataError(f"{path}: no such file or folder; expected a folder of class folders or a list file")
+    _warn_of_classes(path, videos)
     if len(videos.classes) < 2:
         raise DataError(f"{path}: only one class, '{videos.classes[0]}'; at least two are needed")
     return videos
 
 
+def _warn_of_classes(path: str, videos: VideoList) -> None:
+    """Log classes that look like one, and those without a video."""
+    spelt: dict[str, str] = {}
+    for name in videos.classes:
+        other = spelt.setdefault(re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name)).strip().casefold(), name)
+        if other != name:
+            log.warning("%s: classes %r and %r differ in case, spaces or Unicode form only", path, other, name)
+    if empty := empty_classes(videos):
+        log.warning("%s: no video of %s", path, in_short(empty))
+
+
+def empty_classes(videos: VideoList) -> list[str]:
+    """Classes without a video."""
+    counts = class_counts(videos.labels, len(videos.classes))
+    return [name for name, count in zip(videos.classes, counts) if not count]
+
+
+def in_short(names: Sequence[str]) -> str:
+    """`'a', 'b' and 3 more`."""
+    shown = ", ".join(repr(shorten(name)) for name in names[:SHOWN])
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+
+
 def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None:
-    """Write a list that `load_videos` reads: `path,label` (names), with times and groups where there are any.
+    """Write a list that `load_videos` reads: `path,label` (names), and times, groups and numbers of frames if any.
 
     Paths are relative to `root`.
     """
     columns = ["path", "label"]
     columns += [] if videos.times is None else ["start", "end"]
     columns += [] if videos.groups is None else ["group"]
+    columns += [] if videos.num_frames is None else ["num_frames"]
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(columns)
@@ -173,7 +197,8 @@ def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None
             sample = videos[i]
             times = () if videos.times is None else tuple("" if t is None else t for t in (sample.start, sample.end))
             group = () if videos.groups is None else (sample.group,)
-            rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group))
+            counts = () if videos.num_frames is None else (sample.num_frames or "",)
+            rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group, *counts))
 
 
 def _join(root: str, path: str) -> str:
@@ -200,7 +225,7 @@ def _read_classes(path: str) -> tuple[str, ...]:
     """Class names in label order; numbers of `0 name` lines that count from 0 are removed."""
     if not path:
         return ()
-    lines = [line.strip() for line in _lines(path) if line.strip()]
+    lines = [line.strip() for line in lines_of(path) if line.strip()]
     _check_utf8(path, "".join(lines))
     numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", line) for line in lines]
     if all(m and int(m[1]) == i for i, m in enumerate(numbered)):
@@ -214,52 +239,44 @@ def _read_classes(path: str) -> tuple[str, ...]:
 
 
 def _from_folder(folder: str, names: tuple[str, ...]) -> VideoList:
-    found = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    with os.scandir(folder) as entries:
+        found = sorted(e.name for e in entries if e.is_dir() and not is_system(e.name))
     if not found:
         raise DataError(f"{folder}: no class folders in it")
     names = names or tuple(found)
     paths: list[str] = []
     labels: list[int] = []
+    others: Counter[str] = Counter()
     for name in found:
         if name not in names:
             hint = nearest_class(name, names)
             raise DataError(f"{folder}: folder '{name}' is not one of the {len(names)} classes{hint}")
-        inside = _videos_in(os.path.join(folder, name))
-        if not inside:
-            raise DataError(f"{folder}: class folder '{name}' has no videos")
-        paths += [f"{name}/{video}" for video in inside]
-        labels += [names.index(name)] * len(inside)
+        try:
+            inside = find_videos(os.path.join(folder, name))
+        except OSError as error:
+            raise DataError(f"{folder}: class folder '{name}' cannot be read: {error.strerror}") from error
+        if not inside.videos:
+            raise DataError(f"{folder}: class folder '{name}' has no videos{_but(inside.others)}")
+        paths += [os.path.normpath(f"{name}/{video}") for video in inside.videos]
+        labels += [names.index(name)] * len(inside.videos)
+        others += inside.others
+    if others:
+        log.warning("%s: left out, not videos by their names: %s", folder, Found([], others).left_out())
     return VideoList(names, np.array(labels), folder, Texts.of(paths), np.arange(len(paths)))
 
 
-def _videos_in(folder: str) -> list[str]:
-    """Names of video files, and of folders that hold frames, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if is_video(entry.name) or (entry.is_dir() and any(map(is_image, os.listdir(entry))))
-        )
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Format of a list file: separator, content of the columns, and number of columns."""
-
-    separator: str
-    columns: dict[str, int]
-    num_columns: int
-    has_header: bool
+def _but(others: Counter[str]) -> str:
+    return f", only {Found([], others).left_out()}" if others else ""
 
 
 def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader) -> VideoList:
-    layout = _layout(path)
+    layout = read_layout(path, root, multi_label=table is label_sets)
     where, what = layout.columns["path"], layout.columns["label"]
     blob, offsets, codes = bytearray(), array("q", [0]), array("q")
     texts: dict[str, int] = {}  # label as written -> code, in order of appearance
     first_row: list[int] = []  # of each code
-    times, groups = array("d"), []
-    for row, fields in _rows(path, layout):
+    times, groups, counts, keys = array("d"), [], array("q"), array("q")
+    for row, fields in read_rows(path, layout):
         blob += fields[where].encode("utf-8", "surrogateescape")
         offsets.append(len(blob))
         code = texts.setdefault(fields[what], len(texts))
@@ -267,10 +284,13 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader)
             first_row.append(row)
             _check_utf8(path, fields[what])
         codes.append(code)
+        keys.append(hash((fields[where], field_of(fields, layout, "start"), field_of(fields, layout, "end"))))
         if "start" in layout.columns or "end" in layout.columns:
-            times.extend(_times(path, row, fields, layout.columns))
+            times.extend(read_times(path, row, fields, layout))
         if "group" in layout.columns:
-            groups.append(_field(fields, layout.columns["group"]))
+            groups.append(field_of(fields, layout, "group"))
+        if "num_frames" in layout.columns:
+            counts.append(read_count(path, row, field_of(fields, layout, "num_frames")))
     if not codes:
         raise DataError(f"{path}: the list is empty")
     paths = Texts(bytes(blob), np.frombuffer(offsets, dtype=np.int64))
@@ -278,69 +298,23 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader)
     names, of_code = table(path, list(texts), first_row, names)
     labels = of_code[np.frombuffer(codes, dtype=np.int64)]
     parts = np.frombuffer(times, dtype=np.float64).reshape(-1, 2) if times else None
-    videos = VideoList(names, labels, root, paths, np.arange(len(paths)), parts, Texts.of(groups) if groups else None)
+    videos = VideoList(
+        *(names, labels, root, paths, np.arange(len(paths)), parts),
+        groups=Texts.of(groups) if groups else None,
+        num_frames=np.frombuffer(counts, dtype=np.int64) if counts else None,
+    )
     if videos.multi_label:
         _check_one_row_each(path, videos)
+    _warn_of_repeats(path, videos, np.frombuffer(keys, dtype=np.int64))
     return videos
 
 
-def _layout(path: str) -> _Layout:
-    head = [line for _, line in zip(range(1000), _lines(path)) if line][:50]
-    for separator in ("\t", ",", " "):
-        rows = [fields for _, fields in _fields(head, separator)]
-        if rows and min(map(len, rows)) >= 2:
-            break
-    else:
-        raise DataError(
-            f"{path}: row {head[0]!r} is not a path and a label, separated by a comma, a tab or a space"
-            if head
-            else f"{path}: the list is empty"
-        )
-    header = [COLUMN_NAMES.get(text.lower()) for text in rows[0]]
-    if "path" in header and "label" in header:
-        columns = {kind: header.index(kind) for kind in dict.fromkeys(header) if kind}
-        return _Layout(separator, columns, len(header), True)
-    return _Layout(separator, _columns_without_header(path, rows[0]), len(rows[0]), False)
-
-
-def _columns_without_header(path: str, row: list[str]) -> dict[str, int]:
-    if len(row) == 2:
-        return {"path": 0, "label": 1}
-    if len(row) == 3 and row[1].isdigit():
-        if row[0].isdigit() and os.path.splitext(row[2])[1].lower() in VIDEO_SUFFIXES:
-            return {"label": 1, "path": 2}
-        return {"path": 0, "num_frames": 1, "label": 2}
-    if len(row) == 4 and all(_is_number(text) for text in row[2:]):
-        return {"path": 0, "label": 1, "start": 2, "end": 3}
-    raise DataError(
-        f"{path}: row 1 has {len(row)} columns, {' | '.join(row)}: expected 'path label', "
-        "'path label start end', 'frame_folder num_frames label', or a header row with path and label"
-    )
-
-
-def _rows(path: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
-    """Row number in the file, from 1, and its fields."""
-    needed = max(layout.columns["path"], layout.columns["label"]) + 1
-    skip = layout.has_header
-    for row, fields in _fields(_lines(path), layout.separator):
-        if not fields:
-            continue
-        if skip:
-            skip = False
-        elif needed <= len(fields) <= layout.num_columns:
-            yield row, fields
-        else:
-            raise DataError(
-                f"{path}: row {row} has {len(fields)} columns, expected {layout.num_columns} "
-                "(a separator inside a field needs quotes)"
-            )
-
-
-def _fields(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Row number in the file, from 1, and fields of each row."""
-    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    for fields in reader:
-        yield reader.line_num, fields
+def _warn_of_repeats(path: str, videos: VideoList, keys: np.ndarray) -> None:
+    """Log rows with a video that an earlier row has; equal `keys` are equal videos."""
+    if repeats := len(keys) - len(np.unique(keys)):
+        first = np.unique(keys, return_index=True)[1]
+        example = int(np.setdiff1d(np.arange(len(keys)), first)[0])
+        log.warning("%s: %d rows repeat a video of another row, such as %r", path, repeats, videos.name(example))
 
 
 def _check_utf8(path: str, text: str) -> None:
@@ -349,37 +323,6 @@ def _check_utf8(path: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8") from error
-
-
-def _lines(path: str) -> Iterator[str]:
-    """Lines without their ends; comment lines become empty, so that line numbers stay right."""
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            for line in file:
-                if "\0" in line:
-                    raise DataError(f"{path}: not a text file")
-                yield "" if line.startswith("#") else line.strip(" \n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _times(path: str, row: int, fields: list[str], columns: dict[str, int]) -> tuple[float, float]:
-    values = [_field(fields, columns.get(kind, len(fields))) for kind in ("start", "end")]
-    if not all(map(_is_number, values)):
-        shown = " and ".join(map(repr, values))
-        raise DataError(f"{path}: row {row}: start and end are {shown}, expected seconds")
-    start, end = (float(text or "nan") for text in values)
-    if start < 0 or end <= (start if start == start else 0):
-        raise DataError(f"{path}: row {row}: the part from {start:g} s to {end:g} s is empty")
-    return start, end
-
-
-def _field(fields: list[str], column: int) -> str:
-    return fields[column] if column < len(fields) else ""
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?\d*\.?\d*", text) is not None and text not in ("-", ".", "-.")
 
 
 def _check_one_row_each(path: str, videos: VideoList) -> None:

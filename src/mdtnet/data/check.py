@@ -5,19 +5,23 @@ Files of a check: `checked.csv`, one row per video, appended as videos finish (a
 """
 
 import csv
+import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from mdtnet.data.annotations import VideoList, write_list
+from mdtnet.data.container import best_stream, open_container
+from mdtnet.data.images import is_regular
 from mdtnet.data.isolated import Failure, run_isolated
-from mdtnet.data.video import open_container, probe, stamp
-from mdtnet.errors import VideoError
+from mdtnet.data.video import VideoInfo, probe, stamp
+from mdtnet.errors import DataError, VideoError
 
-USABLE = ("", "header lies")  # kinds that stay in the clean list: headers are never trusted
+USABLE = ("", "header lies", "damaged", "cut short", "repeated")
+"""Kinds that stay in the clean list: headers are never trusted, and `data.on_damaged` decides about damaged videos."""
 
 PASSING = ("crash", "timeout")  # kinds that a busy machine can cause
 
@@ -26,8 +30,8 @@ KINDS = (  # how the reason of a VideoError starts -> kind
     ("no video stream", "no video stream"),
     ("no frames", "no frames"),
     ("cannot be decoded", "no frames"),
-    ("truncated", "truncated"),
 )
+ENDS = 2**16  # bytes at both ends of a file that are compared, of files of one size
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class Finding:
 
     name: str
     kind: str = ""
-    """Empty, or `missing`, `not a video`, `no video stream`, `no frames`, `truncated`, `too short`, `header lies`,
-    `crash` or `timeout`."""
+    """Empty, or `missing`, `not a video`, `no video stream`, `no frames`, `too short`, `frames missing` (from a folder,
+    by its list), `cut short` (by its own duration), `damaged`, `header lies`, `repeated`, `crash` or `timeout`."""
     detail: str = ""
     num_frames: int = 0
     height: int = 0
@@ -47,6 +51,10 @@ class Finding:
     bytes: int = 0
     changed: int = 0
     """Time of the file's last change, ns; a check that continues decodes changed files again."""
+    damaged: int = 0
+    """Frames that are damaged, do not decode, or are missing at the end."""
+    total: int = 0
+    """Frames that should be there."""
 
 
 COLUMNS = tuple(f.name for f in fields(Finding))
@@ -73,6 +81,8 @@ class _Task:
     start: float | None
     end: float | None
     min_frames: int
+    listed: int
+    frame_pattern: str
 
 
 def check_videos(
@@ -83,6 +93,8 @@ def check_videos(
     workers: int = 1,
     timeout_seconds: float = 300.0,
     min_frames: int = 5,
+    frame_pattern: str = "",
+    other: VideoList | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Check:
     """Decode all videos in `workers` processes and write the tables into the folder `out`.
@@ -91,6 +103,8 @@ def check_videos(
         root: folder that paths in the clean list are relative to; empty: that of `videos`.
         timeout_seconds: longest time for one video.
         min_frames: a video with fewer is `too short`; a segment of MDT-Net and TDN has 5.
+        frame_pattern: names of the frames in folders, as `data.frame_pattern`.
+        other: videos that none of these may repeat, such as those of validation.
         progress: called with the number of videos done.
     """
     out = Path(out)
@@ -98,7 +112,7 @@ def check_videos(
     table = out / "checked.csv"
     found = {f.name: f for f in _read_table(table)}
     samples = ((videos.name(i), videos[i]) for i in range(len(videos)))
-    tasks = [_Task(name, s.path, s.start, s.end, min_frames) for name, s in samples]
+    tasks = [_Task(name, s.path, s.start, s.end, min_frames, s.num_frames, frame_pattern) for name, s in samples]
     todo = [task for task in tasks if not _still_true(found.get(task.name), task)]
     with open(table, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -113,7 +127,7 @@ def check_videos(
             file.flush()
             if progress:
                 progress(len(tasks) - len(todo) + i)
-    findings = [found[task.name] for task in tasks]
+    findings = _mark_repeats([found[task.name] for task in tasks], tasks, videos, other)
     good = np.flatnonzero([finding.kind in USABLE for finding in findings])
     check = Check(out, findings, videos.subset(good))
     _write_results(check, root or videos.root)
@@ -124,23 +138,31 @@ def examine(task: _Task) -> Finding:
     """Decode one video; never raises."""
     size, changed = _stamp(task.path)
     try:
-        info = probe(task.path, start=task.start, end=task.end)
+        info = probe(task.path, start=task.start, end=task.end, frame_pattern=task.frame_pattern)
     except VideoError as error:
         kind = next((kind for text, kind in KINDS if error.reason.startswith(text)), "not a video")
         return Finding(task.name, kind, error.reason, bytes=size, changed=changed)
     except Exception as error:  # whatever a decoder throws at a damaged file is a property of that file
         return Finding(task.name, "crash", f"{type(error).__name__}: {error}", bytes=size, changed=changed)
-    kind, detail = _judge(task, info.num_frames)
+    kind, detail = _judge(task, info)
     fps = info.fps or 0.0
     seconds = info.num_frames / fps if fps else 0.0
     return Finding(
-        task.name, kind, detail, info.num_frames, info.height, info.width, fps, seconds, size, changed
+        task.name, kind, detail, info.num_frames, info.height, info.width, fps, seconds, size, changed,
+        info.damaged, info.total,
     )  # fmt: skip
 
 
-def _judge(task: _Task, num_frames: int) -> tuple[str, str]:
+def _judge(task: _Task, info: VideoInfo) -> tuple[str, str]:
+    num_frames = info.num_frames
     if num_frames < task.min_frames:
         return "too short", f"{num_frames} frames, at least {task.min_frames} are wanted"
+    if os.path.isdir(task.path) and task.listed and task.listed != num_frames:
+        return "frames missing", f"{num_frames} frames are there, the list says {task.listed}"
+    if info.missing:
+        return "cut short", f"damaged: {info.damaged} of {info.total} frames, {info.missing} of them missing at the end"
+    if info.damaged:
+        return "damaged", f"damaged: {info.damaged} of {info.total} frames"
     whole = task.start is None and task.end is None and not os.path.isdir(task.path)
     stated = _header_frames(task.path) if whole else 0
     if stated and stated != num_frames:
@@ -148,10 +170,48 @@ def _judge(task: _Task, num_frames: int) -> tuple[str, str]:
     return "", ""
 
 
+def _mark_repeats(
+    findings: list[Finding], tasks: list[_Task], videos: VideoList, other: VideoList | None
+) -> list[Finding]:
+    """Findings; `repeated` where an earlier video, or one of `other`, has the same content and all else is right."""
+    first: dict[tuple[object, ...], str] = {}
+    if other:
+        for i in range(len(other)):
+            sample = other[i]
+            first.setdefault((*_content(sample.path), sample.start, sample.end), f"{other.name(i)} of the other list")
+    marked = []
+    for i, (finding, task) in enumerate(zip(findings, tasks)):
+        content = _content(task.path)
+        earlier = first.setdefault((*content, task.start, task.end), f"{task.name} ({videos.label_text(i)})")
+        own = earlier == f"{task.name} ({videos.label_text(i)})"
+        if content and not own and finding.kind in ("", "header lies"):
+            finding = replace(finding, kind="repeated", detail=f"the same content as {earlier}")
+        marked.append(finding)
+    return marked
+
+
+def _content(path: str) -> tuple[object, ...]:
+    """Size and digest of both ends of a file; its path where it is a folder, nothing where it cannot be read."""
+    try:
+        if os.path.isdir(path):
+            return (os.path.realpath(path),)
+        if not is_regular(path):
+            return ()
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha1(file.read(ENDS))
+            file.seek(max(0, size - ENDS))
+            digest.update(file.read(ENDS))
+        return size, digest.hexdigest()
+    except OSError:
+        return ()
+
+
 def _header_frames(path: str) -> int:
     """Number of frames by the header of a file that decodes; 0 where it says nothing."""
     with open_container(path) as container:
-        return container.streams.video[0].frames
+        stream = best_stream(container)
+        return stream.frames if stream else 0
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -181,22 +241,33 @@ def _read_table(path: Path) -> Iterator[Finding]:
     if not path.exists():
         return
     whole = path.read_bytes()
+    if whole and whole.partition(b"\n")[0].decode("utf-8", "replace").strip().split(",") != list(COLUMNS):
+        raise DataError(f"{path}: not the table of a check by this version; choose another folder, or remove it")
     if not whole.endswith(b"\n"):
         path.write_bytes(whole[: whole.rfind(b"\n") + 1])
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
-            yield Finding(
-                name=row["name"],
-                kind=row["kind"],
-                detail=row["detail"],
-                num_frames=int(row["num_frames"]),
-                height=int(row["height"]),
-                width=int(row["width"]),
-                fps=float(row["fps"]),
-                seconds=float(row["seconds"]),
-                bytes=int(row["bytes"]),
-                changed=int(row["changed"]),
-            )
+            yield _finding(path, row)
+
+
+def _finding(path: Path, row: dict[str, str]) -> Finding:
+    try:
+        return Finding(
+            name=row["name"],
+            kind=row["kind"],
+            detail=row["detail"],
+            num_frames=int(row["num_frames"]),
+            height=int(row["height"]),
+            width=int(row["width"]),
+            fps=float(row["fps"]),
+            seconds=float(row["seconds"]),
+            bytes=int(row["bytes"]),
+            changed=int(row["changed"]),
+            damaged=int(row["damaged"]),
+            total=int(row["total"]),
+        )
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged: row of {row['name']!r}; remove it, and check again") from error
 
 
 def _write_results(check: Check, root: str) -> None:

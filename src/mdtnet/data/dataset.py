@@ -23,7 +23,7 @@ from mdtnet.data.exposure import expose
 from mdtnet.data.frames import cached_frames, read_resized, resize
 from mdtnet.data.segments import Shape, clip_indices, train_indices
 from mdtnet.data.transforms import Box, ClipAugment, mirror_labels, stack_clips, views, views_box
-from mdtnet.data.video import check_backend
+from mdtnet.data.video import Reading, check_backend
 from mdtnet.errors import VideoError
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,10 @@ class Item(TypedDict):
     """Position in the list."""
     error: str
     """Reason why the video is unreadable, or empty."""
+    damaged: str
+    """`2 of 120 frames`, or empty: frames that are damaged, lost or missing at the end."""
+    skipped: bool
+    """Left out as damaged (`data.on_damaged`): V = 0."""
 
 
 class Batch(TypedDict):
@@ -55,6 +59,8 @@ class Batch(TypedDict):
     """int64 `[B]`."""
     errors: list[tuple[int, str]]
     """Index and reason of each unreadable video."""
+    damaged: list[tuple[int, str]]
+    """Index and damage of each damaged video, whether it is used or left out."""
 
 
 class ClipDataset(Dataset[Item]):
@@ -92,9 +98,10 @@ class ClipDataset(Dataset[Item]):
             frame_stride=data.frame_stride,
             sampling=data.sampling,
         )
-        # In shared memory: persistent workers see a new epoch, and one worker's frame counts serve all.
+        # In shared memory: persistent workers see a new epoch, and what one worker finds of a video serves all.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._num_frames = torch.zeros(len(videos), dtype=torch.int32).share_memory_()
+        self._known = torch.zeros(len(videos), 3, dtype=torch.int32).share_memory_()  # frames, damaged, decoded
+        self.warned: set[int] = set()  # damaged videos that the log has
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -114,19 +121,30 @@ class ClipDataset(Dataset[Item]):
         try:
             pixels, table = self._read(i, self._crop(rng))
         except VideoError as error:
-            return self._unreadable(i, error.reason)
+            return self._without_frames(i, error=error.reason)
+        damaged = self._damage(i)
+        if damaged and self.train and self.data.on_damaged == "skip":
+            return self._without_frames(i, damaged=damaged)
+        if damaged and not self.train and self.test.on_damaged != "use":
+            return self._without_frames(i, error=f"damaged: {damaged}", damaged=damaged)
         if not self.train:
-            return Item(frames=self._test_views(pixels, table), label=self._label(i), index=i, error="")
+            frames, label = self._test_views(pixels, table), self._label(i)
+            return Item(frames=frames, label=label, index=i, error="", damaged=damaged, skipped=False)
         clip = _clip(pixels, table[0], self.data.exposure)
         frames, mirrored = (self.augment.finish if self._crops_early else self.augment.draw)(clip, rng)
-        label = self._label(i, mirrored=mirrored)
-        return Item(frames=frames.unsqueeze(0), label=label, index=i, error="")  # [1, T, K, 3, S, S]
+        frames, label = frames.unsqueeze(0), self._label(i, mirrored=mirrored)  # [1, T, K, 3, S, S]
+        return Item(frames=frames, label=label, index=i, error="", damaged=damaged, skipped=False)
 
-    def _unreadable(self, i: int, reason: str) -> Item:
+    def _damage(self, i: int) -> str:
+        """Damage of video `i`, found when it was first read, to its end."""
+        _, damaged, decoded = self._known[i].tolist()
+        return f"{damaged} of {decoded} frames" if damaged else ""
+
+    def _without_frames(self, i: int, *, error: str = "", damaged: str = "") -> Item:
         size = self.data.size if self.train else self.crop_size
         t, k = self._shape["num_segments"], self._shape["frames_per_segment"]
         nothing = torch.empty(0, t, k, 3, size, size, dtype=torch.uint8)
-        return Item(frames=nothing, label=self._label(i), index=i, error=reason)
+        return Item(frames=nothing, label=self._label(i), index=i, error=error, damaged=damaged, skipped=not error)
 
     def _label(self, i: int, *, mirrored: bool = False) -> int | np.ndarray:
         own = self.videos.labels[i]
@@ -170,16 +188,24 @@ class ClipDataset(Dataset[Item]):
     def _read(self, i: int, crop: "_FrameCrop | None") -> tuple[np.ndarray, np.ndarray]:
         """Resized and cropped frames [U, H, W, 3], and the index table of the clips into them, [clips, T, K]."""
         sample = self.videos[i]
+        known = int(self._known[i, 0]) or None
         if self.data.cache:
-            pixels = cached_frames(sample, self.data)
-            table = self._indices(i, len(pixels))
+            reading = cached_frames(sample, self.data, check=not known)
+            self._note(i, reading)
+            table = self._indices(i, reading.num_frames)
             used = np.unique(table)
-            return (crop(pixels) if crop else pixels)[used], np.searchsorted(used, table)
-        known = int(self._num_frames[i]) or None
-        pixels, num_frames = read_resized(sample, self.data, lambda n: np.unique(self._indices(i, n)), known, crop)
-        self._num_frames[i] = num_frames
-        table = self._indices(i, num_frames)
-        return pixels, np.searchsorted(np.unique(table), table)
+            pixels = crop(reading.pixels) if crop else reading.pixels
+            return pixels[used], np.searchsorted(used, table)
+        reading = read_resized(sample, self.data, lambda n: np.unique(self._indices(i, n)), known, crop)
+        self._note(i, reading)
+        table = self._indices(i, reading.num_frames)
+        return reading.pixels, np.searchsorted(np.unique(table), table)
+
+    def _note(self, i: int, reading: Reading) -> None:
+        """Remember what is known of a video that was read to its end."""
+        if int(self._known[i, 0]) != reading.num_frames:
+            self._known[i, 1], self._known[i, 2] = reading.damaged, reading.decoded
+            self._known[i, 0] = reading.num_frames  # last: other processes look at it first
 
 
 class _FrameCrop:
@@ -208,8 +234,8 @@ def _clip(pixels: np.ndarray, indices: np.ndarray, exposure: Exposure) -> Tensor
 
 
 def collate(items: list[Item]) -> Batch:
-    """Items as a batch; unreadable videos are in its `errors` only."""
-    good = [item for item in items if not item["error"]]
+    """Items as a batch; unreadable videos are in its `errors` only, and those left out as damaged in `damaged`."""
+    good = [item for item in items if not (item["error"] or item["skipped"])]
     if len(good) == 1:  # no copy: the views of one test video can be hundreds of MB
         frames = good[0]["frames"].unsqueeze(0)
     elif good:
@@ -221,6 +247,7 @@ def collate(items: list[Item]) -> Batch:
         label=torch.from_numpy(np.array([item["label"] for item in good], dtype=np.int64)),
         index=torch.tensor([item["index"] for item in good], dtype=torch.int64),
         errors=[(item["index"], item["error"]) for item in items if item["error"]],
+        damaged=[(item["index"], item["damaged"]) for item in items if item["damaged"]],
     )
 
 
@@ -292,8 +319,18 @@ class ClipLoader(DataLoader[Item]):
             if strict and batch["errors"]:
                 index, reason = batch["errors"][0]
                 raise VideoError(self.dataset.videos[index].path, reason)
+            self._warn_of_damage(batch)
             yield batch
             del batch  # the views of one test video can be hundreds of MB, and the next are read now
+
+    def _warn_of_damage(self, batch: Batch) -> None:
+        """Log each damaged video once."""
+        skipped = self.dataset.train and self.dataset.data.on_damaged == "skip"
+        for index, damage in batch["damaged"]:
+            if index not in self.dataset.warned:
+                self.dataset.warned.add(index)
+                how = "left out, damaged" if skipped else "damaged"
+                log.warning("%s: %s: %s", how, self.dataset.videos[index].path, damage)
 
 
 def make_loader(

@@ -3,55 +3,84 @@
 import hashlib
 import logging
 import os
+import struct
 import tempfile
+import zlib
 
 import numpy as np
 import torch
 
 from mdtnet.config import DataConfig
 from mdtnet.data.annotations import Sample
+from mdtnet.data.container import Part
 from mdtnet.data.retries import with_retries
 from mdtnet.data.transforms import resize_short
-from mdtnet.data.video import Choose, Transform, read_clip, scaled_size, stamp
+from mdtnet.data.video import Choose, Reading, Request, Transform, read_frames, scaled_size, stamp
 from mdtnet.errors import VideoError
 
 log = logging.getLogger(__name__)
-PIXELS = 2
+PIXELS = 3
 """Increased whenever reading gives other pixels than before, so that old caches are not used."""
+TRAILER = struct.Struct("<4sIII")
+"""End of a cache file: MAGIC, checksum (CRC-32) of the pixels, damaged frames, decoded frames."""
+MAGIC = b"mdt1"
 
 
-def cached_frames(sample: Sample, data: DataConfig) -> np.ndarray:
+def cached_frames(sample: Sample, data: DataConfig, *, check: bool = True) -> Reading:
     """All frames of a video, resized to `data.short_side`, uint8 `[N, H, W, 3]`; decoded the first time only.
 
     The name of a cache file depends on the video's path, size and time of change, its part, the short side and the way
     it is read. Files appear whole or not at all, so several processes can fill one cache. Unreadable videos leave no
-    file.
+    file. With `check` the pixels must have the checksum of the file, else it is made again.
 
     Raises:
-        VideoError: as `read_clip`.
+        VideoError: as `read_frames`.
     """
     try:
         size, changed = stamp(sample.path)
     except OSError as error:
         raise VideoError(sample.path, "no such file") from error
-    key = (sample.path, changed, size, sample.start, sample.end, data.short_side, data.backend, PIXELS)
+    part = (sample.path, changed, size, sample.start, sample.end, sample.num_frames)
+    key = (*part, data.short_side, data.backend, data.fps, data.frame_pattern, PIXELS)
     name = hashlib.sha1(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
     path = os.path.join(data.cache, name[:2], f"{name}.npy")
     try:
-        return np.load(path, mmap_mode="c")  # copy-on-write: tensors over this array may be modified
-    except (OSError, ValueError, EOFError):  # not there yet, or damaged
-        pixels, _ = read_resized(sample, data, np.arange, None)
-        _save_whole(path, pixels)
-        return pixels
+        return _load(path, check=check)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s: damaged (%s), made again", path, error)
+    reading = read_resized(sample, data, np.arange, None)
+    _save_whole(path, reading)
+    return reading
 
 
-def _save_whole(path: str, pixels: np.ndarray) -> None:
+def _load(path: str, *, check: bool) -> Reading:
+    """A cache file.
+
+    Raises:
+        OSError, ValueError: missing or damaged.
+    """
+    pixels = np.load(path, mmap_mode="c")  # copy-on-write: tensors over this array may be modified
+    with open(path, "rb") as file:
+        file.seek(-TRAILER.size, os.SEEK_END)
+        magic, checksum, damaged, decoded = TRAILER.unpack(file.read())
+    if magic != MAGIC or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
+        raise ValueError("not a file of this cache")
+    if check and zlib.crc32(pixels.data) != checksum:
+        raise ValueError("its checksum is wrong")
+    return Reading(pixels, len(pixels), damaged, decoded)
+
+
+def _save_whole(path: str, reading: Reading) -> None:
     temporary = ""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), suffix=".part", delete=False) as file:
             temporary = file.name
+            pixels = np.ascontiguousarray(reading.pixels)
             np.save(file, pixels)
+            file.write(TRAILER.pack(MAGIC, zlib.crc32(pixels.data), reading.damaged, reading.decoded))
         os.replace(temporary, path)
     except OSError as error:
         log.warning("%s: cannot be cached: %s", path, error.strerror)
@@ -69,22 +98,15 @@ def resize(frames: np.ndarray, short_side: int) -> np.ndarray:
 
 def read_resized(
     sample: Sample, data: DataConfig, choose: Choose, num_frames: int | None, crop: Transform | None = None
-) -> tuple[np.ndarray, int]:
-    """`read_clip` of a sample, resized to `data.short_side` and cropped frame by frame; retried where that can help."""
+) -> Reading:
+    """`read_frames` of a sample, resized to `data.short_side` and cropped frame by frame; retried where that helps."""
 
     def transform(frame: np.ndarray) -> np.ndarray:
         frame = resize(frame, data.short_side)
         return crop(frame) if crop else frame
 
-    return with_retries(
-        lambda: read_clip(
-            sample.path,
-            choose,
-            start=sample.start,
-            end=sample.end,
-            backend=data.backend,
-            num_frames=num_frames,
-            short_side=data.short_side,
-            transform=transform,
-        )
+    part = Part(sample.path, sample.start, sample.end)
+    request = Request(
+        choose, num_frames, data.short_side, transform, data.fps, data.frame_pattern, listed=sample.num_frames
     )
+    return with_retries(lambda: read_frames(part, request, backend=data.backend))

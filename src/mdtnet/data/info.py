@@ -6,22 +6,27 @@ Durations and sizes come from headers, which is quick and near enough here; `dat
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from mdtnet.data.annotations import VideoList
+from mdtnet.data.container import open_video
+from mdtnet.data.images import frame_files, read_image
 from mdtnet.data.labels import class_counts
-from mdtnet.data.video import open_container, read_clip
+from mdtnet.data.video import read_clip
 from mdtnet.errors import DataError, VideoError
 
 MAX_OPENED = 2000  # of a longer list, so many videos, spread evenly over it, are opened
 THUMBNAIL = (160, 120)  # width and height in pixels
 PER_CLASS = 4  # pictures per class in a contact sheet
 MAX_CLASSES = 40  # rows of a contact sheet
+MIXED = 1.05  # ratio of frame rates that is a mixture; 29.97 beside 30 is none
+SHOWN_RATES = 4
 BAR = 40  # characters of the longest bar of a histogram
 
 
@@ -34,10 +39,25 @@ class DataInfo:
     unopened: int
     seconds: np.ndarray
     """float64, durations of the videos that have one in their header."""
-    sizes: Counter
+    sizes: Counter[tuple[int, int]]
     """(width, height) in pixels -> number of videos."""
     bytes: int
     """Total size of the opened files."""
+    rates: Counter[float] = field(default_factory=Counter)
+    """Frames per second, to 2 decimals -> number of videos."""
+    interlaced: int = 0
+    """Videos of two fields per frame."""
+
+    def notes(self) -> list[str]:
+        """Sentences on what may be wrong with the videos as they are."""
+        found = []
+        if self.rates and max(self.rates) > MIXED * min(self.rates):
+            shown = ", ".join(f"{rate:g} ({count} videos)" for rate, count in sorted(self.rates.items())[:SHOWN_RATES])
+            more = ", ..." if len(self.rates) > SHOWN_RATES else ""
+            found.append(f"frames per second differ: {shown}{more}; data.fps draws clips at one rate")
+        if self.interlaced:
+            found.append(f"{self.interlaced} videos are interlaced: moving edges look like combs")
+        return found
 
 
 def data_info(videos: VideoList, *, progress: Callable[[int], None] | None = None) -> DataInfo:
@@ -45,35 +65,48 @@ def data_info(videos: VideoList, *, progress: Callable[[int], None] | None = Non
     counts = class_counts(videos.labels, len(videos.classes))
     chosen = np.unique(np.linspace(0, len(videos) - 1, min(len(videos), MAX_OPENED)).astype(np.int64))
     seconds: list[float] = []
-    sizes: Counter = Counter()
-    opened = total = 0
+    sizes: Counter[tuple[int, int]] = Counter()
+    rates: Counter[float] = Counter()
+    opened = total = interlaced = 0
     for done, i in enumerate(chosen.tolist(), start=1):
         sample = videos[i]
         if header := _header(sample.path):
-            size, duration = header
             opened += 1
-            sizes[size] += 1
+            sizes[header.size] += 1
             total += os.path.getsize(sample.path)
-            part = (sample.end or duration) - (sample.start or 0)
-            seconds += [min(part, duration)] if duration else []
+            part = (sample.end or header.seconds) - (sample.start or 0)
+            seconds += [min(part, header.seconds)] if header.seconds else []
+            rates.update([round(header.fps, 2)] if header.fps else [])
+            interlaced += header.interlaced
         if progress:
             progress(done)
     per_class = dict(zip(videos.classes, counts.tolist()))
-    return DataInfo(per_class, opened, len(chosen) - opened, np.array(seconds), sizes, total)
+    return DataInfo(per_class, opened, len(chosen) - opened, np.array(seconds), sizes, total, rates, interlaced)
 
 
-def _header(path: str) -> tuple[tuple[int, int], float] | None:
-    """Width and height, and seconds (0: unknown), from the header; None where it cannot be read."""
+class _Header(NamedTuple):
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    seconds: float = 0.0
+    """0: unknown."""
+    fps: float = 0.0
+    """0: unknown."""
+    interlaced: bool = False
+
+
+def _header(path: str) -> _Header | None:
+    """Facts from the header and the first frame; None where they cannot be read."""
     try:
         if os.path.isdir(path):
-            first = sorted(os.listdir(path))[0]
-            with Image.open(os.path.join(path, first)) as image:
-                return image.size, 0.0
-        with open_container(path) as container:
-            video = container.streams.video[0]
-            duration = container.duration / av.time_base if container.duration else 0.0
-            return (video.width, video.height), duration
-    except (av.FFmpegError, OSError, ValueError, IndexError):
+            height, width = read_image(os.path.join(path, frame_files(path)[0])).shape[:2]
+            return _Header((width, height))
+        with open_video(path) as (container, stream):
+            seconds = container.duration / av.time_base if container.duration else 0.0
+            fps = float(stream.average_rate) if stream.average_rate else 0.0
+            first = next(container.decode(stream), None)
+            interlaced = first is not None and first.interlaced_frame
+            return _Header((stream.width, stream.height), seconds, fps, interlaced)
+    except (av.FFmpegError, OSError, ValueError, VideoError):
         return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mdtnet.data.tables import shorten
 from mdtnet.errors import DataError
 
 MAX_CLASSES = 100_000  # a larger label is a mistake, not a class
@@ -38,27 +39,29 @@ def label_table(
     """
     for text, row in zip(texts, rows):
         if BETWEEN in text and text not in names:
-            raise DataError(f"{path}: row {row}: '{text}': several labels in a row are read with multi_label true")
+            raise DataError(f"{path}: row {row}: '{shorten(text)}': several labels in one row need multi_label true")
     numbers = [re.fullmatch(r"-?\d+", text) is not None for text in texts]
+    values = [_integer(text) if number else -1 for text, number in zip(texts, numbers)]
     if names:
         known = {name: i for i, name in enumerate(names)}
-        table = [known[t] if t in known else int(t) if n else -1 for t, n in zip(texts, numbers)]
+        table = [known.get(text, value) for text, value in zip(texts, values)]
         for text, row, number, label in zip(texts, rows, numbers, table):
             if not number and text not in known:
                 hint = nearest_class(text, names)
-                raise DataError(f"{path}: row {row}: label '{text}' is not one of the {len(names)} classes{hint}")
-            _check_range(path, row, label, len(names))
+                raise DataError(
+                    f"{path}: row {row}: label '{shorten(text)}' is not one of the {len(names)} classes{hint}"
+                )
+            _check_range(path, row, text, label, len(names))
         return names, np.array(table)
     if not any(numbers):
         names = tuple(sorted(texts))
         return names, np.array([bisect.bisect_left(names, text) for text in texts])
     if not all(numbers):
         odd = numbers.index(False)
-        raise DataError(f"{path}: row {rows[odd]}: label '{texts[odd]}' is a name, others are numbers")
-    table = [int(text) for text in texts]
-    for row, label in zip(rows, table):
-        _check_range(path, row, label, MAX_CLASSES)
-    return tuple(map(str, range(max(table) + 1))), np.array(table)
+        raise DataError(f"{path}: row {rows[odd]}: label '{shorten(texts[odd])}' is a name, others are numbers")
+    for row, text, label in zip(rows, texts, values):
+        _check_range(path, row, text, label, MAX_CLASSES)
+    return tuple(map(str, range(max(values) + 1))), np.array(values)
 
 
 def label_sets(
@@ -82,15 +85,20 @@ def label_sets(
     return names, sets
 
 
-def _check_range(path: str, row: int, label: int, num_classes: int) -> None:
+def _integer(text: str) -> int:
+    """An integer; of one with very many digits only that it is large."""
+    return int(text) if len(text) < 18 else 10**18
+
+
+def _check_range(path: str, row: int, text: str, label: int, num_classes: int) -> None:
     if not 0 <= label < num_classes:
         raise DataError(
-            f"{path}: row {row}: label {label} is out of range, there are {num_classes} classes "
+            f"{path}: row {row}: label {shorten(text)} is out of range, there are {num_classes} classes "
             f"(0 to {num_classes - 1})"
         )
 
 
 def nearest_class(word: str, names: Sequence[str]) -> str:
     """The phrase `; did you mean 'x'?`, or nothing if no class is similar."""
-    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5) if len(word) < 200 else []
     return f"; did you mean '{matches[0]}'?" if matches else ""

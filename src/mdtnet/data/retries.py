@@ -1,4 +1,4 @@
-"""Reading that is tried again where the operating system failed, as on a shaky network drive."""
+"""Reading that is tried again where the operating system failed, as on an unreliable network drive."""
 
 import time
 from collections.abc import Callable
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def with_retries(read: Callable[[], T]) -> T:
-    """What `read()` returns, called up to three times while the operating system is the reason for a failure.
+    """Result of `read()`, called up to three times while failures come from the operating system.
 
     Raises:
-        VideoError: that of the last call.
+        VideoError: from the last call.
     """
     for _ in range(RETRIES):
         try:
@@ -29,5 +29,5 @@ def with_retries(read: Callable[[], T]) -> T:
 
 
 def _may_pass(cause: BaseException | None) -> bool:
-    """Whether a failure came from the operating system and another try can help."""
+    """Whether the operating system caused the failure, so that another try can help."""
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and cause.errno is not None

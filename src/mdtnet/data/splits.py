@@ -1,14 +1,19 @@
 """Training and validation parts: given, split off by whole groups, or one of several folds."""
 
 import dataclasses
+import logging
+import os
 import re
 
 import numpy as np
 
 from mdtnet.config import DataConfig
-from mdtnet.data.annotations import VideoList, load_videos
+from mdtnet.data.annotations import VideoList, empty_classes, in_short, load_videos
 from mdtnet.data.labels import class_counts
+from mdtnet.data.tables import shorten
 from mdtnet.errors import ConfigError, DataError, nearest
+
+log = logging.getLogger(__name__)
 
 
 def split_folds(videos: VideoList, *, folds: int, fold: int, seed: int, group: str = "") -> tuple[VideoList, VideoList]:
@@ -77,12 +82,37 @@ def load_split(data: DataConfig) -> tuple[VideoList, VideoList]:
             f"data.folds is {data.folds}, data.fold {data.fold}, data.val {data.val!r}; expected at least 2 folds, "
             "a fold from 0 to one less, and no val; or no folds, and fold 0"
         )
+    if empty := empty_classes(videos):
+        raise DataError(f"{data.train}: no video of {in_short(empty)}: a class without videos cannot be learned")
     if data.val:
         val = load_videos(data.val, root=data.root, classes=videos.classes, multi_label=data.multi_label)
+        _warn_of_shared(videos, val)
         return videos, val
     if data.folds:
         return split_folds(videos, folds=data.folds, fold=data.fold, seed=SPLIT_SEED, group=data.group)
-    return split_by_group(videos, fraction=data.val_fraction, seed=SPLIT_SEED, group=data.group)
+    train, val = split_by_group(videos, fraction=data.val_fraction, seed=SPLIT_SEED, group=data.group)
+    if not data.group and videos.groups is None:
+        _warn_of_sources(train, val)
+    return train, val
+
+
+def _warn_of_shared(train: VideoList, val: VideoList) -> None:
+    """Log videos that are in both parts: what they show was learned by heart."""
+    of_training = {(train.root, name) for name in map(train.name, range(len(train)))}
+    if shared := [name for name in map(val.name, range(len(val))) if (val.root, name) in of_training]:
+        log.warning("%d videos are in training and validation: %s", len(shared), in_short(shared))
+
+
+def _warn_of_sources(train: VideoList, val: VideoList) -> None:
+    """Log that videos split at random can come from the same recordings, where their names count parts of few."""
+    names = [videos.paths[row] for videos in (train, val) for row in videos.rows]
+    sources = {name: re.sub(r"[_\-. ]*[A-Za-z]?\d+$", "", os.path.splitext(name)[0]) for name in names}
+    if len(set(sources.values())) < len(names) / 2:
+        log.warning(
+            "validation videos are drawn at random: where several, such as those of '%s', are from one recording, "
+            "validation is too easy; data.group or a group column keeps them together",
+            shorten(next(iter(sources.values()))),
+        )
 
 
 def relabel(videos: VideoList, classes: tuple[str, ...]) -> VideoList:

@@ -1,7 +1,7 @@
 """Video file -> frames: count, exact access by index, and only the wanted frames converted to RGB.
 
-Frame i is the i-th frame that decodes, in presentation order; headers are never trusted. A folder of JPEG or PNG files
-is read through the same functions as a video file.
+Frame i is the i-th frame that decodes, in presentation order; headers are never trusted. With `fps` it is the frame
+that is shown at i / fps seconds. A folder of pictures is read through the same functions as a video file.
 
 A chosen frame is converted to RGB while it is decoded, and no frame is kept: memory does not grow with the video, and
 the decoder's buffers stay in the processor's cache. The choice depends on the number of frames, which is only known at
@@ -10,29 +10,23 @@ pass uses the right number.
 """
 
 import importlib
-import multiprocessing
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
-from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps
 
+from mdtnet.data.container import Decoder, Part, open_video, seconds_of, short_reason
+from mdtnet.data.images import frame_files, is_picture, is_regular, read_image
 from mdtnet.data.suffixes import is_image
 from mdtnet.errors import ConfigError, VideoError
 
 SMALLEST_FRAME = 2  # bytes; AVI files of packed B-frames have packets of one byte without a frame
 PASSES = 3  # two suffice for a file that does not change
-THREADS_FROM_PIXELS = 500_000  # starting threads costs more than it saves on smaller frames
-MAX_THREADS = 8
 MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 
 Choose = Callable[[int], np.ndarray]
@@ -52,36 +46,11 @@ def stamp(path: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A video, or its part in seconds after the first frame, [start, end); None: its own start or end."""
-
-    path: str
-    start: float | None = None
-    end: float | None = None
-
-    @property
-    def whole(self) -> bool:
-        return self.start is None and self.end is None
-
-    def has(self, seconds: float) -> bool:
-        """Whether the time after the first frame lies in the part."""
-        return (self.start is None or seconds >= self.start - 1e-6) and not self.is_over(seconds)
-
-    def is_over(self, seconds: float) -> bool:
-        return self.end is not None and seconds >= self.end - 1e-6
-
-    def no_frames(self) -> VideoError:
-        if self.whole:
-            return VideoError(self.path, "no frames")
-        end = "its end" if self.end is None else f"{self.end:g} s"
-        return VideoError(self.path, f"no frames between {self.start or 0:g} s and {end}")
-
-
-@dataclass(frozen=True)
 class VideoInfo:
-    """Facts from decoding: number of frames and their size in pixels after rotation.
+    """Facts from decoding: number of frames and their size in pixels as shown.
 
-    `fps` is None where the file has none. `rotation`, in degrees counter-clockwise, is included in the size.
+    `fps` is None where the file has none. `rotation`, in degrees counter-clockwise, and `mirrored` are what was done to
+    the coded frames, and are included in the size.
     """
 
     num_frames: int
@@ -90,32 +59,74 @@ class VideoInfo:
     fps: float | None
     codec: str
     rotation: int
+    mirrored: bool = False
+    damaged: int = 0
+    """Frames that are damaged, do not decode, or are missing at the end."""
+    total: int = 0
+    """Frames that should be there."""
+    missing: int = 0
+    """Frames missing at the end, by the file's own duration."""
+    interlaced: bool = False
+    """Two fields per frame: moving edges look like combs."""
 
 
-def probe(path: str | os.PathLike, *, start: float | None = None, end: float | None = None) -> VideoInfo:
+def probe(
+    path: str | os.PathLike, *, start: float | None = None, end: float | None = None, frame_pattern: str = ""
+) -> VideoInfo:
     """Decode a whole video, or its part from `start` to `end` in seconds, and describe it.
 
     Raises:
         VideoError: as `read_clip`.
     """
-    path = os.fspath(path)
-    part = Part(path, start, end)
-    if os.path.isdir(path):
-        files = _frame_files(part)
-        height, width = _one_size(path, (_read_image(path, name) for name in files))
-        return VideoInfo(len(files), height, width, None, os.path.splitext(files[0])[1][1:].lower(), 0)
-    with _open(path) as (container, stream):
-        count, first = 0, None
-        for frame in _frames(part, container, stream):
+    part = Part(os.fspath(path), start, end)
+    if files := _pictures(part, frame_pattern):
+        *_, last = _of_one_size(part.path, files)
+        height, width = last.shape[:2]
+        kind = os.path.splitext(files[0])[1][1:].lower()
+        return VideoInfo(len(files), height, width, None, kind, 0, total=len(files))
+    return _probe_file(part)
+
+
+def _probe_file(part: Part, *, threads: int = 0) -> VideoInfo:
+    with open_video(part.path, threads=threads) as (container, stream):
+        decoder = Decoder(part, container, stream)
+        first: av.VideoFrame | None = None
+        interlaced = False
+        for _, frame in decoder:
             first = first or frame
-            count += 1
+            interlaced |= frame.interlaced_frame
+        if decoder.unsure:
+            return _probe_file(part, threads=1)
         if first is None:
             raise part.no_frames()
-        height, width = first.height, first.width
-        if first.rotation % 180:
-            height, width = width, height
-        fps = float(stream.average_rate) if stream.average_rate else None
-        return VideoInfo(count, height, width, fps, stream.codec_context.name, first.rotation)
+        turned = orientation(first)
+        height, width = turned.size(first)
+        return VideoInfo(
+            num_frames=decoder.num_frames,
+            height=height,
+            width=width,
+            fps=float(stream.average_rate) if stream.average_rate else None,
+            codec=stream.codec_context.name,
+            rotation=turned.degrees,
+            mirrored=turned.mirrored,
+            damaged=decoder.damaged,
+            total=decoder.total,
+            missing=decoder.missing,
+            interlaced=interlaced,
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Chosen frames of a video, uint8 RGB `[*indices.shape, H, W, 3]`, and how the video was."""
+
+    pixels: np.ndarray
+    num_frames: int
+    """Frames in all, which indices are below; with `fps`, frames at that rate."""
+    damaged: int = 0
+    """Of the frames decoded for this: damaged, lost, or missing at the end."""
+    decoded: int = 0
+    """Frames decoded for this, with those lost or missing."""
 
 
 def read_clip(
@@ -129,64 +140,50 @@ def read_clip(
     short_side: int | None = None,
     transform: Transform | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Read chosen frames of a video file or a folder of images.
-
-    Args:
-        choose: maps the number of frames to the indices of the wanted ones, from 0, an integer array of any shape. It
-            is called again with another number where the first was a wrong guess.
-        start, end: seconds after the first frame; frames are counted within [start, end).
-        backend: `auto` and `pyav` are the same; `torchcodec`, where it is installed, gives the same frames.
-        num_frames: returned by an earlier call, if any: decoding then stops at the last chosen frame.
-        short_side: in pixels. Where that is quicker (YUV frames decoded by PyAV), frames are scaled to `scaled_size`
-            before they become RGB; all others keep their size, for `transform` to change.
-        transform: applied to each chosen frame, uint8 `[H, W, 3]` -> uint8 `[h, w, 3]`, so that full-size frames are
-            never held together. It may not keep the frame; rows of the frame can have gaps between them.
-
-    Returns:
-        uint8 RGB `[*indices.shape, H, W, 3]`, turned upright, and the number of frames.
-
-    Raises:
-        VideoError: missing, empty, not a video, no video stream, no frames, or damaged.
-        ConfigError: `torchcodec` is wanted but cannot be used.
-    """
-    part = Part(os.fspath(path), start, end)
+    """Chosen frames of a video file or a folder of pictures, and their number: see `read_frames`."""
     request = Request(choose, num_frames, short_side, transform)
-    if os.path.isdir(part.path):
-        return _read_folder(part, request)
-    if backend == "torchcodec":
-        return _read_torchcodec(part, request)
-    return _read_pyav(part, request)
-
-
-def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:
-    """Height and width of a frame whose shorter side becomes `short_side` pixels."""
-    longest = short_side * MAX_ASPECT
-    height, width = (min(round(side * (short_side / min(size))), longest) for side in size)
-    return height, width
+    reading = read_frames(Part(os.fspath(path), start, end), request, backend=backend)
+    return reading.pixels, reading.num_frames
 
 
 @dataclass(frozen=True)
 class Request:
-    """Wanted frames: arguments of `read_clip`, explained there."""
+    """Wanted frames of a video."""
 
     choose: Choose
-    num_frames: int | None
-    short_side: int | None
-    transform: Transform | None
+    """Maps the number of frames to the indices of the wanted ones, from 0, an integer array of any shape. It is called
+    again with another number where the first was a wrong guess."""
+    num_frames: int | None = None
+    """Returned by an earlier reading, if any: decoding then stops at the last chosen frame."""
+    short_side: int | None = None
+    """In pixels. Where that is quicker (YUV frames decoded by PyAV), frames are scaled to `scaled_size` before they
+    become RGB; all others keep their size, for `transform` to change."""
+    transform: Transform | None = None
+    """Applied to each chosen frame, uint8 `[H, W, 3]` -> uint8 `[h, w, 3]`, so that full-size frames are never held
+    together. It may not keep the frame; rows of the frame can have gaps between them."""
+    fps: float = 0.0
+    """Frames per second that indices count; 0: the frames of the file, whatever their times."""
+    frame_pattern: str = ""
+    """Names of the frames in a folder (`img_*.jpg`); empty: its only sequence of colour pictures."""
+    listed: int = 0
+    """Number of frames that a folder must have; 0: any."""
 
-    def chosen(self, num_frames: int) -> "Chosen":
-        """The choice among `num_frames` frames."""
+    def chosen(self, times: np.ndarray) -> "Chosen":
+        """The choice among frames shown at `times`, in seconds from 0, sorted."""
+        shown = ticks(times, self.fps) if self.fps else None
+        num_frames = len(times) if shown is None else len(shown)
         indices = np.asarray(self.choose(num_frames))
-        wanted, inverse = np.unique(indices, return_inverse=True)
-        if wanted[0] < 0 or wanted[-1] >= num_frames:
-            raise IndexError(f"frames {wanted[0]} to {wanted[-1]} chosen of a video of {num_frames}")
-        return Chosen(indices.shape, wanted, inverse.reshape(-1))
+        if indices.min() < 0 or indices.max() >= num_frames:
+            raise IndexError(f"frames {indices.min()} to {indices.max()} chosen of a video of {num_frames}")
+        wanted, inverse = np.unique(indices if shown is None else shown[indices], return_inverse=True)
+        return Chosen(num_frames, indices.shape, wanted, inverse.reshape(-1))
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Chosen frames: `wanted` are their indices, each once and sorted; `inverse` puts these into the chosen order."""
+    """Chosen frames: `wanted` are their positions, each once and sorted; `inverse` puts these into the chosen order."""
 
+    num_frames: int
     shape: tuple[int, ...]
     wanted: np.ndarray
     inverse: np.ndarray
@@ -198,7 +195,37 @@ class Chosen:
         return pixels.reshape(self.shape + pixels.shape[1:])
 
 
-NO_FRAMES = Chosen((0,), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+def ticks(times: np.ndarray, fps: float) -> np.ndarray:
+    """Positions of the frames that are shown at 0, 1 / fps, 2 / fps, ... seconds, int64; `times` are sorted, from 0."""
+    period = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps  # the last frame stays as long as most
+    count = max(1, round((float(times[-1]) + period) * fps))
+    return np.maximum(np.searchsorted(times, np.arange(count) / fps + 1e-3, side="right") - 1, 0)
+
+
+def read_frames(part: Part, request: Request, *, backend: str = "auto") -> Reading:
+    """Read chosen frames of a video file or a folder of pictures.
+
+    Args:
+        part: its start and end are seconds after the first frame; frames are counted within [start, end).
+        backend: `auto` and `pyav` are the same; `torchcodec`, where it is installed, gives the same frames.
+
+    Raises:
+        VideoError: missing, empty, not a video, no video stream, or nothing that decodes; a folder that has no times,
+            no single sequence of pictures, or another number of frames than is listed.
+        ConfigError: `torchcodec` is wanted but cannot be used.
+    """
+    if files := _pictures(part, request.frame_pattern):
+        return _read_pictures(part, files, request)
+    if backend == "torchcodec":
+        return _read_torchcodec(part, request)
+    return _read_pyav(part, request)
+
+
+def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:
+    """Height and width of a frame whose shorter side becomes `short_side` pixels."""
+    longest = short_side * MAX_ASPECT
+    height, width = (min(round(side * (short_side / min(size))), longest) for side in size)
+    return height, width
 
 
 class _Collector:
@@ -235,66 +262,96 @@ def check_backend(backend: str) -> None:
                 raise ConfigError(f"backend is 'torchcodec', which does not load here: {reason}") from error
 
 
-def _read_pyav(part: Part, request: Request) -> tuple[np.ndarray, int]:
+# ---- video files ----------------------------------------------------------------------------------------
+
+
+def _read_pyav(part: Part, request: Request) -> Reading:
+    guess = None
     if request.num_frames is not None:
-        chosen = request.chosen(request.num_frames)
-        pixels, _ = _decode(part, request, chosen.wanted, to_end=False)
-        if pixels is not None:
-            return chosen.arrange(pixels), request.num_frames
-    guess = _guess_frames(part)  # after a wrong `num_frames`, too: the file has changed
+        guess = _guess_times(part, request) if request.fps else np.arange(request.num_frames)
+        chosen = request.chosen(guess) if len(guess) else None
+        if chosen and chosen.num_frames == request.num_frames:
+            pass_ = _decode(part, request, chosen.wanted, to_end=False)
+            if pass_.pixels is not None:
+                return Reading(chosen.arrange(pass_.pixels), chosen.num_frames, pass_.damaged, pass_.decoded)
+        guess = None  # the file has changed
+    guess = _guess_times(part, request)
     for _ in range(PASSES):
-        chosen = request.chosen(guess) if guess else NO_FRAMES
-        pixels, count = _decode(part, request, chosen.wanted, to_end=True)
-        if count == 0:
+        chosen = request.chosen(guess) if len(guess) else None
+        pass_ = _decode(part, request, chosen.wanted if chosen else np.empty(0, dtype=np.int64), to_end=True)
+        if not len(pass_.times):
             raise part.no_frames()
-        if count == guess and pixels is not None:
-            return chosen.arrange(pixels), count
-        guess = count
+        if chosen and pass_.pixels is not None and _same_times(guess, pass_.times, request):
+            return Reading(chosen.arrange(pass_.pixels), chosen.num_frames, pass_.damaged, pass_.decoded)
+        guess = pass_.times
     raise VideoError(part.path, "changes while it is read")
 
 
-def _guess_frames(part: Part) -> int:
-    """Number of packets that look like a frame, without decoding them; wrong where a file is unusual or damaged."""
+def _same_times(guess: np.ndarray, times: np.ndarray, request: Request) -> bool:
+    return len(guess) == len(times) and (not request.fps or np.allclose(guess, times, atol=1e-3))
+
+
+def _guess_times(part: Part, request: Request) -> np.ndarray:
+    """Times of the packets that look like a frame, without decoding them; wrong where a file is unusual or damaged.
+
+    Where times do not matter, it is their number that counts.
+    """
     try:
-        with _open(part.path) as (container, stream):
+        with open_video(part.path) as (container, stream):
             packets = (p for p in container.demux(stream) if p.size >= SMALLEST_FRAME and not p.is_discard)
-            if part.whole:
-                return sum(1 for _ in packets)
-            times = _packet_seconds(packets, stream, part.end)
-    except av.FFmpegError:
-        return 0  # decoding will find the reason
-    first = min(times, default=0.0)
-    return sum(part.has(time - first) for time in times)
+            if part.whole and not request.fps:
+                return np.arange(sum(1 for _ in packets))
+            times = np.sort(_packet_seconds(packets, stream, part.end))
+    except (av.FFmpegError, OSError):
+        return np.empty(0)  # decoding will find the reason
+    times -= times[0] if len(times) else 0.0
+    inside = [part.has(time) for time in times.tolist()]
+    return _from_zero(times[np.array(inside, dtype=bool)])
 
 
 def _packet_seconds(packets: Iterable[av.Packet], stream: VideoStream, end: float | None) -> list[float]:
     """Presentation times of packets in seconds, in the order of the file, until all that follow are after `end`."""
     times: list[float] = []
     for packet in packets:
-        times.append(_seconds(packet, stream, len(times)))
+        times.append(seconds_of(packet, stream, len(times)))
         if end is not None and packet.dts is not None and packet.dts * packet.time_base > times[0] + end:
             break
     return times
 
 
-def _decode(part: Part, request: Request, wanted: np.ndarray, *, to_end: bool) -> tuple[np.ndarray | None, int]:
-    """RGB of the frames at the sorted positions `wanted`, and the number of frames decoded.
+def _from_zero(times: np.ndarray) -> np.ndarray:
+    return np.maximum.accumulate(times - times[0]) if len(times) else times
 
-    The pixels are None where the frames end before the last one wanted. Without `to_end` decoding stops there.
-    """
+
+class _Pass(NamedTuple):
+    """Result of decoding once: the wanted pixels, None where the frames end before; times of the frames decoded."""
+
+    pixels: np.ndarray | None
+    times: np.ndarray
+    damaged: int
+    decoded: int
+
+
+def _decode(part: Part, request: Request, wanted: np.ndarray, *, to_end: bool, threads: int = 0) -> _Pass:
+    """Decode once and convert the frames at the sorted positions `wanted`; without `to_end` only up to the last one."""
     scale, convert = VideoReformatter(), VideoReformatter()
     size: tuple[int, int] | None = None
-    found, count = _Collector(len(wanted), request.transform), 0
-    with _open(part.path) as (container, stream):
-        for frame in _frames(part, container, stream):
-            count += 1
+    found, times = _Collector(len(wanted), request.transform), []
+    with open_video(part.path, threads=threads) as (container, stream):
+        decoder = Decoder(part, container, stream)
+        for seconds, frame in decoder:
+            times.append(seconds)
             size = size or _size(frame, request.short_side)  # later frames can differ: they are scaled to the first
-            if found.full or count - 1 != wanted[found.done]:
+            if found.full or len(times) - 1 != wanted[found.done]:
                 continue
-            found.add(_to_rgb(frame, scale, convert, size))
+            found.add(_to_rgb(part, frame, scale, convert, size))
             if found.full and not to_end:
                 break
-    return (found.pixels if found.full else None), count
+        unsure = decoder.unsure
+    if unsure:
+        return _decode(part, request, wanted, to_end=to_end, threads=1)
+    pixels = found.pixels if found.full else None
+    return _Pass(pixels, _from_zero(np.array(times)), decoder.damaged, decoder.total)
 
 
 def _size(frame: av.VideoFrame, short_side: int | None) -> tuple[int, int]:
@@ -305,141 +362,125 @@ def _size(frame: av.VideoFrame, short_side: int | None) -> tuple[int, int]:
 
 
 def _to_rgb(
-    frame: av.VideoFrame, scale: VideoReformatter, convert: VideoReformatter, size: tuple[int, int]
+    part: Part, frame: av.VideoFrame, scale: VideoReformatter, convert: VideoReformatter, size: tuple[int, int]
 ) -> np.ndarray:
-    """RGB `[H, W, 3]`, turned upright; a view of memory whose rows can have gaps between them."""
-    turns = round(frame.rotation / 90)
+    """RGB `[H, W, 3]`, upright; a view of memory whose rows can have gaps between them."""
+    turned = orientation(frame)
     form = frame.format.name if frame.format.name.startswith("yuv") else "rgb24"
-    # Scale first, then convert: swscale has a fast path for each step, none for both at once (twice as slow).
-    frame = scale.reformat(frame, size[1], size[0], form, interpolation="BILINEAR", threads=1)
-    array = convert.reformat(frame, format="rgb24", interpolation="FAST_BILINEAR", threads=1).to_ndarray()
-    return np.rot90(array, turns) if turns else array
-
-
-def open_container(path: str) -> InputContainer:
-    """Open a file with FFmpeg; titles that are not UTF-8 do no harm."""
-    if int(av.__version__.split(".")[0]) >= 19:  # needs no option for that
-        return av.open(path, "r")
-    return av.open(path, "r", metadata_errors="ignore")
-
-
-@contextmanager
-def _open(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its video stream: the first that is not a cover picture."""
     try:
-        if os.path.getsize(path) == 0:
-            raise VideoError(path, "empty file")
-        container = open_container(path)
-    except FileNotFoundError as error:
-        raise VideoError(path, "no such file") from error
-    except av.error.InvalidDataError as error:
-        raise VideoError(path, "not a video, or damaged at its start") from error
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(path, f"cannot be opened: {_short(error)}") from error
-    with container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise VideoError(path, "no video stream")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError(path, "no decoder for its codec")
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = _num_threads(stream.codec_context)
-        yield container, stream
+        # Scale first, then convert: swscale has a fast path for each step, none for both at once (twice as slow).
+        frame = scale.reformat(frame, size[1], size[0], form, interpolation="BILINEAR", threads=1)
+        array = convert.reformat(frame, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        raise VideoError(part.path, f"a frame cannot be converted to RGB: {short_reason(error)}") from error
+    return turned.apply(array)
 
 
-def _num_threads(codec: VideoCodecContext) -> int:
-    in_worker = multiprocessing.parent_process() is not None
-    if in_worker or codec.width * codec.height < THREADS_FROM_PIXELS:
-        return 1
-    return min(os.cpu_count() or 1, MAX_THREADS)
+class Orientation(NamedTuple):
+    """How coded frames become upright: rows and columns exchanged, then rows and columns reversed."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """A view of `[H, W, 3]`."""
+        if self.transpose:
+            array = array.transpose(1, 0, 2)
+        return array[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+    def size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Height and width of a frame when upright."""
+        return (frame.width, frame.height) if self.transpose else (frame.height, frame.width)
+
+    @property
+    def mirrored(self) -> bool:
+        return (self.transpose + self.flip_rows + self.flip_columns) % 2 == 1
+
+    @property
+    def degrees(self) -> int:
+        """Rotation counter-clockwise, 0, 180, 90 or -90; 0 where the frames are mirrored."""
+        if self.mirrored:
+            return 0
+        return (90 if self.flip_rows else -90) if self.transpose else 180 * self.flip_rows
 
 
-def _frames(part: Part, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Decoded frames of a part."""
-    count = 0
-    origin: float | None = None
-    try:
-        for frame in container.decode(stream):
-            count += 1
-            if not part.whole:
-                seconds = _seconds(frame, stream, count - 1)
-                origin = seconds if origin is None else origin
-                if part.is_over(seconds - origin):
-                    return
-                if not part.has(seconds - origin):
-                    continue
-            yield frame
-    except (av.FFmpegError, OSError) as error:
-        reason = f"truncated after {count} frames" if count else "cannot be decoded"
-        raise VideoError(part.path, f"{reason}: {_short(error)}") from error
+def orientation(frame: av.VideoFrame) -> Orientation:
+    """Orientation by the frame's display matrix, to quarter turns and mirrors."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(data, av.buffer.Buffer):
+        return Orientation()
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), dtype=np.int32).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, d < 0, a < 0)
+    return Orientation(True, b < 0, c < 0)
 
 
-def _seconds(timed: av.VideoFrame | av.Packet, stream: VideoStream, position: int) -> float:
-    if timed.pts is not None and timed.time_base:
-        return float(timed.pts * timed.time_base)
-    return position / float(stream.average_rate or 25)
+# ---- pictures -------------------------------------------------------------------------------------------
 
 
-def _short(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+def _pictures(part: Part, pattern: str) -> list[str]:
+    """Names of the pictures in a folder, or the name of one picture; empty for a video file."""
+    if os.path.isdir(part.path):
+        if not part.whole:
+            raise VideoError(part.path, "a folder of frames has no times: start and end cannot be used")
+        return frame_files(part.path, pattern)
+    return [part.path] if is_image(part.path) and is_regular(part.path) and is_picture(part.path) else []
 
 
-def _read_folder(part: Part, request: Request) -> tuple[np.ndarray, int]:
-    files = _frame_files(part)
-    chosen = request.chosen(len(files))
-    frames = [_read_image(part.path, files[i]) for i in chosen.wanted]
-    _one_size(part.path, frames)
-    return chosen.arrange(_collect(frames, request.transform)), len(files)
+def _read_pictures(part: Part, files: list[str], request: Request) -> Reading:
+    if request.fps and len(files) > 1:
+        raise VideoError(part.path, "a folder of frames has no times: data.fps cannot be used")
+    if request.listed and request.listed != len(files):
+        raise VideoError(part.path, f"{len(files)} frames are there, its list says {request.listed}")
+    chosen = request.chosen(np.arange(len(files), dtype=np.float64))
+    pixels = _collect(_of_one_size(part.path, (files[i] for i in chosen.wanted)), len(chosen.wanted), request)
+    return Reading(chosen.arrange(pixels), chosen.num_frames, 0, len(chosen.wanted))
 
 
-def _one_size(path: str, frames: Iterable[np.ndarray]) -> tuple[int, int]:
-    sizes = sorted({frame.shape[:2] for frame in frames})
-    if len(sizes) > 1:
-        raise VideoError(path, f"frames of different sizes, {sizes[0]} and {sizes[1]}")
-    return sizes[0]
+def _of_one_size(place: str, names: Iterable[str]) -> Iterator[np.ndarray]:
+    size: tuple[int, ...] | None = None
+    for name in names:
+        frame = read_image(name) if name == place else read_image(os.path.join(place, name), owner=place)
+        size = size or frame.shape
+        if frame.shape != size:
+            raise VideoError(place, f"frames of different sizes, {size[:2]} and {frame.shape[:2]}")
+        yield frame
 
 
-def _collect(frames: Sequence[np.ndarray] | np.ndarray, transform: Transform | None) -> np.ndarray:
-    found = _Collector(len(frames), transform)
+def _collect(frames: Iterable[np.ndarray], count: int, request: Request) -> np.ndarray:
+    found = _Collector(count, request.transform)
     for frame in frames:
         found.add(frame)
     return found.pixels
 
 
-def _frame_files(part: Part) -> list[str]:
-    """Image files in the order of the numbers in their names: frame2 comes before frame10."""
-    if not part.whole:
-        raise VideoError(part.path, "a folder of frames has no times: start and end cannot be used")
-    files = [entry.name for entry in os.scandir(part.path) if is_image(entry.name)]
-    if not files:
-        raise VideoError(part.path, "no frames (.jpg or .png) in this folder")
-    return sorted(files, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+# ---- another decoder ------------------------------------------------------------------------------------
 
 
-def _read_image(folder: str, name: str) -> np.ndarray:
-    try:
-        with Image.open(os.path.join(folder, name)) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise VideoError(folder, f"frame {name} cannot be read") from error
+def _read_torchcodec(part: Part, request: Request) -> Reading:
+    """The same frames from torchcodec, where its numbering and its frames can be trusted.
 
-
-def _read_torchcodec(part: Part, request: Request) -> tuple[np.ndarray, int]:
-    """The same frames from torchcodec, where its numbering can be trusted.
-
-    It numbers packets, not decoded frames; where the two numbers differ (AVI with packed B-frames), and for parts of a
-    video, PyAV reads the file.
+    It numbers packets, not decoded frames. Where the two numbers differ (AVI with packed B-frames), and for damaged or
+    mirrored videos, parts, and other frame rates, PyAV reads the file.
     """
     check_backend("torchcodec")
     decoders = importlib.import_module("torchcodec.decoders")
-    num_frames = request.num_frames or probe(part.path).num_frames
+    with open_video(part.path) as (container, stream):
+        index = stream.index
+        _, first = next(iter(Decoder(part, container, stream)), (0.0, None))
+        plain = part.whole and not request.fps and first is not None and not orientation(first).mirrored
+    if request.num_frames is None and plain:
+        info = probe(part.path)
+        num_frames, plain = info.num_frames, not info.damaged
+    else:
+        num_frames = request.num_frames or 0
     try:
-        decoder = decoders.VideoDecoder(part.path, seek_mode="exact", dimension_order="NHWC")
-        if len(decoder) != num_frames or not part.whole:
+        decoder = decoders.VideoDecoder(part.path, stream_index=index, seek_mode="exact", dimension_order="NHWC")
+        if not plain or len(decoder) != num_frames:
             return _read_pyav(part, replace(request, num_frames=None))
-        chosen = request.chosen(num_frames)
+        chosen = request.chosen(np.arange(num_frames))
         pixels = decoder.get_frames_at(chosen.wanted.tolist()).data.numpy()
     except RuntimeError as error:
-        raise VideoError(part.path, f"torchcodec: {_short(error)}") from error
-    return chosen.arrange(_collect(pixels, request.transform)), num_frames
+        raise VideoError(part.path, f"torchcodec: {short_reason(error)}") from error
+    return Reading(chosen.arrange(_collect(pixels, len(pixels), request)), num_frames, 0, len(chosen.wanted))
