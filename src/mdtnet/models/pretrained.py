@@ -27,6 +27,7 @@ from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models.renames import MMACTION_TSM, OFFICIAL_TSM, SOURCES, Renames
 from mdtnet.models.trunk import RESNETS, Bottleneck, Trunk
 from mdtnet.models.tsm import shift_step
+from mdtnet.zoo.find import located
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Weights:
     ignored: tuple[str, ...] = ()
     """Names in the file that nothing is computed with."""
     imagenet: bool = False
+    causal: bool = False
+    """Looks at the past alone (online TSM)."""
 
     @property
     def num_classes(self) -> int:
@@ -113,12 +116,12 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """The weights in any file that is recognised.
+    """The weights in any file that is recognised, or of a name of the zoo.
 
     Raises:
-        CheckpointError: see `read_file` and `recognise`.
+        CheckpointError: see `read_file`, `recognise` and `zoo.find.located`.
     """
-    content = read_file(path)
+    content = read_file(located(path).path)
     if content.get("format") == "mdtnet":
         model = content["config"]["model"]
         kind = content.get("source", {}).get("kind")  # of a converted file, what it was before
