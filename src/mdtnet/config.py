@@ -14,7 +14,7 @@ Plain: TypeAlias = "bool | int | float | str | Sequence[Plain] | Mapping[str, Pl
 """A plain value, fit for YAML and JSON."""
 Values = dict[str, Plain]
 """Plain values by name."""
-System = Literal["tsn", "tsm", "tea", "tdn", "mdtnet1", "mdtnet2"]
+System = Literal["tsn", "tsm", "tea", "tdn", "actionnet", "mdtnet1", "mdtnet2"]
 TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]
 TRUNKS: tuple[TrunkName, ...] = get_args(TrunkName)
 
@@ -38,6 +38,7 @@ SYSTEMS: dict[System, SystemInfo] = {
     "tsm": SystemInfo("TSM", "#b0700c", "#e0a546", ("tsm",)),
     "tea": SystemInfo("TEA", "#18836a", "#4fc0a2"),
     "tdn": SystemInfo("TDN", "#7a5cc0", "#b09aec"),
+    "actionnet": SystemInfo("ACTION-Net", "#b8456f", "#ec8fb0"),
     "mdtnet1": SystemInfo("MDT-Net1", "#4f9bd9", "#8cc4f0", ("mdtnet",)),
     "mdtnet2": SystemInfo("MDT-Net2", "#1f5fbf", "#5b9bf5", ("mdtnet", "saliency")),
 }
@@ -185,7 +186,7 @@ class ModelConfig:
     """The network that is built."""
 
     name: System = "mdtnet2"
-    """The system: tsn, tsm, tea, tdn, mdtnet1 (without salience) or mdtnet2 (with)."""
+    """The system: tsn, tsm, tea, tdn, actionnet, mdtnet1 (without salience) or mdtnet2 (with)."""
     trunk: TrunkName = "resnet50"
     """The 2D network that every key frame goes through."""
     width: float = 1.0

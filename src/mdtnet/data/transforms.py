@@ -204,7 +204,8 @@ def views(frames: Tensor, *, crops: int, crop_size: int) -> Tensor:
     """Test crops of a resized clip, `[T, K, 3, H, W]` -> `[V, T, K, 3, S, S]`.
 
     1 crop is the centre; 3 are left, centre, right (top, centre, bottom where the height is longer), in that
-    order, centred along the shorter side; 5 are the corners, row by row, then the centre. Frames smaller than a crop are enlarged first.
+    order, centred along the shorter side; 5 are the corners, row by row, then the centre. Frames smaller than a crop
+    are enlarged first.
     """
     if min(frames.shape[-2:]) < crop_size:
         frames = resize_short(frames, crop_size)

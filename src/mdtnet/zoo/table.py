@@ -26,6 +26,7 @@ PAPERS: dict[str, str] = {
     "tsn": "Wang et al., Temporal Segment Networks: Towards Good Practices for Deep Action Recognition, ECCV 2016",
     "tsm": "Lin et al., TSM: Temporal Shift Module for Efficient Video Understanding, ICCV 2019",
     "tea": "Li et al., TEA: Temporal Excitation and Aggregation for Action Recognition, CVPR 2020",
+    "actionnet": "Wang et al., ACTION-Net: Multipath Excitation for Action Recognition, CVPR 2021",
     "tdn": "Wang et al., TDN: Temporal Difference Networks for Efficient Action Recognition, CVPR 2021",
 }
 """System -> the paper to cite."""
