@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 CHUNK = 2**20
 TRIES = 5
 TIMEOUT_SECONDS = 60
+PAUSE_SECONDS = 1.0  # before the second attempt; twice that before each later one
 
 Progress = Callable[[int, int], None]
 """Called with the number of bytes so far and in all (0: not known)."""
@@ -38,7 +39,7 @@ def fetch_part(url: str, part: Path, *, size: int = 0, progress: Progress | None
             if refused or attempt == TRIES - 1:
                 raise FetchError(str(getattr(error, "reason", error)) or type(error).__name__) from error
             log.warning("%s: %s; trying again", url, error)
-            time.sleep(2**attempt)
+            time.sleep(PAUSE_SECONDS * 2**attempt)
 
 
 def _continue(url: str, part: Path, size: int, progress: Progress | None) -> None:

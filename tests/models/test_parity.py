@@ -1,11 +1,9 @@
 """TSN, TSM, TEA, TDN and ACTION-Net compute what the official code computes, from the official checkpoints."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
-from official import golden_state
+from official import golden_state, of_resnet101
 
 import mdtnet
 from mdtnet.checkpoint import load_checkpoint
@@ -90,17 +88,6 @@ def test_every_key_is_accounted_for(files, shared):
         folded += [key for key in state if key.endswith("downsample.0.bias")]
         assert len(found.model_state) == len(state) - len({*ignored, *folded})
         assert ignored == (["base_model.conv1_temp.weight", "base_model.conv1_temp.bias"] if name == "tdn" else [])
-
-
-def of_resnet101(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names that ResNet-101 has: block 1 of stage 3 stands for blocks 6 to 22 too; TSM shifts every other block."""
-    state = dict(state)
-    for key in list(state):
-        if block := re.match(r"(base_model\.layer3(?:_bak)?\.)1(\..*)", key):
-            state |= {f"{block[1]}{i}{block[2]}": state[key] for i in range(6, 23)}
-    odd = r"(layer\d\.\d*[13579]\.conv1)\.net"  # names only TSM and ACTION-Net have
-    state = {re.sub(odd, r"\1", key): value for key, value in state.items()}
-    return {key: value for key, value in state.items() if not re.search(r"\d*[13579]\.conv1\.action_", key)}
 
 
 @pytest.mark.parametrize("name", ["tsn", "tsm", "tdn", "action"])

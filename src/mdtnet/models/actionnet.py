@@ -6,13 +6,15 @@ Letters: N = B*T frames, C channels, c reduced channels, H, W pixels.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdtnet.models.temporal import ConvBN, DepthwiseConv, neighbour_differences
 from mdtnet.models.trunk import Maker, Place, Timeline
 from mdtnet.models.tsn import TSN
 
-REDUCTION = 16
+REDUCTION, NARROWEST = 16, 4
+"""Channels are reduced by this factor, to the narrowest of the official network at least."""
 
 
 class ActionNet(TSN):
@@ -20,15 +22,20 @@ class ActionNet(TSN):
 
 
 class SpatioTemporalGate(nn.Module):
-    """Where and when: a 3 x 3 x 3 convolution of the mean over channels, [N, C, H, W] -> gate [N, 1, H, W]."""
+    """Where and when: a 3 x 3 x 3 convolution of the mean over channels, [N, C, H, W] -> gate [N, 1, H, W].
+
+    In two dimensions, with t-1, t, t+1 as channels: a weight of five could not be channels-last.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(1, 1, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(3, 1, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         mean = x.mean(1).unflatten(0, (-1, timeline.num_segments))  # [B, T, H, W]
-        return torch.sigmoid(self.conv(mean.unsqueeze(1))).squeeze(1).flatten(0, 1).unsqueeze(1)
+        padded = F.pad(mean, (0, 0, 0, 0, 1, 1))
+        around = torch.stack((padded[:, :-2], mean, padded[:, 2:]), 2)  # [B, T, 3, H, W]
+        return torch.sigmoid(self.conv(around.flatten(0, 1)))
 
 
 class ChannelGate(nn.Module):
@@ -70,7 +77,7 @@ class Action(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        width = max(channels // REDUCTION, 1)
+        width = max(channels // REDUCTION, NARROWEST)
         self.shift = DepthwiseConv(channels, start="shift")
         self.spatiotemporal = SpatioTemporalGate()
         self.channel = ChannelGate(channels, width)

@@ -224,13 +224,18 @@ def _compiled(rules: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str],
 
 
 def _completed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same network as ours writes it: a convolution's bias goes into the mean that the batch norm after
-    it subtracts, and old files get the step counters they lack."""
+    """The same network as ours writes it.
+
+    A convolution's bias goes into the mean that the batch norm after it subtracts, ACTION-Net's 3D convolutions of one
+    channel become 2D ones of three, and old files get the step counters they lack.
+    """
     state = dict(state)
     for key in list(state):
         norm = re.sub(r"conv(\d)\.bias$", r"bn\1.", re.sub(r"downsample\.0\.bias$", "downsample.1.", key))
         if norm != key and f"{norm}running_mean" in state:
             state[f"{norm}running_mean"] = state[f"{norm}running_mean"] - state.pop(key)
+        if key.endswith(".spatiotemporal.conv.weight"):
+            state[key] = state[key].squeeze(1)
         if key.endswith(".running_var"):
             state.setdefault(f"{key.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))
     return state

@@ -239,13 +239,24 @@ KINDS: dict[str, tuple[type, ...]] = {
 }
 """Key of a table -> what its value must be."""
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "system": tuple(SYSTEMS),
+    "trunk": TRUNKS,
+    "flip": ("true", "false", "swap"),
+    "sampling": ("uniform", "dense", "stream"),
+}
+"""Key of a table -> its values."""
+
 
 def _entry(row: Value, *, where: str, folder: Path) -> Entry:
-    values = _keys(row, Entry, needed=7, where=where)
+    values = _keys(row, Entry, needed=8, where=where)
     where = f"{where} ({values['name']})"
-    for key, known in (("system", tuple(SYSTEMS)), ("trunk", TRUNKS), ("flip", ("true", "false", "swap"))):
+    for key, known in CHOICES.items():
         if key in values and values[key] not in known:
             raise ConfigError(f"{where}: {key} is {values[key]!r}, expected one of {', '.join(known)}")
+    for key in ("classes", "segments"):
+        if values[key] < 1:
+            raise ConfigError(f"{where}: {key} is {values[key]}, expected at least 1")
     addresses = values.pop("addresses")
     if not addresses or not all(isinstance(address, str) for address in addresses):
         raise ConfigError(f"{where}: addresses is {addresses!r}, expected one text or more")
