@@ -39,6 +39,7 @@ MODEL: Values = {
     "dropout": 0.5,
     "freeze": "none",
 }
+TSM: Values = {"causal": False}
 MDTNET: Values = {
     "frames_per_segment": 5,
     "key_frame": 3,
@@ -170,6 +171,7 @@ TEST: Values = {
     "crops": 1,
     "crop_size": 0,
     "flip": False,
+    "segments": 0,
     "batch_size": 8,
     "fusion": "softmax",
     "on_unreadable": "wrong",
@@ -216,6 +218,7 @@ def model_config(values: Values) -> Any:
     return replace(
         default,
         **{key: values.get(key, value) for key, value in MODEL.items()},
+        **({"tsm": replace(default.tsm, **TSM)} if hasattr(default, "tsm") else {}),  # older revisions have none
         mdtnet=replace(default.mdtnet, **{key: values.get(key, value) for key, value in MDTNET.items()}),
         saliency=replace(default.saliency, **{key: values.get(key, value) for key, value in SALIENCY.items()}),
     )
@@ -285,7 +288,8 @@ def unwritten() -> Iterator[str]:
     """Options of the package that the tables above lack, such as `model.mdtnet.causal`."""
     default = mdtnet.RunConfig()
     tables = {"data": {"train", "val"} | DATA.keys(), "train": TRAIN, "test": TEST}
-    tables |= {"model": {"mdtnet", "saliency"} | MODEL.keys(), "model.mdtnet": MDTNET, "model.saliency": SALIENCY}
+    tables |= {"model": {"tsm", "mdtnet", "saliency"} | MODEL.keys(), "model.tsm": TSM}
+    tables |= {"model.mdtnet": MDTNET, "model.saliency": SALIENCY}
     for part, table in tables.items():
         options = default
         for word in part.split("."):
