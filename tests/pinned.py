@@ -129,6 +129,9 @@ DATA: Values = {
     "exposure": "none",
     "cache": "",
     "on_unreadable": "error",
+    "on_damaged": "use",
+    "fps": 0.0,
+    "frame_pattern": "",
     "workers": 0,
     "backend": "pyav",
 }
@@ -175,6 +178,7 @@ TEST: Values = {
     "batch_size": 8,
     "fusion": "softmax",
     "on_unreadable": "wrong",
+    "on_damaged": "use",
 }
 OTHER_DATA: Values = {
     "sampling": "random",
@@ -212,16 +216,21 @@ MobileNetV2 is not among them: from a random start on so few pixels its batch no
 """
 
 
+def filled(default: Any, values: Values) -> Any:
+    """A config with these values; what a revision has no option for is left out."""
+    return replace(default, **{key: value for key, value in values.items() if hasattr(default, key)})
+
+
 def model_config(values: Values) -> Any:
     """The `ModelConfig` of a case."""
     default = mdtnet.ModelConfig()
-    return replace(
-        default,
-        **{key: values.get(key, value) for key, value in MODEL.items()},
-        **({"tsm": replace(default.tsm, **TSM)} if hasattr(default, "tsm") else {}),  # older revisions have none
-        mdtnet=replace(default.mdtnet, **{key: values.get(key, value) for key, value in MDTNET.items()}),
-        saliency=replace(default.saliency, **{key: values.get(key, value) for key, value in SALIENCY.items()}),
-    )
+    parts = {"tsm": TSM, "mdtnet": MDTNET, "saliency": SALIENCY}
+    own = {
+        part: filled(getattr(default, part), {key: values.get(key, value) for key, value in table.items()})
+        for part, table in parts.items()
+        if hasattr(default, part)
+    }
+    return filled(default, {key: values.get(key, value) for key, value in MODEL.items()} | own)
 
 
 def rule_state(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -275,10 +284,10 @@ def losses(name: str, *, videos: Path, out: Path) -> dict[str, list[float]]:
     config = replace(
         default,
         out=str(out),
-        data=replace(default.data, train=str(videos), val=str(videos), **DATA | data),
+        data=filled(default.data, {"train": str(videos), "val": str(videos), **DATA, **data}),
         model=model_config(model),
-        train=replace(default.train, **TRAIN | recipe),
-        test=replace(default.test, **TEST),
+        train=filled(default.train, TRAIN | recipe),
+        test=filled(default.test, TEST),
     )
     history = mdtnet.train(config).history
     return {key: [row[key] for row in history] for key in ("train_loss", "val_loss")}
