@@ -49,9 +49,7 @@ def prepare_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--classes", default="", help="label map that gives the order of classes")
     parser.add_argument("--split", type=Split, default="1", help="of UCF101 and HMDB51: 1, 2, 3 or all")
     parser.add_argument("--val_fraction", type=float, default=0.2, help="of own videos without a validation part")
-    parser.add_argument(
-        "--group", default="", help="regular expression with (...) around a video's group"
-    )
+    parser.add_argument("--group", default="", help="regular expression with (...) around a video's group")
     _multi_label_argument(parser)
     parser.add_argument("--download", action="store_true", help="fetch the official archives (ucf101, hmdb51) first")
 
