@@ -3,19 +3,17 @@
 import dataclasses
 import math
 import typing
-from pathlib import Path
 
 import pytest
 
 from mdtnet.checks import RANGES, check_config, check_ranges
 from mdtnet.config import RunConfig
-from mdtnet.config_file import from_dict, load_yaml
+from mdtnet.config_file import PRESETS, from_dict, load_yaml
 from mdtnet.errors import ConfigError
 from mdtnet.files import check_file, make_folder
 from mdtnet.models.build import build_model
 from mdtnet.study.grid import load_study
 
-ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
     "data.fold",  # with `folds`, where the videos are split
     "model.mdtnet.dcme_kernels",  # together, where the network is built
@@ -93,8 +91,8 @@ def test_of_a_part_only_its_numbers_count():
 
 
 def test_what_is_shipped_is_in_range():
-    configs = [load_yaml(path) for path in ROOT.glob("configs/**/*.yaml")]
-    studies = [load_study(path) for path in ROOT.glob("studies/*.yaml")]
+    configs = [load_yaml(path) for path in PRESETS.glob("configs/**/*.yaml")]
+    studies = [load_study(path) for path in PRESETS.glob("studies/*.yaml")]
     assert len(configs) > 10
     assert len(studies) > 5
     for config in [RunConfig(), *configs, *(spec.config for study in studies for spec in study.specs)]:

@@ -20,7 +20,7 @@ from mdtnet.cli.parse import parse
 from mdtnet.config import TestConfig
 from mdtnet.terminal import say
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = PRESETS / "configs"
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "huggingface_hub", "onnxruntime", "openvino")
 
 

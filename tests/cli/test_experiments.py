@@ -15,13 +15,13 @@ from PIL import Image
 from mdtnet.checkpoint import load_checkpoint
 from mdtnet.cli.main import main
 from mdtnet.config import SYSTEMS, RunConfig, TestConfig, protocol_name
-from mdtnet.config_file import load_yaml
+from mdtnet.config_file import PRESETS, load_yaml
 from mdtnet.data.prepare import prepare
 from mdtnet.data.splits import load_split
 from mdtnet.models.build import build_model
 from mdtnet.training.loop import train
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = PRESETS / "configs"
 CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "sthv1": 174, "sthv2": 174}
 SMALL = ("ucf101", "hmdb51")
 PATHS = {(name, system): CONFIGS / name / f"{system}.yaml" for name in CLASSES for system in SYSTEMS}
