@@ -86,7 +86,7 @@ def test_of_a_part_only_its_numbers_count():
     config = from_dict(RunConfig, {"train": {"lr": -1.0}, "model": {"saliency": {"floor": 2.0}}})
     check_ranges(config.data, part="data")
     check_ranges(config.test, part="test")
-    with pytest.raises(ConfigError, match=r"model\.saliency\.floor is 2\.0, expected 0 to 1"):
+    with pytest.raises(ConfigError, match=r"model\.saliency\.floor is 2, expected 0 to 1"):
         check_ranges(config.model.saliency, part="model.saliency")
 
 

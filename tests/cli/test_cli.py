@@ -18,6 +18,7 @@ from mdtnet.cli import train
 from mdtnet.cli.main import GROUPS, VERBS, main
 from mdtnet.cli.parse import parse
 from mdtnet.config import TestConfig
+from mdtnet.config_file import PRESETS
 from mdtnet.terminal import say
 
 CONFIGS = PRESETS / "configs"
