@@ -201,7 +201,9 @@ class Decoder:
             VideoError: the file cannot be read, or nothing in it can be decoded.
         """
         for frame in self._frames():
-            seconds = self._seconds(frame)
+            seconds = frame.time  # quicker than by fractions
+            if seconds is None:
+                seconds = self._decoded * self._period
             if self._origin is None:
                 self._origin = seconds
             self._last = seconds = seconds - self._origin
@@ -250,9 +252,6 @@ class Decoder:
     def _lose(self, error: Exception) -> None:
         self._first_error = self._first_error or short_reason(error)
         self.lost += 1
-
-    def _seconds(self, frame: av.VideoFrame) -> float:
-        return seconds_of(frame, self._stream, self._decoded)
 
     def _missing_at_end(self) -> int:
         """Frames between the last and the end by the header, where it says one; 0 of a part that ends earlier."""
