@@ -22,7 +22,10 @@ FLOORS = [
     {"checkpoint"},
     {"data", "models"},
     {"zoo"},
-    {"fetch", "config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores", "builtin", "work"},
+    {
+        *("fetch", "config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores"),
+        *("builtin", "work"),
+    },
     {"config"},
     {"errors", "__init__"},
 ]
