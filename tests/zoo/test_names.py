@@ -65,6 +65,7 @@ def test_predict_by_name(zoo, clips, tmp_path, capsys):
     assert any(name in out for name in UCF101)
     (row,) = json.loads((tmp_path / "x.json").read_text())
     assert row["predictions"][0]["class"] in UCF101
+    assert row["licence"] == TERMS
 
 
 def test_the_published_protocol(zoo, clips, tmp_path, capsys):
@@ -225,9 +226,7 @@ def test_the_list(zoo, capsys):
 
 def test_what_is_on_this_disk(zoo, capsys):
     assert main(["zoo", "get", NAME]) == 0
-    out = capsys.readouterr().out
-    assert TERMS in out
-    assert "a.pth  sha256 " in out
+    assert "a.pth  sha256 " in capsys.readouterr().out
     assert main(["zoo", "--local"]) == 0
     out = capsys.readouterr().out
     assert NAME in out
@@ -297,3 +296,19 @@ def test_names_are_no_start_for_another_trunk(zoo):
         build_model(ModelConfig(name="tsm", trunk="resnet34", weights=NAME), num_classes=3)
     with pytest.raises(ConfigError):
         build_model(ModelConfig(name="tsm", trunk="resnet18", width=-1, weights=NAME), num_classes=3)
+
+
+def test_a_classifier_gets_the_order_of_the_data(zoo, caplog):
+    caplog.set_level("INFO")
+    config = ModelConfig(name="mdtnet1", trunk="resnet18", weights=NAME)
+    official = mdtnet.load_model(NAME).state_dict()["head.fc.weight"]
+    backwards = tuple(reversed(UCF101))
+    head = build_model(config, num_classes=101, classes=backwards).state_dict()["head.fc.weight"]
+    assert torch.equal(head, official.flip(0))
+    assert "start: the classifier's classes were in another order" in caplog.text
+    head = build_model(config, num_classes=101, classes=UCF101).state_dict()["head.fc.weight"]
+    assert torch.equal(head, official)
+    others = tuple(f"class {i}" for i in range(101))
+    head = build_model(config, num_classes=101, classes=others).state_dict()["head.fc.weight"]
+    assert not torch.equal(head, official)
+    assert "classifier of 101 classes replaced by a new one of 101" in caplog.text

@@ -60,7 +60,7 @@ def show_arguments(parser: "ArgumentParser") -> None:
 
 def show_name(options: "Namespace") -> None:
     from mdtnet.zoo.store import local_file, noted, steps_by_hand
-    from mdtnet.zoo.table import PAPERS
+    from mdtnet.zoo.table import PAPERS, said_values
 
     entry = named(options.name)
     frames = {"uniform": "over the whole video", "dense": "of a window of 64", "stream": "one after the other"}
@@ -73,8 +73,8 @@ def show_name(options: "Namespace") -> None:
     for figure in entry.published:
         _row("published", str(figure) + ("" if figure.test is not None else "; no protocol here does the same"))
     if entry.protocol is not None:
-        options_of = " ".join(f"--{key} {str(value).lower()}" for key, value in entry.protocol.items())
-        _row("protocol", f"--protocol published{f' is {options_of}' if options_of else ''}")
+        typed = " ".join(f"--{key} {str(value).lower()}" for key, value in said_values(entry.protocol).items())
+        _row("protocol", f"--protocol published{f' is {typed}' if typed else ''}")
     for note in entry.notes:
         _row("note", note)
     _row("licence", f"{entry.licence} (the repository; the weights have none of their own)")
@@ -121,8 +121,22 @@ def get(options: "Namespace") -> None:
     for entry in [named(name) for name in options.names]:  # all names are looked at before the first download
         with bytes_bar() as progress:
             path = obtain(entry, progress=progress)
-        say(entry.licence_line)
         say(f"{path}  sha256 {sha256(path)}")
+
+
+def push_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument("checkpoint", help="the checkpoint to publish, such as RUN/checkpoints/best.pt")
+    parser.add_argument("--tests", nargs="+", required=True, help="folders of tests of it: figures of the card")
+    parser.add_argument("--out", required=True, help="folder for weights, config and card")
+    parser.add_argument("--repository", default="", help="also upload the folder to user/name on the Hub")
+
+
+def push(options: "Namespace") -> None:
+    from mdtnet import publish
+
+    say(f"wrote {publish.prepare(options.checkpoint, options.out, tests=options.tests)}")
+    if options.repository:
+        say(f"uploaded to {publish.push(options.out, options.repository)}")
 
 
 VERBS: dict[str, Verb] = {
@@ -143,5 +157,12 @@ VERBS: dict[str, Verb] = {
         get_arguments,
         get,
         "  mdtnet zoo get tsm-resnet50-kinetics400-8f tsn-resnet50-kinetics400-8f",
+    ),
+    "zoo push": Verb(
+        "an own network ready to publish: weights, config, a card with measured figures",
+        push_arguments,
+        push,
+        "  mdtnet zoo push runs/mine/checkpoints/best.pt --tests runs/mine/test_val_accurate --out card\n"
+        "  mdtnet zoo push runs/mine/checkpoints/best.pt --tests runs/mine --out card --repository user/name",
     ),
 }
