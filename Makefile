@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-gpu test-lowest check house bench study-quick builtin-weights clean
+.PHONY: setup demo test test-slow test-gpu test-lowest check house bench bench-gpu study-quick builtin-weights clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -48,6 +48,9 @@ bench: setup       ## speed, as ratios from one interleaved run; decoding too wh
 	$(BIN)/mdtnet bench --models mdtnet2 --trunks resnet50,mobilenet_v2 --components
 	$(BIN)/python benchmarks/deform.py
 	$(if $(VIDEOS),$(BIN)/python benchmarks/decode.py --videos $(VIDEOS))
+
+bench-gpu: setup   ## on a CUDA device: systems beside TSN, eager, compiled, as CUDA graphs, in training; a profile; 8 minutes
+	$(BIN)/python benchmarks/gpu.py --out runs/bench_gpu
 
 study-quick: setup  ## a small study: three systems, two seeds, tables with intervals
 	$(BIN)/mdtnet study quick --jobs 2

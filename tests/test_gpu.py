@@ -17,6 +17,7 @@ from mdtnet.config import SYSTEMS, DataConfig, ModelConfig, RunConfig, SaliencyC
 from mdtnet.evaluation import evaluate_checkpoint
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.measure.bench import BenchConfig, bench
+from mdtnet.models import temporal
 from mdtnet.models.build import build_model
 from mdtnet.models.saliency import frames_saliency
 from mdtnet.training import loop as training
@@ -72,6 +73,32 @@ def test_networks_compute_what_they_compute_on_a_cpu(system, exact):
     for name, value in gradients[0].items():
         error = (gradients[1][name] - value).norm() / value.norm().clamp(min=1e-6)
         assert error < 1e-2, name
+
+
+@pytest.mark.parametrize("triton", [True, False])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("gain", [None, (5, 7), (3, 4), (1, 1)], ids=str)
+@pytest.mark.parametrize("segments", [1, 2, 8])
+def test_temporal_convolution(segments, gain, causal, triton, exact, monkeypatch):
+    if not triton:
+        monkeypatch.setattr(temporal, "triton_steps", lambda: None)
+    elif temporal.triton_steps() is None:
+        pytest.skip("Triton is not installed")
+    x, weight = torch.randn(3 * segments, 20, 5, 7), torch.randn(20, 1, 3)
+    factor = None if gain is None else torch.rand(3 * segments, 20, *gain)
+    grad = torch.randn_like(x)
+
+    def computed(device: str, *, without_grad: bool) -> list[torch.Tensor]:
+        inputs = [t.clone().to(device).requires_grad_(not without_grad) for t in (x, weight)]
+        inputs[0].data = inputs[0].data.to(memory_format=torch.channels_last)
+        extra = None if factor is None else factor.to(device)
+        with torch.set_grad_enabled(not without_grad):
+            y = temporal.depthwise_conv(*inputs, segments, causal=causal, gain=extra)
+        return [y] if without_grad else [y, *torch.autograd.grad(y, inputs, grad.to(device))]
+
+    for without_grad in (False, True):
+        for ours, expected in zip(*(computed(d, without_grad=without_grad) for d in ("cuda", "cpu")), strict=True):
+            assert_close(ours.cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["amplitude", "phase", "spectral_residual", "difference"])

@@ -16,6 +16,7 @@ from mdtnet.deploy.graph import pure
 from mdtnet.errors import ConfigError
 from mdtnet.models import pretrained
 from mdtnet.models.build import build_model
+from mdtnet.models.folding import folded
 from mdtnet.models.mdtnet import DCME, Excitation, RuntimeExcitation
 from mdtnet.models.tdn import LongTermDifference
 from mdtnet.models.temporal import (
@@ -27,7 +28,7 @@ from mdtnet.models.temporal import (
     neighbour_differences,
     shift,
 )
-from mdtnet.models.trunk import Place, Timeline, half_size
+from mdtnet.models.trunk import Place, Timeline, as_compiled, half_size
 
 SMALL = ("resnet18", "mobilenet_v2")
 ALL = [(s, t) for s in SYSTEMS for t in TRUNKS]
@@ -154,6 +155,34 @@ def test_compile_equals_eager(system, trunk, backend):
     x = clips(model)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, backend=backend)(x), model(x), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
+def test_what_compilers_see_is_the_network(system, trunk):
+    model = build(system, trunk).double()
+    perturb(model)
+    x = normalised(clips(model, size=64), model).double()
+    for network in (model.train(), folded(model)):
+        with torch.no_grad():
+            expected = network(x)
+            with as_compiled():
+                torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("system", ["tsm", "tea", "tdn", "mdtnet2"])
+def test_gradients_are_those_that_compilers_see(system):
+    model = build(system).double().train()
+    perturb(model)
+    x = normalised(clips(model, size=64), model).double()
+
+    def gradients() -> list[torch.Tensor]:
+        loss = nn.functional.cross_entropy(model(x), torch.tensor([1, 4]))
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    expected = gradients()
+    with as_compiled():
+        for (name, _), ours, theirs in zip(model.named_parameters(), gradients(), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9, msg=name)
 
 
 @pytest.mark.slow

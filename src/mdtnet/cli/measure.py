@@ -1,19 +1,22 @@
 """The verbs about the cost of networks: all of them, one in detail, several side by side."""
 
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb, check_least
+from mdtnet.errors import ConfigError
 from mdtnet.terminal import say, show, working
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from mdtnet.config import System, TrunkName
-    from mdtnet.measure.bench import Bench, Row
+    from mdtnet.measure.bench import Bench, BenchConfig, Row
     from mdtnet.measure.cost import Cost
+    from mdtnet.measure.roofline import Device, Roofline
 
 
 def models_arguments(parser: "ArgumentParser") -> None:
@@ -120,6 +123,11 @@ def bench_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch uses")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--components", action="store_true", help="also show where a forward pass spends its time")
+    parser.add_argument(
+        "--roofline", action="store_true", help="count kernels, bytes and FLOPs in the place of running anything"
+    )
+    parser.add_argument("--bandwidth", type=float, default=3350, help="of --roofline: GB/s of the device's memory")
+    parser.add_argument("--peak", type=float, default=989, help="of --roofline: TFLOP/s of products in this precision")
     parser.add_argument("--out", default="", help="folder for bench.json and bench.png")
 
 
@@ -131,6 +139,9 @@ def bench(options: "Namespace") -> None:
     values = {key: value for key, value in options.as_dict().items() if key in BenchConfig.__dataclass_fields__}
     lists = {key: tuple(filter(None, values[key].split(","))) for key in ("models", "trunks", "formats")}
     config = BenchConfig(**{**values, **lists})
+    if options.roofline:
+        _roofline(config, options)
+        return
     check(config)
     if options.out:
         make_folder(options.out)
@@ -144,6 +155,68 @@ def bench(options: "Namespace") -> None:
     if options.out:
         result.save(options.out)
         say(f"wrote {options.out}/bench.json and bench.png")
+
+
+def _roofline(config: "BenchConfig", options: "Namespace") -> None:
+    from mdtnet.measure.bench import PRECISIONS, check, counted
+    from mdtnet.measure.roofline import Device
+
+    for name, value in (("bandwidth", options.bandwidth), ("peak", options.peak)):
+        if value <= 0:
+            raise ConfigError(f"--{name} is {value:g}, expected more than 0")
+    if config.precision not in PRECISIONS:
+        raise ConfigError(f"--precision is '{config.precision}', expected one of {', '.join(PRECISIONS)}")
+    check(replace(config, device="cpu", formats=("eager",)))
+    device = Device(bandwidth=options.bandwidth * 1e9, peak=options.peak * 1e12)
+    say(
+        f"{'training step' if config.training else 'forward pass'} of {config.batch} x {config.segments} x "
+        f"{config.size} x {config.size}, {config.precision}, counted and not run; ms at "
+        f"{device.reached_bandwidth:.0%} of {options.bandwidth:g} GB/s, {device.reached_peak:.0%} of {options.peak:g} "
+        f"TFLOP/s and {1e6 * device.launch:g} us per kernel at least",
+    )
+    for trunk in config.trunks:
+        with working():
+            counts = {system: counted(config, system, trunk) for system in config.models}
+        show(_roofline_table(counts, trunk, device))
+        if options.components:
+            show(_roofline_components(counts, trunk, device))
+
+
+def _roofline_table(counts: dict[str, "Roofline"], trunk: str, device: "Device") -> Table:
+    """A line per system: the eager count and the fused count; ratios are to the first system."""
+    base = next(iter(counts.values()))
+    table = Table(title=trunk, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("system", no_wrap=True)
+    first = next(iter(counts))
+    for heading in ("kernels", "GB", "ms", f"x {first}"):
+        for form in ("eager", "fused"):
+            table.add_column(f"{heading}\n{form}", justify="right", no_wrap=True)
+    table.add_column("TFLOP", justify="right", no_wrap=True)
+    for system, found in counts.items():
+        pairs = [(found.eager, base.eager), (found.fused, base.fused)]
+        cells = [f"{len(count.kernels)}" for count, _ in pairs]
+        cells += [f"{count.bytes / 1e9:.2f}" for count, _ in pairs]
+        cells += [f"{1e3 * count.seconds(device):.2f}" for count, _ in pairs]
+        cells += [f"{count.seconds(device) / other.seconds(device):.3f}" for count, other in pairs]
+        table.add_row(system, *cells, f"{found.fused.flops / 1e12:.2f}")
+    return table
+
+
+def _roofline_components(counts: dict[str, "Roofline"], trunk: str, device: "Device") -> Table:
+    """Fused kernels and their ms, by component."""
+    table = Table("component", title=f"{trunk}: fused kernels, GB, ms", title_justify="left")
+    parts = {system: found.fused.components() for system, found in counts.items()}
+    for system in counts:
+        table.add_column(system, justify="right", no_wrap=True)
+    for name in dict.fromkeys(name for found in parts.values() for name in found):
+        cells = []
+        for found in parts.values():
+            count = found.get(name)
+            cells.append(
+                f"{len(count.kernels)}  {count.bytes / 1e9:.2f}  {1e3 * count.seconds(device):.2f}" if count else ""
+            )
+        table.add_row(name, *cells)
+    return table
 
 
 def machine_line(result: "Bench") -> str:

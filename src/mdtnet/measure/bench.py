@@ -40,8 +40,9 @@ from mdtnet.deploy.export import SUFFIXES, export, load_network
 from mdtnet.errors import ConfigError, nearest
 from mdtnet.machine import describe_machine
 from mdtnet.measure.cost import component, count
+from mdtnet.measure.roofline import Roofline, roofline
 from mdtnet.models.build import build_model
-from mdtnet.models.folding import folded
+from mdtnet.models.folding import folded, stored_in
 
 CLASSES = 400
 FORMATS: dict[str, tuple[Format, Precision] | None] = {
@@ -238,13 +239,16 @@ class Subject:
         self.config = config
         made = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
         made.trunk.checkpoint_activations = config.checkpoint_activations
-        made = made.train() if config.training else folded(made)
+        made = made.train() if config.training else stored_in(folded(made), PRECISIONS[config.precision])
         self.model = made.to(config.device).to(memory_format=torch.channels_last)
         shape = (config.batch, config.segments, made.frames_per_segment, 3, config.size, config.size)
         self.clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=config.device)
         self.labels = torch.zeros(config.batch, dtype=torch.long, device=config.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
-        self.run: Callable[[Tensor], Tensor] = torch.compile(self.model) if config.compile else self.model
+        self.run: Callable[[Tensor], Tensor] = self.model
+        if config.compile:  # small batches on CUDA are all launches, unless they are a CUDA graph
+            graphs = config.device == "cuda" and not config.training
+            self.run = torch.compile(self.model, mode="reduce-overhead" if graphs else None)
 
     def step(self) -> None:
         """One training step or forward pass, to its end on the device."""
@@ -313,6 +317,20 @@ def _costs(
     cost = count(model, num_segments=config.segments, size=config.size)
     peak = peak_memory(config, make) if make else None
     return Row(system, trunk, cost.gmacs, cost.parameters, peak, form)
+
+
+def counted(config: BenchConfig, system: str, trunk: str) -> Roofline:
+    """Kernels, bytes and FLOPs of what would be timed, without running it."""
+    with torch.device("meta"):
+        model = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
+    return roofline(
+        model,
+        batch=config.batch,
+        num_segments=config.segments,
+        size=config.size,
+        precision=PRECISIONS[config.precision],
+        training=config.training,
+    )
 
 
 def gemm_gflops(config: BenchConfig, *, side: int = 2048) -> float:

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mdtnet.measure.cost import FORMULAS, component, following
-from mdtnet.models.folding import folded
+from mdtnet.models.folding import folded, stored_in
 from mdtnet.models.trunk import as_compiled
 
 PRODUCTS = {
@@ -130,7 +130,7 @@ def roofline(
     autocast does. The model is moved to the meta device: build one for this alone.
     """
     frames: int = model.frames_per_segment  # type: ignore[assignment]
-    model = model.to("meta").train() if training else folded(model.to("meta")).to(precision)
+    model = model.to("meta").train() if training else stored_in(folded(model.to("meta")), precision)
     model = model.to(memory_format=torch.channels_last)
     clips = torch.empty(batch, num_segments, frames, 3, size, size, dtype=torch.uint8, device="meta")
     step = (lambda: _train(model, clips, precision)) if training else (lambda: _predict(model, clips, precision))
@@ -231,7 +231,7 @@ class Recorder(TorchDispatchMode):
         where = self._component()
         if func._schema.is_mutable:
             self._record_write(func, name, where, args, inputs)
-        elif not self._is_view(inputs, outputs):
+        elif outputs and not self._is_view(inputs, outputs):
             self._made |= {_storage(t) for t in outputs}
             if name in NORMS:
                 self._record_norm(name, where, args, outputs)
@@ -249,7 +249,7 @@ class Recorder(TorchDispatchMode):
 
     @staticmethod
     def _is_view(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
-        return bool(outputs) and {_storage(t) for t in outputs} <= {_storage(t) for t in inputs}
+        return {_storage(t) for t in outputs} <= {_storage(t) for t in inputs}
 
     def _value(self, tensor: Tensor) -> Value:
         storage = _storage(tensor)

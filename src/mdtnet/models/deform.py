@@ -100,10 +100,16 @@ def _sampled(x: Tensor, offset: Tensor, weight: Tensor, kernels: Kernels) -> Ten
     offset = offset.to(dtype).unflatten(1, (-1, 2))  # [N, K, 2, H, W]
     places = (torch.add(column, offset[:, :, 1], alpha=2 / w), torch.add(row, offset[:, :, 0], alpha=2 / h))
     # -3 and 3 lie outside a picture of any size; an infinite place would be weighed by 0 times infinity
-    grid = torch.stack(places, -1).clamp(-3, 3).flatten(1, 2)  # [N, K H, W, 2]
-    pixels = x.to(dtype).contiguous()
-    samples = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return (weight.flatten(1).to(x.dtype) @ samples.to(x.dtype).view(n, -1, h * w)).view(n, -1, h, w)
+    grid = torch.stack(places, -1).clamp(-3, 3)  # [N, K, H, W, 2]
+    weight, pixels = weight.to(x.dtype), x.to(dtype)
+    if whole_graph():  # channels innermost throughout, as offsets and features lie in memory
+        grid = grid.permute(0, 2, 3, 1, 4).flatten(1, 2)  # [N, H W, K, 2]
+        samples = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        samples = samples.to(x.dtype).permute(0, 2, 3, 1).flatten(2)  # [N, H W, K C]
+        return (samples @ weight.permute(2, 1, 0).flatten(0, 1)).unflatten(1, (h, w)).permute(0, 3, 1, 2)
+    grid = grid.flatten(1, 2)  # [N, K H, W, 2]
+    samples = F.grid_sample(pixels.contiguous(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return (weight.flatten(1) @ samples.to(x.dtype).view(n, -1, h * w)).view(n, -1, h, w)
 
 
 def _taps(kernels: Kernels, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,9 @@ import copy
 import itertools
 from typing import TypeVar
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval
 
 from mdtnet.models.temporal import ConvBN, TemporalModule
@@ -30,4 +32,14 @@ def folded(model: Model) -> Model:
                 setattr(module, name, child.folded())
         if isinstance(module, TemporalModule):
             module.fold()
+    return model
+
+
+def stored_in(model: Model, dtype: torch.dtype) -> Model:
+    """The same network with its parameters in `dtype`, so that autocast has no weights to cast; those of batch norms,
+    and buffers, stay as they are."""
+    for module in model.modules():
+        if not isinstance(module, _BatchNorm):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
     return model

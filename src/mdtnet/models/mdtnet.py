@@ -86,7 +86,7 @@ class MDTNet(Network):
         half = half_size(x)  # [B, T, K, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():
-            differences = differences / torch.tensor(self.trunk.std, device=x.device).view(3, 1, 1)
+            differences = differences / self.trunk.pixel_std
         if self.saliency is not None:
             luminance = pool(luma(half, std=std), self.saliency.pool // 2)
             mask = floored(pooled_saliency(luminance, self.saliency), self.saliency.floor)  # [B, T, h, w]
@@ -333,7 +333,8 @@ class DCME(TemporalModule):
 
     def fold(self) -> None:
         if self.offset is not None:
-            self.joined = nn.Parameter(joined_taps([k.detach() for k in self.kernels]), requires_grad=False)
+            taps = joined_taps([k.detach() for k in self.kernels]).permute(2, 1, 0).contiguous()  # [K, C, O] in memory
+            self.joined = nn.Parameter(taps.permute(2, 1, 0), requires_grad=False)
 
     def for_runtime(self, *, steps: bool) -> "RuntimeDCME":
         return RuntimeDCME(self)

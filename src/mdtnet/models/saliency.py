@@ -113,7 +113,9 @@ def dft(luma: Tensor) -> tuple[Tensor, Tensor]:
     """
     angles = _angles(luma.shape[2], luma)
     luma = luma - luma[:, :, :1]  # changes u = 0 alone, and keeps a still clip at exactly zero
-    return torch.einsum("uk,btkhw->btuhw", angles.cos(), luma), -torch.einsum("uk,btkhw->btuhw", angles.sin(), luma)
+    waves = torch.cat((angles.cos(), -angles.sin()))  # both in one product
+    real, imaginary = torch.einsum("uk,btkhw->btuhw", waves, luma).chunk(2, 2)
+    return real, imaginary
 
 
 def inverse_dft(real: Tensor, imaginary: Tensor, num_frames: int) -> Tensor:
@@ -132,8 +134,8 @@ def _angles(num_frames: int, like: Tensor) -> Tensor:
 
 def _multiplicity(num_frames: int, like: Tensor) -> Tensor:
     """How often each of u = 1 .. K//2 occurs among 1 .. K-1: twice, but the middle one of an even K once."""
-    counts = [1.0 if 2 * u == num_frames else 2.0 for u in range(1, num_frames // 2 + 1)]
-    return torch.tensor(counts, device=like.device, dtype=like.dtype)
+    u = torch.arange(1, num_frames // 2 + 1, device=like.device)
+    return torch.where(2 * u == num_frames, 1.0, 2.0).to(like.dtype)
 
 
 def _modulus(real: Tensor, imaginary: Tensor) -> Tensor:

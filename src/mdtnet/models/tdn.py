@@ -53,7 +53,7 @@ class TDN(Network):
         half = half_size(x)  # [B, T, 5, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():
-            differences = differences / torch.tensor(self.trunk.std, device=x.device).view(3, 1, 1)
+            differences = differences / self.trunk.pixel_std
         after_stem, after_stage1 = self.fine(differences.flatten(2, 3).flatten(0, 1))
         y = self.fuse(self.trunk.stem(key), after_stem, timeline)
         y = self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline)

@@ -9,7 +9,10 @@ slice assignment into a slow scatter: there, steps in time are paddings, and con
 """
 
 import copy
+import importlib.util
 from collections.abc import Callable, Sequence
+from functools import cache
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -62,10 +65,12 @@ def depthwise_conv(
         steps = (-2, -1, 0) if causal else (-1, 0, 1)
         taps = dict(zip(steps, weight.to(x.dtype).flatten(1).unbind(1)))
         return as_maps(sum(_step(x, gain, num_segments, step) * tap for step, tap in taps.items()))  # type: ignore
+    if x.device.type == "cuda" and not torch.is_grad_enabled() and _fits(x, gain):
+        return _Steps.apply(x, weight.to(x.dtype), num_segments, causal, gain)
     if gain is not None:
         x = combined(torch.mul, x, gain)
     if x.device.type == "cuda":
-        return _Steps.apply(x, weight.to(x.dtype), num_segments, causal)
+        return _Steps.apply(x, weight.to(x.dtype), num_segments, causal, None)
     height, width = x.shape[-2:]
     lines = by_time(x, num_segments).flatten(2, 3).permute(0, 3, 1, 2)  # [B, C, T, H W]: one 2D convolution, one pass
     padding = 2 if causal else 1
@@ -101,37 +106,55 @@ def summed_steps(x: Tensor, taps: Sequence[Tensor], *, causal: bool) -> Tensor:
 
 
 class _Steps(torch.autograd.Function):
-    """`depthwise_conv` as multiply-adds on slices of time: where a convolution over time has no fast kernel. By hand
-    for the same reason as `_Shift`."""
+    """`depthwise_conv` on CUDA, where a convolution over time has no fast kernel: by Triton, else as multiply-adds on
+    slices of time. By hand for the same reason as `_Shift`. A gain has no gradient."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, num_segments: int, causal: bool) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, num_segments: int, causal: bool, gain: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.num_segments = num_segments
-        ctx.steps = (-2, -1, 0) if causal else (-1, 0, 1)
-        return _Steps.added(x, weight, num_segments, ctx.steps)
+        ctx.num_segments, ctx.first = num_segments, -2 if causal else -1
+        return _Steps.summed(x, weight.flatten(1), num_segments, ctx.first, gain)
 
     @staticmethod
-    def added(x: Tensor, weight: Tensor, num_segments: int, steps: Sequence[int]) -> Tensor:
-        """The sum of `steps`, each times its tap."""
-        x, taps = by_time(x, num_segments), dict(zip(steps, weight.flatten(1).unbind(1)))
-        out = x * taps.pop(0)
+    def summed(x: Tensor, weight: Tensor, num_segments: int, first: int, gain: Tensor | None = None) -> Tensor:
+        """The sum of three steps from `first` on, each times its tap; weight [C, 3]."""
+        steps = by_time(x, num_segments)
+        if (triton := triton_steps()) is not None and x.dtype != torch.float64:
+            gain = None if gain is None else by_time(gain, num_segments).contiguous()
+            return as_maps(triton.summed_steps(steps.contiguous(), weight, first, gain))
+        if gain is not None:
+            steps = by_time(combined(torch.mul, x, gain), num_segments)
+        taps = dict(zip(range(first, first + 3), weight.unbind(1)))
+        out = steps * taps.pop(0)
         for step, tap in taps.items():
             if abs(step) < num_segments:
-                out[:, _to(step)].addcmul_(x[:, _to(-step)], tap)
+                out[:, _to(step)].addcmul_(steps[:, _to(-step)], tap)
         return as_maps(out)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _Steps.added(grad, weight, ctx.num_segments, [-step for step in ctx.steps])
+            grad_x = _Steps.summed(grad, weight.flatten(1).flip(1), ctx.num_segments, -2 - ctx.first)
         if ctx.needs_input_grad[1]:
             g, x = by_time(grad, ctx.num_segments), by_time(x, ctx.num_segments)
-            taps = [(g[:, _to(s)] * x[:, _to(-s)]).sum((0, 1, 2, 3), dtype=torch.float32) for s in ctx.steps]
+            steps = range(ctx.first, ctx.first + 3)
+            taps = [(g[:, _to(s)] * x[:, _to(-s)]).sum((0, 1, 2, 3), dtype=torch.float32) for s in steps]
             grad_weight = torch.stack(taps, 1)[:, None].to(weight.dtype)
-        return grad_x, grad_weight, None, None
+        return grad_x, grad_weight, None, None, None
+
+
+def _fits(x: Tensor, gain: Tensor | None) -> bool:
+    """Whether the kernel can spread the gain: of the same size, or half of it."""
+    size = x.shape[-2:]
+    return gain is not None and gain.shape[-2:] in (size, ((size[0] + 1) // 2, (size[1] + 1) // 2))
+
+
+@cache
+def triton_steps() -> ModuleType | None:
+    """The module of Triton kernels, where Triton is installed (it comes with PyTorch for CUDA on Linux)."""
+    return importlib.import_module("mdtnet.models.triton_steps") if importlib.util.find_spec("triton") else None
 
 
 def _to(step: int) -> slice:

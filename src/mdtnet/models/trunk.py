@@ -177,6 +177,16 @@ class Trunk(nn.Module):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     checkpoint_activations: bool = False
     """In training keep the input of each block alone, and compute the block again in the backward pass."""
+    pixel_std: Tensor
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+        # on the device that the network is on, and in no checkpoint
+        for name, value in {"std": std, "scale": 1 / (255 * std), "shift": -mean / std}.items():
+            self.register_buffer(f"pixel_{name}", value, persistent=False)
 
     def stem_layers(self) -> list[nn.Module]:
         """The first layers, before stage 1, in order; the first convolution among them sees the pixels."""
@@ -387,9 +397,7 @@ def normalise(frames: Tensor, trunk: Trunk) -> Tensor:
     """Frames as the trunk wants them: uint8 [..., 3, H, W] becomes (x / 255 - mean) / std; float is left alone."""
     if frames.is_floating_point():
         return frames
-    mean = torch.tensor(trunk.mean, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(trunk.std, device=frames.device).view(3, 1, 1)
-    return torch.addcmul(-mean / std, frames.float(), 1 / (255 * std))
+    return torch.addcmul(trunk.pixel_shift, frames.float(), trunk.pixel_scale)
 
 
 def start_convolutions_(module: nn.Module) -> None:
