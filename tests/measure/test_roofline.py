@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdtnet.cli import main
+from mdtnet.cli.main import main
 from mdtnet.config import ModelConfig
 from mdtnet.measure.roofline import PRODUCTS, Count, Device, Kernel, record, roofline
 from mdtnet.models.build import build_model
