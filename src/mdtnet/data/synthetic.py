@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 RENDERER_VERSION = 1  # raise it with every change of the pixels: a folder of an older version is not continued
 H264_QP = 23
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "val_same", "val_neutral"]
+Places = Literal["misleading", "same", "neutral"]
+VALIDATION: dict[Places, Split] = {"misleading": "val", "same": "val_same", "neutral": "val_neutral"}
+"""Where the clips of a validation set are -> its name. The sets differ in the places alone."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,9 @@ class RenderConfig:
     scene_bias: float = 0.0
     """Probability, 0 to 1, that a clip is set in a class's own place: in training its own class's, in validation
     another class's. 0: places say nothing about the class. 1: they say everything, and mislead in validation."""
+    val_places: tuple[Places, ...] = ("misleading",)
+    """Validation sets to render, for `scene_bias`: the same clips in places of another class (misleading), of their own
+    class as in training (same), or in places of no class (neutral)."""
     difficulty: float = 0.0
     """0 to 1: how far the clips go in smaller figures, oblique views, faster actions, dull clothes, things in front of
     the figure, darkness and noise. Each clip draws each of them between 0 and this."""
@@ -181,6 +187,14 @@ class RenderConfig:
             raise ConfigError(f"size is {self.size}, expected an even number (H.264 with 4:2:0 colour)")
         if self.background not in ("plain", "cluttered", "moving", "mixed"):
             raise ConfigError(f"background is {self.background!r}, expected plain, cluttered, moving or mixed")
+        if not self.val_places or len(set(self.val_places)) < len(self.val_places):
+            raise ConfigError(
+                f"val_places is {list(self.val_places)}, expected some of {', '.join(VALIDATION)}, each once"
+            )
+        if self.val_places != ("misleading",) and not self.scene_bias:
+            raise ConfigError(
+                f"val_places is {list(self.val_places)}, but without scene_bias places say nothing about the class"
+            )
         for name in self.actions:
             _check_action(name)
         if len(set(self.actions)) < len(self.actions):
@@ -230,17 +244,23 @@ def clip_scene(action: str, split: Split, index: int, config: RenderConfig) -> S
     """A clip's parameters, drawn forwards; twins share them, but for the place where `scene_bias` sets it."""
     motion = ACTIONS[action].motion
     name = next(n for n, other in ACTIONS.items() if other.motion is motion)
-    rng = np.random.default_rng([config.seed, zlib.crc32(f"{split}/{name}".encode()), index])
+    drawn_as = "train" if split == "train" else "val"  # the sets of validation show the same figures
+    rng = np.random.default_rng([config.seed, zlib.crc32(f"{drawn_as}/{name}".encode()), index])
     (coin,) = rng.spawn(1)
-    theme = _theme(action, split, config) if coin.random() < config.scene_bias else None
+    biased = coin.random() < config.scene_bias and split != "val_neutral"
+    theme = _theme(action, split, config) if biased else None
     asked = Conditions(config.background, config.shake, config.distractors, config.difficulty)
     return draw_scene(motion, rng, size=config.size, fps=config.fps, conditions=asked, theme=theme)
 
 
 def place_owner(action: str, split: Split, config: RenderConfig) -> str:
-    """The class whose place a biased clip is set in: its own, in validation that of half the list of classes on."""
+    """The class whose place a biased clip is set in: its own, in misleading validation that of half the list on."""
     classes = config.classes
-    return action if split == "train" else classes[(classes.index(action) + len(classes) // 2) % len(classes)]
+    return (
+        action
+        if split in ("train", "val_same")
+        else classes[(classes.index(action) + len(classes) // 2) % len(classes)]
+    )
 
 
 def _theme(action: str, split: Split, config: RenderConfig) -> Theme:
@@ -261,7 +281,7 @@ class RenderSummary(NamedTuple):
     train: int
     """Training videos in the folder."""
     val: int
-    """Validation videos in the folder."""
+    """Validation videos in the folder, of each of its sets."""
     rendered: int
     """Videos that were written now; the others were there from an earlier, interrupted render."""
 
@@ -286,7 +306,7 @@ def render_dataset(
 ) -> RenderSummary:
     """Write the data set as video files: `OUT/train/<class>/*.mp4`, `OUT/val/<class>/*.mp4`.
 
-    `OUT/train.csv` and `OUT/val.csv` list them, `OUT/README.md` says what they are. Asked for again, an
+    Further validation sets are `val_same` and `val_neutral`. `OUT/train.csv`, `OUT/val.csv`, ... list them, `OUT/README.md` says what they are. Asked for again, an
     interrupted render goes on: files that are there are kept. `workers` is the number of processes that draw;
     the files do not depend on it. `progress` is called with the numbers of scenes done and in all.
 
@@ -301,7 +321,7 @@ def render_dataset(
         rendered += count
         if progress:
             progress(done, len(jobs))
-    for split in ("train", "val"):
+    for split in _counts(config):
         _write(out / f"{split}.csv", _list_file(split, config).encode())
     classes = config.classes
     summary = RenderSummary(out, classes, config.train_clips * len(classes), config.val_clips * len(classes), rendered)
@@ -336,7 +356,7 @@ def _jobs(out: Path, config: RenderConfig) -> Iterable[_Job]:
 
 
 def _counts(config: RenderConfig) -> dict[Split, int]:
-    return {"train": config.train_clips, "val": config.val_clips}
+    return {"train": config.train_clips, **{VALIDATION[places]: config.val_clips for places in config.val_places}}
 
 
 def _run(jobs: list[_Job], workers: int) -> Iterable[int]:
@@ -400,6 +420,10 @@ def _list_file(split: Split, config: RenderConfig) -> str:
 
 def _readme(config: RenderConfig) -> str:
     kept = {k: v for k, v in asdict(config).items() if v or k not in CONDITIONS}  # what is off is not told
+    if config.val_places == ("misleading",):
+        del kept["val_places"]
+    else:
+        kept["val_places"] = list(config.val_places)
     settings = yaml.safe_dump({**kept, "actions": list(config.classes)}, sort_keys=False)
     pairs = [f"- {a} / {b}" for a, b in REVERSAL_PAIRS if a in config.classes and b in config.classes]
     return README.format(
@@ -407,6 +431,7 @@ def _readme(config: RenderConfig) -> str:
         conditions="".join(f"{line}\n" for line in conditions(config)),
         but=" (but for the place behind it)" if config.scene_bias else "",
         pairs="\n".join(pairs) or "- none",
+        sets="".join(f"\n- `{VALIDATION[p]}`: {SETS[p]}" for p in config.val_places if p in SETS),
         settings=settings,
         version=RENDERER_VERSION,
     )
@@ -419,6 +444,10 @@ def conditions(config: RenderConfig) -> list[str]:
     return moving + [text.format(**values) for name, text in CONDITIONS.items() if values[name]]
 
 
+SETS = {
+    "same": "the validation clips, set in the places that training has for their class.",
+    "neutral": "the validation clips, set in places of no class.",
+}
 MOVING = "Rooms and streets move by themselves: screens, curtains, fans, plants, trees, cars, passers-by."
 CONDITIONS = {
     "shake": "The camera shakes by up to {shake:g} of the picture's side.",
@@ -434,7 +463,7 @@ Videos of a drawn human figure, made by `mdtnet data render`. Bodies, clothes, s
 background are drawn by chance from the seed{still}
 {conditions}
 - `train/<class>/`, `val/<class>/`: H.264 files, every frame coded by itself.
-- `train.csv`, `val.csv`: `path,label`, paths relative to this folder.
+- `train.csv`, `val.csv`: `path,label`, paths relative to this folder.{sets}
 
 Pairs of classes that differ only in the direction of time:
 
