@@ -18,7 +18,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "0 or more": (
         lambda x: x >= 0,
         "data.workers model.mdtnet.key_frame model.saliency.noise model.saliency.frequency_weights train.lr "
-        "train.weight_decay train.steps train.decay train.warmup_epochs train.classifier_lr train.temporal_lr",
+        "train.weight_decay train.steps train.decay train.warmup_epochs train.classifier_lr train.temporal_lr "
+        "train.offset_lr model.mdtnet.fine_start model.mdtnet.gate_start model.mdtnet.dcme_reach",
     ),
     "0 (off) or more": (
         lambda x: x >= 0,
@@ -26,7 +27,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "0 to 1": (
         lambda x: 0 <= x <= 1,
-        "data.color_jitter model.saliency.floor model.saliency.drop model.saliency.quantile",
+        "data.color_jitter model.saliency.floor model.saliency.drop model.saliency.quantile "
+        "model.saliency.scene train.exchange",
     ),
     "0 or more and less than 1": (
         lambda x: 0 <= x < 1,

@@ -19,6 +19,7 @@ from mdtnet.data.segments import TestRule
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import System, TrunkName
 from mdtnet.models.mdtnet import MDTNetConfig
+from mdtnet.models.reading import Reading, ReadingTo
 from mdtnet.saliency import SaliencyConfig
 
 
@@ -92,10 +93,18 @@ class ModelConfig:
     """Dropout before the classifier, 0 to 1."""
     freeze: Literal["none", "stem", "stages", "trunk"] = "none"
     """What of the trunk is not trained: nothing, the stem, the stem and stages 1 to 3, or all of it."""
+    input: Reading = "own"
+    """How key frames are seen: `raw`; `without_scene`, less their mean over the clip; `median`, less their median;
+    `learned`, through a learned gain of each frequency in time; `own` is the system's way: without_scene of mdtnet2,
+    raw of the others. mdtnet2 with `raw` has the map of `saliency`."""
+    input_to: ReadingTo = "frames"
+    """Where key frames that are not raw go: in the place of the raw ones (`frames`); beside them into a stem of six
+    channels (`stem`); or as three more channels into the path of `differences`, the trunk seeing raw ones."""
     mdtnet: MDTNetConfig = field(default_factory=MDTNetConfig)
     """Components of MDT-Net; other systems ignore them."""
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
-    """The motion salience map; used by mdtnet2."""
+    """The motion salience map of mdtnet2 with `input: raw`; its noise, quantile, pool and scene are for other inputs
+    too."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,10 @@ class TrainConfig:
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-4
-    """Weight decay; batch-norm parameters and biases are decayed too, as in the official recipes."""
+    """Weight decay of weights; batch-norm parameters and biases are not decayed, as in the official recipes of TSN, TSM
+    and TEA."""
+    decay_norms: bool = False
+    """Decay batch-norm parameters and biases too."""
     schedule: Literal["steps", "cosine"] = "steps"
     """Learning-rate schedule after the warm-up."""
     steps: tuple[int, ...] = (30, 40, 50)
@@ -129,7 +141,11 @@ class TrainConfig:
     classifier_lr: float = 1.0
     """Multiplier of the learning rate for the classifier (5 when fine-tuning in the official recipes)."""
     temporal_lr: float = 1.0
-    """Multiplier of the learning rate for everything that is neither trunk nor classifier."""
+    """Multiplier of the learning rate for new layers: what is neither trunk nor a copy of its layers nor classifier."""
+    offset_lr: float = 0.1
+    """Multiplier, beside `temporal_lr`, for the layers that move the taps of deformable convolutions."""
+    exchange: float = 0.0
+    """Share of training clips, 0 to 1, that get another clip's scene: their static part is exchanged."""
     label_smoothing: float = 0.0
     """Label smoothing, 0 to 1."""
     class_balance: Literal["none", "sampling", "weights"] = "none"

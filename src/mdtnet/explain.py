@@ -24,7 +24,7 @@ from mdtnet.config import nearest
 from mdtnet.errors import ConfigError
 from mdtnet.inference import Recogniser
 from mdtnet.models.mdtnet import DCME
-from mdtnet.models.tdn import KEY_FRAME
+from mdtnet.models.reading import key_frame
 from mdtnet.models.trunk import Timeline
 from mdtnet.pictures import (
     INK,
@@ -122,13 +122,6 @@ class _Seen:
     def key_frames(self, segments: np.ndarray) -> np.ndarray:
         """uint8 RGB [n, S, S, 3]."""
         return self.clip[0, segments, key_frame(self.network.model)].movedim(1, -1).numpy()
-
-
-def key_frame(model: Any) -> int:
-    """Index of the frame in its segment that the network's trunk sees."""
-    if model.frames_per_segment == 1:
-        return 0
-    return model.parts.key_frame if hasattr(model, "parts") else KEY_FRAME
 
 
 def _spread(count: int, columns: int) -> np.ndarray:

@@ -21,12 +21,14 @@ LUMA = (0.299, 0.587, 0.114)
 class SaliencyConfig:
     """The motion salience map: what the paper leaves open, one field a choice (docs/method.md)."""
 
-    variant: Literal["amplitude", "phase", "spectral_residual", "difference"] = "amplitude"
-    """What measures motion at a pixel: Fourier amplitude, phase, spectral residual, or plain frame difference."""
+    variant: Literal["amplitude", "phase", "spectral_residual", "difference", "without_scene"] = "amplitude"
+    """What measures motion at a pixel: Fourier amplitude, phase, spectral residual, plain frame difference; or the
+    difference to the clip's static part, which is what a transform over the clip has at u = 0."""
     window: Literal["segment", "clip"] = "segment"
     """Frames a transform spans: the K frames of a segment, or all T*K frames."""
-    normalise: Literal["segment", "clip"] = "segment"
-    """Whether median and high quantile are taken per segment or over the whole clip."""
+    normalise: Literal["segment", "clip"] = "clip"
+    """Whether median, high quantile and confidence are those of each segment or of the whole clip; of each segment, a
+    calm one passes unchanged beside one that is masked, and the map flickers."""
     to: Literal["action", "appearance", "both"] = "both"
     """Which path sees the enhanced frames: the difference path, the key frames, or both."""
     floor: float = 0.5
@@ -40,6 +42,9 @@ class SaliencyConfig:
     """Amplitude per frame, on luma in [0, 1], below which a segment counts as motionless (tau = K * noise)."""
     pool: int = 4
     """Area pooling before everything else, in pixels; in a network an even number."""
+    scene: float = 0.0
+    """g of the readings without the scene (`model.input`): how much of the static part is left, 0 to 1; 1 leaves the
+    frames as they are."""
     frequency_weights: tuple[float, ...] = ()
     """w_u for u = 1, 2, ... up to half the window, for `amplitude`; empty: all 1."""
 
@@ -91,6 +96,10 @@ def pool(luma: Tensor, factor: int) -> Tensor:
 def pooled_saliency(luma: Tensor, config: SaliencyConfig) -> Tensor:
     """Salience of pooled luma [B, T, K, h, w] as [B, T, h, w] in [0, 1]: energy, smoothing, contrast, confidence."""
     batch, segments = luma.shape[:2]
+    if config.variant == "without_scene":
+        energy, strength = contrast(smooth(scene_energy(luma)), config)
+        confidence = (strength / max(config.noise, 1e-6)).clamp(max=1).square()
+        return 1 - confidence + confidence * energy
     if config.window == "clip":
         luma = luma.flatten(1, 2)[:, None]  # [B, 1, T*K, h, w]: one map for the clip
     window = luma.shape[2]
@@ -203,6 +212,13 @@ def spectral_residual_energy(luma: Tensor, noise: float) -> Tensor:
 def difference_energy(luma: Tensor, noise: float) -> Tensor:
     """Mean |Y_{k+1} - Y_k| over the window: the control without Fourier transform."""
     return (luma[:, :, 1:] - luma[:, :, :-1]).abs().mean(2)
+
+
+def scene_energy(luma: Tensor) -> Tensor:
+    """|Y - its mean over the clip|, averaged over a segment's frames: the modulus of what is left of a transform over
+    the clip without u = 0, taken back to time; [B, T, K, h, w] -> [B, T, h, w]."""
+    luma = luma - luma[:, :1, :1]  # keeps a still clip at exactly zero
+    return (luma - luma.mean((1, 2), keepdim=True)).abs().mean(2)
 
 
 ENERGIES = {

@@ -9,6 +9,7 @@ from mdtnet.checks import check_ranges
 from mdtnet.errors import ConfigError
 from mdtnet.models.mdtnet import MDTNet, MDTNetConfig, excite
 from mdtnet.models.pretrained import start_trunk, start_weights, take_over
+from mdtnet.models.reading import KeyFrameReading, Reading, widen_stem_
 from mdtnet.models.tdn import TDN, differ
 from mdtnet.models.tea import SPLITS, TEA, Res2NetBlock, excite_and_aggregate
 from mdtnet.models.trunk import (
@@ -44,6 +45,9 @@ TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
     "efficientnet_lite0": EfficientNetLite0Trunk,
 }
 
+OWN_READING: Reading = "without_scene"
+"""The salience of MDT-Net2: its key frames without what stands still."""
+
 TEA_TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
     **TRUNK_MAKERS,
     "resnet50": resnet(Res2NetBlock, RESNETS["resnet50"][1]),
@@ -77,6 +81,8 @@ def build_model(config: Any, *, num_classes: int) -> nn.Module:
         return made
 
     model: Any = _system(config, trunk, num_classes)
+    if model.reading.place == "stem":
+        widen_stem_(model.trunk)
     model.pretrained = weights and ("ImageNet" if weights.imagenet else "video")
     if weights:
         take_over(model, weights, source=source)
@@ -85,21 +91,33 @@ def build_model(config: Any, *, num_classes: int) -> nn.Module:
 
 
 def _system(config: Any, trunk: Callable[..., Trunk], num_classes: int) -> nn.Module:
+    def common(made: Trunk, *, causal: bool = False) -> dict[str, Any]:
+        """What every system takes, beside its trunk."""
+        reading = KeyFrameReading(
+            reading_of(config), to=config.input_to, saliency=config.saliency, std=made.std, causal=causal
+        )
+        return {"trunk": made, "num_classes": num_classes, "dropout": config.dropout, "reading": reading}
+
     if config.name == "tsn":
-        return TSN(trunk(), num_classes, dropout=config.dropout)
+        return TSN(**common(trunk()))
     if config.name == "tsm":
-        shifts = shift_every(shift_step(config.trunk))
-        return TSM(trunk(at_input=shifts), num_classes, dropout=config.dropout)
+        return TSM(**common(trunk(at_input=shift_every(shift_step(config.trunk)))))
     if config.name == "tea":
         splits = SPLITS if TEA_TRUNK_MAKERS[config.trunk] is not TRUNK_MAKERS[config.trunk] else 1
-        return TEA(trunk(after_conv1=excite_and_aggregate(splits)), num_classes, dropout=config.dropout)
+        return TEA(**common(trunk(after_conv1=excite_and_aggregate(splits))))
     if config.name == "tdn":
-        return TDN(trunk(after_conv1=differ), num_classes, dropout=config.dropout)
-    saliency: SaliencyConfig | None = config.saliency if config.name == "mdtnet2" else None
+        return TDN(**common(trunk(after_conv1=differ)))
     parts: MDTNetConfig = config.mdtnet
-    return MDTNet(
-        trunk(after_conv1=excite(parts)), num_classes, config=parts, saliency=saliency, dropout=config.dropout
-    )
+    mapped = config.name == "mdtnet2" and reading_of(config) == "raw"
+    saliency: SaliencyConfig | None = config.saliency if mapped else None
+    return MDTNet(**common(trunk(after_conv1=excite(parts)), causal=parts.causal), config=parts, saliency=saliency)
+
+
+def reading_of(config: Any) -> Reading:
+    """How the network of a `ModelConfig` sees its key frames, with the system's own way spelled out."""
+    if config.input != "own":
+        return config.input
+    return OWN_READING if config.name == "mdtnet2" else "raw"
 
 
 def check_model(config: Any) -> None:
@@ -111,11 +129,49 @@ def check_model(config: Any) -> None:
     check_ranges(config, part="model")
     if config.name in ("mdtnet1", "mdtnet2"):
         _check(config.mdtnet)
-    if config.name == "mdtnet2" and config.saliency.pool % 2:
+    _check_reading(config)
+    if config.name == "mdtnet2" and reading_of(config) == "raw" and config.saliency.pool % 2:
         raise ConfigError(
             f"model.saliency.pool is {config.saliency.pool}, expected an even number: the network takes its salience "
             "of frames of half size"
         )
+
+
+def _check_reading(config: Any) -> None:
+    """What the way that key frames are seen asks of a system."""
+    reading, maps = reading_of(config), config.name in ("mdtnet1", "mdtnet2")
+    has_differences = config.name == "tdn" or (maps and config.mdtnet.fine)
+    if config.input_to == "differences" and reading != "raw" and not has_differences:
+        raise ConfigError(
+            f"model.input_to is 'differences', but {config.name} as configured has no path of differences inside "
+            "segments; expected frames or stem"
+        )
+    if config.name == "mdtnet2" and reading != "raw" and config.saliency.to == "action":
+        raise ConfigError(
+            f"model.saliency.to is 'action', but under model.input '{reading}' all frames of a segment are corrected "
+            "alike and their differences do not change: this would be mdtnet1; expected both, or model.input_to "
+            "'differences'"
+        )
+    if not (maps and config.mdtnet.causal):
+        return
+    if reading in ("median", "learned"):
+        raise ConfigError(
+            f"model.input is '{reading}', which looks at the whole clip: a causal network (model.mdtnet.causal) takes "
+            "raw or without_scene"
+        )
+    saliency: SaliencyConfig = config.saliency
+    if config.name == "mdtnet2" and reading == "raw":
+        for key, value in (("window", saliency.window), ("normalise", saliency.normalise)):
+            if value == "clip":
+                raise ConfigError(
+                    f"model.saliency.{key} is 'clip', which looks at the whole clip: a causal network "
+                    "(model.mdtnet.causal) takes segment"
+                )
+        if saliency.variant == "without_scene":
+            raise ConfigError(
+                "model.saliency.variant is 'without_scene', which looks at the whole clip: a causal network "
+                "(model.mdtnet.causal) takes model.input without_scene"
+            )
 
 
 def _check(parts: MDTNetConfig) -> None:

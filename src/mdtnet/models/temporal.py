@@ -141,13 +141,8 @@ class ConvBN(nn.Sequential):
         return F.conv2d(x, weight, bn.bias - bn.running_mean * scale, padding=conv.padding)  # type: ignore[arg-type]
 
 
-def neutral_(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Start a batch norm at zero, so that the sigmoid after it starts at 1/2 and its gate at 0."""
-    return started(bn, 0.0)
-
-
 def started(bn: nn.BatchNorm2d, scale: float) -> nn.BatchNorm2d:
-    """Start a batch norm at this scale and no bias."""
+    """Start a batch norm at this scale and no bias; at 0 a sigmoid after it starts at 1/2, and its gate at 0."""
     nn.init.constant_(bn.weight, scale)
     nn.init.zeros_(bn.bias)
     return bn
@@ -192,11 +187,11 @@ class _Gated(torch.autograd.Function):
 class CoarseDifference(nn.Module):
     """How far motion between neighbouring segments opens a gate (TDN's multi-scale module; METHOD section 3).
 
-    From reduced features, at three spatial scales, in both directions. `neutral` starts the gate half open; `causal`
-    looks backward only.
+    From reduced features, at three spatial scales, in both directions. `start` is the scale of the batch norm before
+    the gate at the start, 0 leaves the gate half open; `causal` looks backward only.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16, neutral: bool = True, causal: bool = False) -> None:
+    def __init__(self, channels: int, *, reduction: int = 16, start: float = 1.0, causal: bool = False) -> None:
         super().__init__()
         width = reduced(channels, reduction)
         self.causal = causal
@@ -204,8 +199,7 @@ class CoarseDifference(nn.Module):
         self.pooled = ConvBN(width, width, 3)
         self.full = ConvBN(width, width, 3)
         self.expand = ConvBN(width, channels, 1)
-        if neutral:
-            neutral_(self.expand[1])  # type: ignore[arg-type]
+        started(self.expand[1], start)  # type: ignore[arg-type]
 
     def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
         """[N, c, H, W] -> 2 (E + 1/2), from 0 to 2, where x * (1 + E) is the excitation; [N, C, H, W]."""

@@ -6,6 +6,7 @@ Wang et al., "Temporal Segment Networks: Towards Good Practices for Deep Action 
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.reading import KeyFrameReading
 from mdtnet.models.trunk import Trunk, normalise
 
 
@@ -14,12 +15,15 @@ class TSN(nn.Module):
 
     frames_per_segment = 1
 
-    def __init__(self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5) -> None:
+    def __init__(
+        self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5, reading: KeyFrameReading | None = None
+    ) -> None:
         super().__init__()
+        self.reading = reading or KeyFrameReading()
         self.num_classes = num_classes
         self.trunk = trunk
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = normalise(x[:, :, 0].flatten(0, 1), self.trunk)  # [B*T, 3, H, W]
-        return self.head(self.trunk(frames, x.shape[1]), x.shape[1])
+        key = normalise(x[:, :, 0], self.trunk)  # [B, T, 3, H, W]
+        return self.head(self.trunk(self.reading.frames(key), x.shape[1]), x.shape[1])
