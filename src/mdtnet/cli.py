@@ -156,6 +156,9 @@ def _test_arguments(parser: Any) -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     parser.add_argument("--device", default="auto", help="auto, or cpu to keep off an accelerator")
     parser.add_argument("--protocol", default="", help="a named protocol; default: `test` of the run's config")
+    parser.add_argument(
+        "--without", default="", help="silence a part: fine, coarse, dcme, stce (MDT-Net, TDN), motion (TEA), reading"
+    )
     parser.add_class_arguments(TestConfig)
 
 
@@ -172,11 +175,13 @@ def _test(options: Any) -> None:
     base = wanted or to_dict(checkpoint.config.test)
     test = from_dict(TestConfig, base | _given(options, TestConfig), where="command line")
     how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
+    how += f"_without_{options.without}" if options.without else ""
     if options.workers < 0:
         raise ConfigError(f"--workers is {options.workers}, expected 0 or more")
     out = options.out or _beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
     if not options.out:
-        said = protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint)
+        part = {"without": options.without} if options.without else {}
+        said = protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint, **part)
         _check_unused(out, said)
     title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
     figures = evaluate_checkpoint(
@@ -188,6 +193,7 @@ def _test(options: Any) -> None:
         classes=options.classes,
         device=options.device,
         workers=options.workers,
+        without=options.without,
     )
     if not PartialState().is_main_process:
         return

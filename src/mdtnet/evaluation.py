@@ -31,6 +31,7 @@ from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.folds import split_folds
 from mdtnet.data.transforms import mirror_labels, stack_clips
 from mdtnet.errors import ConfigError, DataError, DivergedError
+from mdtnet.gates import knocked_out, parts_of
 from mdtnet.models.folding import folded
 from mdtnet.runlog import CONSOLE, ignore_signals
 
@@ -394,12 +395,14 @@ def evaluate_checkpoint(
     classes: str = "",
     device: str = "auto",
     workers: int = 0,
+    without: str = "",
 ) -> dict[str, Any]:
     """Test a checkpoint on `data`, a folder of class folders or a list; `out` gets scores and metrics.
 
     Lists are read as those it was trained on, with one label a video or several. Class names must be among the
     checkpoint's; labels that are numbers are positions in the file `classes`,
-    or in the checkpoint's own list. Clips are drawn as the checkpoint's config says, views as `test` does.
+    or in the checkpoint's own list. Clips are drawn as the checkpoint's config says, views as `test` does. `without`
+    names a part of the network that is silenced (`gates.PARTS`), to see what it is worth.
 
     Returns:
         The content of `metrics.json` (see `metrics.summary`).
@@ -411,7 +414,14 @@ def evaluate_checkpoint(
     """
     check_ranges(test, part="test")
     found = load_checkpoint(checkpoint)
-    model: Any = folded(model_of(found, where=str(checkpoint)))
+    model: Any = model_of(found, where=str(checkpoint))
+    if without and without not in parts_of(model):
+        known = ", ".join(parts_of(model)) or "none"
+        raise ConfigError(
+            f"without is '{without}', but {found.config.model.name} as configured has the parts: {known}"
+            f"{nearest(without, parts_of(model))}"
+        )
+    model = folded(model)
     names, several = classes or found.classes, found.config.data.multi_label
     videos = load_videos(data, root=root, classes=names, multi_label=several)
     videos = relabel(videos, found.classes)
@@ -420,14 +430,16 @@ def evaluate_checkpoint(
     dataset = ClipDataset(videos, here, frames_per_segment=model.frames_per_segment, train=False, test=test)
     if accelerator.is_main_process:
         make_folder(out)  # seen to now: after hours of tests their scores would be lost
-    with _bar(len(dataset), active=accelerator.is_main_process) as progress:
+    silenced: Any = knocked_out(model, without) if without else nullcontext()  # type: ignore[arg-type]
+    said = {"without": without} if without else {}
+    with _bar(len(dataset), active=accelerator.is_main_process) as progress, silenced:
         table = evaluate(
             model.to(accelerator.device, memory_format=torch.channels_last),
             dataset,
             accelerator=accelerator,
             batch_size=test.batch_size,
             workers=workers,
-            protocol=protocol(found.config.data, test, data=data, checkpoint=str(checkpoint)),
+            protocol=protocol(found.config.data, test, data=data, checkpoint=str(checkpoint), **said),
             progress=progress,
         )
     if accelerator.is_main_process:

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from mdtnet.checkpoint import atomic_write, load_checkpoint
 from mdtnet.config import RunConfig, to_dict
 from mdtnet.errors import CheckpointError, ConfigError, MdtnetError
+from mdtnet.gates import FIGURES
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,9 @@ COLUMNS = (
     "val_mean_class",
     "seconds",
     "clips_per_s",
+    *FIGURES,
 )
-COLUMNS_MULTI_LABEL = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s")
+COLUMNS_MULTI_LABEL = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s", *FIGURES)
 FREE = (
     "out",
     "data.workers",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mdtnet.config import RunConfig, from_dict, nearest, read_yaml, to_dict
 from mdtnet.data.synthetic import RENDERER_VERSION, RenderConfig
 from mdtnet.errors import ConfigError
-from mdtnet.models.build import System
+from mdtnet.models.build import System, reading_of
 from mdtnet.runlog import flat
 
 DEFAULT = "default"
@@ -55,6 +55,8 @@ class StudyFile:
     """System, or system/variant, that the others are compared with. Empty: the first system."""
     keep: Keep = "none"
     """Checkpoints that stay on disk after a run."""
+    knock_out: bool = False
+    """Test every run once more without each of its parts (`mdtnet test --without`): what a part is worth."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Spec:
         """Everything that decides what a run's row says, beside seed and fold: flat, plain values."""
         values = flat(to_dict(self.config))
         ignored = tuple(part for part, systems in PARTS.items() if self.system not in systems)
+        if reading_of(self.config.model) != "raw":  # then every system looks at them
+            ignored = tuple(part for part in ignored if part != "model.saliency.")
         if self.data.render:
             values |= flat({"render": rendered(self.data.render)})
         if self.data.pairs is not None:
@@ -128,6 +132,7 @@ class Study:
     baseline: tuple[str, str]
     """System and variant."""
     keep: Keep = "none"
+    knock_out: bool = False
 
     @property
     def name(self) -> str:
@@ -173,7 +178,7 @@ def load_study(path: str | Path) -> Study:
     )
     out = Path(given.out or f"runs/studies/{path.stem}")
     baseline = _baseline(path, given, specs)
-    return Study(path, out, Path(given.results or out), specs, baseline, given.keep)
+    return Study(path, out, Path(given.results or out), specs, baseline, given.keep, given.knock_out)
 
 
 def nested(values: Any, *, where: str) -> dict[str, Any]:

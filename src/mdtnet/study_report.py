@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mdtnet.checkpoint import atomic_write
 from mdtnet.config import RunConfig, test_crop_size
 from mdtnet.cost import latency as seconds_of
 from mdtnet.errors import DataError
+from mdtnet.gates import PARTS
 from mdtnet.models.build import build_model
 from mdtnet.report import SYSTEM_TITLES, environment, write_page
 from mdtnet.study import DEFAULT, Spec, Study, hash_of
@@ -42,6 +43,8 @@ READING = (
     "Differences are paired: the same seed, that is the same order of videos, and the same data and folds. Bold: the "
     "interval lies on one side of zero. With many rows some do so by chance. The same seed on another machine (named "
     "below) may give another result.",
+    "A column such as `dcme out` is what the same weights gain or lose, in points, where that part is silenced in the "
+    "test: its gates at zero, its path adding nothing, key frames raw.",
     "GMACs are of all views of a video; a network that reads more frames a segment is not charged for decoding them.",
 )
 
@@ -135,7 +138,9 @@ def _part(study: Study, name: str, found: list[Cell], times: dict[str, Any]) -> 
     compared = f"points to {title_of(*study.baseline)}"
     columns = ["", "n", "top-1 %", "mean class %", *(["in pairs %"] if has_pairs else [])]
     columns += [compared, "GMACs", "M params", *(["ms"] if has_ms else [])]
-    rows = [_row(cell, base, times, has_pairs=has_pairs, has_ms=has_ms) for cell in found]
+    silenced = [part for part in PARTS if any(_knock_out(cell, part) is not None for cell in found)]
+    columns += [f"{part} out" for part in silenced]
+    rows = [_row(cell, base, times, has_pairs=has_pairs, has_ms=has_ms, silenced=silenced) for cell in found]
     drawn = [cell for cell in found if cell.top1]
     return {
         "name": name,
@@ -158,7 +163,16 @@ def _picture(path: Path) -> str:
         return data_uri(picture, "JPEG")
 
 
-def _row(cell: Cell, base: Cell | None, times: dict[str, Any], *, has_pairs: bool, has_ms: bool) -> dict[str, Any]:
+def _knock_out(cell: Cell, part: str) -> float | None:
+    """Points that a network gains where a part is silenced, the mean over its runs; None where that was not tested."""
+    pairs = [(getattr(row, f"without_{part}"), row.top1) for row in cell.rows]
+    changes = [100 * (without - top1) for without, top1 in pairs if without is not None]
+    return fmean(changes) if changes else None
+
+
+def _row(
+    cell: Cell, base: Cell | None, times: dict[str, Any], *, has_pairs: bool, has_ms: bool, silenced: Sequence[str]
+) -> dict[str, Any]:
     own = cell is base
     apart = difference(cell, base) if base and not own else None
     ms = times["ms"].get(_network(cell.spec))
@@ -166,6 +180,8 @@ def _row(cell: Cell, base: Cell | None, times: dict[str, Any], *, has_pairs: boo
     texts += [_mean(cell.pairs)] if has_pairs else []
     texts += ["–" if apart is None else _signed(apart), _three(cell.gmacs), f"{cell.rows[0].parameters / 1e6:.2f}"]
     texts += ["–" if ms is None else _three(ms * cell.rows[0].views)] if has_ms else []
+    changes = [_knock_out(cell, part) for part in silenced]
+    texts += ["–" if change is None else f"{change:+.1f}".replace("-", "−") for change in changes]
     return {"texts": texts, "colour": cell.system, "sure": apart is not None and apart.sure}
 
 

@@ -43,6 +43,20 @@ class Row:
     """Accuracy inside pairs of classes that are time reversals, chance 1/2; None where there are none."""
     pair_videos: int | None = field(default=None, kw_only=True)
     """Videos of these classes; None in rows of earlier versions."""
+    without_fine: float | None = field(default=None, kw_only=True)
+    """Top-1 of the same weights with the path of fine differences silenced; None where it was not tested. So are:"""
+    without_coarse: float | None = field(default=None, kw_only=True)
+    without_dcme: float | None = field(default=None, kw_only=True)
+    without_stce: float | None = field(default=None, kw_only=True)
+    without_motion: float | None = field(default=None, kw_only=True)
+    without_reading: float | None = field(default=None, kw_only=True)
+    e_coarse: float | None = field(default=None, kw_only=True)
+    """Of the last epoch, as in `log.csv`. So are:"""
+    e_dcme: float | None = field(default=None, kw_only=True)
+    e_stce: float | None = field(default=None, kw_only=True)
+    e_motion: float | None = field(default=None, kw_only=True)
+    fine_share: float | None = field(default=None, kw_only=True)
+    taps_inside: float | None = field(default=None, kw_only=True)
     videos: int
     unreadable: int
     clips: int

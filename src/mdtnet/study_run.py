@@ -27,6 +27,7 @@ from mdtnet.data.annotations import write_list
 from mdtnet.data.synthetic import REVERSAL_PAIRS, render_dataset
 from mdtnet.errors import ConfigError, DataError, MdtnetError
 from mdtnet.evaluation import ScoreTable, load_figures, load_split
+from mdtnet.gates import FIGURES, PARTS, parts_of
 from mdtnet.metrics import pair_accuracy, readable
 from mdtnet.models.build import build_model
 from mdtnet.pictures import VARIANTS, contact_sheet
@@ -246,9 +247,15 @@ def _start(study: Study, spec: Spec, config: RunConfig, environment: dict[str, s
         save_yaml(config, given)
         resume = ["--resume"] if (folder / LAST).is_file() else []
         job.commands.append(["train", "--config", str(given), *resume])
+    tested = bool(job.commands) or (folder / LAST).is_file()
     if has_views(config.test) and not (folder / "test" / "metrics.json").is_file():
         try:
             job.commands.append(_test_command(folder, config))
+        except MdtnetError as error:
+            job.commands, job.failure = [], str(error)
+    if study.knock_out and tested and not job.failure:
+        try:
+            job.commands += _knock_outs(folder, config)
         except MdtnetError as error:
             job.commands, job.failure = [], str(error)
     if job.commands:
@@ -308,14 +315,24 @@ def has_views(test: TestConfig) -> bool:
     return any(getattr(test, key) != getattr(ONE_VIEW, key) for key in keys)
 
 
-def _test_command(folder: Path, config: RunConfig) -> list[str]:
+def _knock_outs(folder: Path, config: RunConfig) -> list[list[str]]:
+    """The same test without each part of the network that was not tested without it yet."""
+    with torch.device("meta"):
+        parts = parts_of(build_model(replace(config.model, weights=""), num_classes=2))
+    missing = [part for part in parts if not (folder / f"without_{part}" / "metrics.json").is_file()]
+    return [_test_command(folder, config, without=part) for part in missing]
+
+
+def _test_command(folder: Path, config: RunConfig, *, without: str = "") -> list[str]:
     """The last weights on the validation part, by the config's own protocol."""
     videos = load_split(config.data)[1]
     listed = folder.with_name(folder.name + ".csv")
     write_list(listed, videos, root=str(listed.parent))
     options = {key: value for key, value in to_dict(config.test).items() if value != getattr(ONE_VIEW, key)}
     chosen = [text for key, value in options.items() for text in (f"--{key}", str(value).lower())]
-    return ["test", str(folder / LAST), "--data", str(listed), "--out", str(folder / "test"), *chosen]
+    out = f"without_{without}" if without else "test"
+    chosen += ["--without", without] if without else []
+    return ["test", str(folder / LAST), "--data", str(listed), "--out", str(folder / out), *chosen]
 
 
 def _last_words(folder: Path) -> str:
@@ -372,6 +389,7 @@ def collect(study: Study, spec: Spec, folder: Path) -> Row:
         top5=figures["top5"] if len(figures["classes"]) > 5 else None,
         mean_class=figures["mean_class"],
         **_inside_pairs(spec, ScoreTable.load(tested / "scores.npz")),
+        **_parts(folder, history[-1]),
         videos=figures["videos"],
         unreadable=figures["unreadable"],
         clips=test.clips,
@@ -386,6 +404,13 @@ def collect(study: Study, spec: Spec, folder: Path) -> Row:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         config=spec.hash,
     )
+
+
+def _parts(folder: Path, last: dict[str, Any]) -> dict[str, Any]:
+    """How far parts are on after the last epoch, and top-1 of the tests with a part silenced, as far as there are."""
+    tests = {f"without_{part}": folder / f"without_{part}" for part in PARTS}
+    tested = {name: load_figures(path)["top1"] for name, path in tests.items() if (path / "metrics.json").is_file()}
+    return {**{name: last.get(name) for name in FIGURES}, **tested}
 
 
 def _inside_pairs(spec: Spec, table: ScoreTable) -> dict[str, Any]:

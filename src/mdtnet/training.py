@@ -29,8 +29,10 @@ from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.transforms import mirror_labels
 from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
 from mdtnet.evaluation import ScoreTable, evaluate, load_split, make_accelerator, protocol, save_results
+from mdtnet.gates import gate_figures
 from mdtnet.models.build import build_model
 from mdtnet.models.pretrained import cost_of_start
+from mdtnet.models.reading import exchange_scenes, key_frame
 from mdtnet.recipe import (
     REFERENCE_BATCH,
     check_config,
@@ -63,6 +65,8 @@ from mdtnet.runlog import (
 )
 
 log = logging.getLogger(__name__)
+
+WATCHED_CLIPS = 4  # of the epoch's last step, whose gates `log.csv` shows
 
 Batch = dict[str, Any]  # what the loader gives: `frames`, `label`, `errors`
 
@@ -132,6 +136,7 @@ class Run:
         self.loader = self._make_loader()
         self.steps_per_epoch = math.ceil(self.loader.batch_sampler.num_batches / config.train.accumulate)
         self.sums = self._zeros()
+        self.watched: Tensor | None = None
         self.clock = time.monotonic()
         set_seed(config.train.seed, device_specific=True)  # dropout differs between processes
 
@@ -236,8 +241,10 @@ class Run:
         frames, labels = (part[key].to(self._device, non_blocking=True) for key in ("frames", "label"))
         train, weights = self.config.train, self.loss_weights
         mixed, shares = mix_clips(frames, labels, num_classes=len(self.classes), mixup=train.mixup, cutmix=train.cutmix)
+        clips = exchange_scenes(mixed[:, 0], share=train.exchange, key=key_frame(self.model))  # [B, T, K, 3, H, W]
+        self.watched = clips[:WATCHED_CLIPS]
         with self.accelerator.autocast():
-            logits = self.model(mixed[:, 0])  # one view: [B, T, K, 3, H, W]
+            logits = self.model(clips)
         weights = None if weights is None else weights.to(self._device)
         loss = clip_loss(logits.float(), shares, self.config, weights)
         right = torch.zeros_like(loss) if self.multi_label else (logits.argmax(1) == labels).sum()
@@ -282,6 +289,7 @@ class Run:
             **({} if self.multi_label else {"train_top1": right / max(1, clips)}),
             "seconds": seconds,
             "clips_per_s": clips / max(1e-9, seconds),
+            **self._gates(),
         }
         table = None
         if row["epoch"] % train.val_every == 0 or row["epoch"] == train.epochs:
@@ -294,6 +302,13 @@ class Run:
             state.best_epoch, state.best_top1 = row["epoch"], row[judged]
             self._keep_best(table)
         self._report(row)
+
+    def _gates(self) -> dict[str, float]:
+        """How far the parts of the network are on, seen on clips of the last step."""
+        if self.watched is None:
+            return {}
+        with self.accelerator.autocast():
+            return gate_figures(self.model, self.watched)
 
     def _validate(self, display: Display) -> ScoreTable:
         data = self.config.data

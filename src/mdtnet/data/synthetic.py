@@ -306,9 +306,10 @@ def render_dataset(
 ) -> RenderSummary:
     """Write the data set as video files: `OUT/train/<class>/*.mp4`, `OUT/val/<class>/*.mp4`.
 
-    Further validation sets are `val_same` and `val_neutral`. `OUT/train.csv`, `OUT/val.csv`, ... list them, `OUT/README.md` says what they are. Asked for again, an
-    interrupted render goes on: files that are there are kept. `workers` is the number of processes that draw;
-    the files do not depend on it. `progress` is called with the numbers of scenes done and in all.
+    Further validation sets are `val_same` and `val_neutral`. `OUT/train.csv`, `OUT/val.csv`, ... list them,
+    `OUT/README.md` says what they are. Asked for again, an interrupted render goes on: files that are there are kept.
+    `workers` is the number of processes that draw; the files do not depend on it. `progress` is called with the
+    numbers of scenes done and in all.
 
     Raises:
         ConfigError: `out` cannot be written, or holds anything but a render of the same config.
