@@ -426,7 +426,8 @@ VERBS: dict[str, Verb] = {
         cli_bench.bench,
         "  mdtnet bench --models tsn,tdn,mdtnet2 --trunks resnet50,mobilenet_v2 --out runs/bench\n"
         "  mdtnet bench --models tsn,mdtnet2 --training --batch 4 --threads 1\n"
-        "  mdtnet bench --models mdtnet2 --components",
+        "  mdtnet bench --models mdtnet2 --components\n"
+        "  mdtnet bench --maps --seed 7",
     ),
     "study": Verb(
         "many runs side by side: systems x data x seeds x variants; tables with intervals, plots, a page",

@@ -107,6 +107,10 @@ def bench_arguments(parser: Any) -> None:
     parser.add_argument("--repeats", type=int, default=7, help="turns that are timed, after one to warm up")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch takes")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--maps", action="store_true", help="how well motion maps find the figure, and nothing else")
+    parser.add_argument("--clips", type=int, default=5, help="of --maps: rendered clips of each action")
+    parser.add_argument("--seed", type=int, default=0, help="of --maps: the renderer's")
+    parser.add_argument("--workers", type=int, default=1, help="of --maps: processes that draw")
     parser.add_argument("--components", action="store_true", help="where a forward pass spends its time, too")
     parser.add_argument("--out", default="", help="folder for bench.json and bench.png")
 
@@ -116,6 +120,9 @@ def bench(options: Any) -> None:
     from mdtnet.bench import bench as run_bench
     from mdtnet.checks import make_folder
 
+    if options.maps:
+        _bench_maps(options)
+        return
     values = {key: value for key, value in options.as_dict().items() if key in BenchConfig.__dataclass_fields__}
     lists = {key: tuple(filter(None, values[key].split(","))) for key in ("models", "trunks", "formats")}
     config = BenchConfig(**{**values, **lists})
@@ -132,6 +139,26 @@ def bench(options: Any) -> None:
     if options.out:
         result.save(options.out)
         console.print(f"wrote {options.out}/bench.json and bench.png", highlight=False, soft_wrap=True)
+
+
+def _bench_maps(options: Any) -> None:
+    from mdtnet.checks import make_folder
+    from mdtnet.map_bench import bench_maps, save_maps
+
+    if options.out:
+        make_folder(options.out)
+    with console.status("") as status:
+        rows = bench_maps(clips=options.clips, seed=options.seed, workers=options.workers, note=status.update)
+    table = Table("scenes", "map", title="mean salience on and off the figure", box=None, padding=(0, 2, 0, 0))
+    for heading in ("AUC", "on", "off", "ratio", "flicker"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        figures = f"{row.figure:.2f}", f"{row.background:.2f}", f"{row.ratio:.1f}", f"{row.flicker:.3f}"
+        table.add_row(row.condition, row.map, f"{row.auc:.3f} ± {row.auc_half:.3f}", *figures)
+    console.print(table)
+    if options.out:
+        save_maps(rows, options.out)
+        console.print(f"wrote {options.out}/maps.json", highlight=False, soft_wrap=True)
 
 
 def machine_line(result: "Bench") -> str:
