@@ -12,14 +12,13 @@ from mdtnet.config import RunConfig, from_dict, load_yaml
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import build_model
 from mdtnet.recipe import check_config
-from mdtnet.study import load_study
+from mdtnet.study import load_study, merged
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
     "data.fold",  # with `folds`, where the videos are split
     "model.mdtnet.dcme_kernels",  # together, where the network is built
     "model.mdtnet.dcme_dilations",
-    "model.mdtnet.fine_start",  # any number
 }
 
 
@@ -68,7 +67,7 @@ def test_every_number_has_one_range():
     ],
 )
 def test_numbers_out_of_range_are_named(key, value, words):
-    config = from_dict(RunConfig, nested(key, value))
+    config = from_dict(RunConfig, merged({"model": {"input": "raw"}}, nested(key, value)))
     with pytest.raises(ConfigError) as found:
         check_config(config, processes=1)
     assert str(found.value).startswith(f"{key} is {words}")

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, from_dict, to_dict
+from mdtnet.config import DataConfig, ModelConfig, RunConfig, completed, from_dict, to_dict
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models.build import build_model
 from mdtnet.models.pretrained import read_file, recognise
@@ -196,7 +196,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     content = _read(Path(path))
     try:
-        config = from_dict(RunConfig, content["config"], where=str(path))
+        config = from_dict(RunConfig, completed(content["config"]), where=str(path))
     except ConfigError as error:
         raise CheckpointError(f"{error} (in the config inside the checkpoint)") from error
     return Checkpoint(

@@ -267,6 +267,36 @@ class RunConfig:
     """Test protocol."""
 
 
+BEFORE: dict[str, Any] = {
+    "model.input": "raw",
+    "model.mdtnet.fine_start": 1.0,
+    "model.mdtnet.fine_stage1": False,
+    "model.mdtnet.gate_start": 0.0,
+    "model.mdtnet.dcme_reach": 0.0,
+    "model.saliency.normalise": "segment",
+    "train.decay_norms": True,
+    "train.offset_lr": 1.0,
+}
+"""Key -> what a run did whose config does not have it, where that is not today's default: what it learned is loaded and
+compared with this."""
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of an earlier run, nested, with the keys of `BEFORE` that it lacks; nothing else is added."""
+    done = dict(values)
+    for key, value in BEFORE.items():
+        *parents, last = key.split(".")
+        place = done
+        for parent in parents:
+            if not isinstance(place.get(parent, {}), dict):
+                break  # reading the config says what is wrong with it
+            place[parent] = dict(place.get(parent, {}))
+            place = place[parent]
+        else:
+            place.setdefault(last, value)
+    return done
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A (nested) config as plain dicts, lists and numbers, fit for YAML and JSON."""
     return {

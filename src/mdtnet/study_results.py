@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mdtnet.checkpoint import atomic_write
-from mdtnet.config import RunConfig
+from mdtnet.config import BEFORE, RunConfig
 from mdtnet.data.synthetic import RenderConfig
 from mdtnet.errors import DataError
 from mdtnet.study import Spec, Study
@@ -175,14 +175,15 @@ def standing(study: Study, rows: Iterable[Row], configs: dict[str, dict[str, Any
 def _difference(row: Row, spec: Spec, hash_now: str, configs: dict[str, dict[str, Any]]) -> str:
     """Why a row is not of the run that is asked for now; "" if it is.
 
-    An option that did not exist when the run was made, and has its default value now, is no difference.
+    An option that did not exist when the run was made is no difference where it has the value now that the run had
+    without it: its default, or that of `BEFORE`.
     """
     if row.config == hash_now:
         return ""
     then = configs.get(row.config)
     if then is None:
         return f"another config, which is not in {CONFIGS}"
-    now, usual = spec.about, _defaults(spec)
+    now, usual = spec.about, _defaults(spec) | BEFORE
     if row.pairs is not None and not spec.data.render:
         usual["pairs"] = now.get("pairs")  # configs of earlier versions do not say
     for key in [*now, *(k for k in then if k not in now)]:
