@@ -81,16 +81,24 @@ PROTOCOLS = {
 }
 
 RAW, SCENE = {"input": "raw"}, {"input": "without_scene"}
-FIRST = {"fine_fusion": "norm", "fine_start": 1.0, "fine_stage1": False, "gate_start": 0.0, "dcme_reach": 0.0}
+NONE = {"spatial_difference": "none"}
+FIRST = {**NONE, "fine_fusion": "norm", "fine_start": 1.0, "fine_stage1": False, "gate_start": 0.0, "dcme_reach": 0.0}
+    "spatial_difference": "none",
+    "fine_fusion": "norm",
+    "fine_start": 1.0,
+    "fine_stage1": False,
+    "gate_start": 0.0,
+    "dcme_reach": 0.0,
+}
 FIRST_RECIPE = {"decay_norms": True, "offset_lr": 1.0}
-AVERAGE = {"fine_fusion": "average", "fine_stage1": False}
-TDNS = {"fine_fusion": "average", "fine_stage1": True}
-HALF = {"fine_fusion": "norm", "fine_start": 0.5, "fine_stage1": True}
+AVERAGE = {**NONE, "fine_fusion": "average", "fine_stage1": False}
+TDNS = {**NONE, "fine_fusion": "average", "fine_stage1": True}
+HALF = {**NONE, "fine_fusion": "norm", "fine_start": 0.5, "fine_stage1": True}
 FAST = {"temporal_lr": 10.0}
 
 
 def fine(**parts: Any) -> dict[str, Any]:
-    return {"mdtnet": {"fine_fusion": "norm", "fine_start": 1.0, "fine_stage1": False, **parts}}
+    return {"mdtnet": {**NONE, "fine_fusion": "norm", "fine_start": 1.0, "fine_stage1": False, **parts}}
 
 
 Variant = tuple[str, str, dict[str, Any], dict[str, Any]]  # name, system, options of the model, of the training
@@ -134,12 +142,15 @@ LONG: list[Variant] = [
     ("learned gain, average, stage 1", "mdtnet2", {"input": "learned", "mdtnet": TDNS}, {}),
 ]
 NEXT: list[Variant] = [
-    ("norm 0.5, stage 1", "mdtnet1", {**RAW, "mdtnet": HALF}, {}),
-    ("without scene, norm 0.5, stage 1", "mdtnet2", {**SCENE, "mdtnet": HALF}, {}),
-    ("without median, norm 0.5, stage 1", "mdtnet2", {"input": "median", "mdtnet": HALF}, {}),
-    ("exchange 0.5, norm 0.5, stage 1", "mdtnet1", {**RAW, "mdtnet": HALF}, {"exchange": 0.5}),
-    ("stem, norm 0.5, stage 1", "mdtnet2", {**SCENE, "input_to": "stem", "mdtnet": HALF}, {}),
-    ("the same, exchange 0.5", "mdtnet2", {**SCENE, "input_to": "stem", "mdtnet": HALF}, {"exchange": 0.5}),
+    ("default", "mdtnet1", {}, {}),
+    ("default", "mdtnet2", {}, {}),
+    ("without gradient", "mdtnet2", {"mdtnet": HALF}, {}),
+    ("without median", "mdtnet2", {"input": "median"}, {}),
+    ("exchange 0.5", "mdtnet1", {}, {"exchange": 0.5}),
+    ("stem", "mdtnet2", {"input_to": "stem"}, {}),
+    ("stem, exchange 0.5", "mdtnet2", {"input_to": "stem"}, {"exchange": 0.5}),
+    ("raw", "tdn", {}, {}),
+    ("without scene", "tdn", SCENE, {}),
 ]
 CLIPS: list[Variant] = [
     ("raw", "tsn", RAW, {}),

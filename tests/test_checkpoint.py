@@ -72,7 +72,7 @@ class Bomb:
 @pytest.mark.parametrize("system", ["tsn", "mdtnet1", "mdtnet2"])
 def test_network_of_an_earlier_version_computes_what_it_did(system, tmp_path):
     """Its file lacks the keys that have come since, and today's defaults are others."""
-    first = MDTNetConfig(fine_start=1.0, fine_stage1=False, gate_start=0.0, dcme_reach=0.0)
+    first = MDTNetConfig(fine_start=1.0, fine_stage1=False, spatial_difference="none", gate_start=0.0, dcme_reach=0.0)
     options = {"input": "raw", "saliency": SaliencyConfig(normalise="segment"), "mdtnet": first}
     then = replace(CONFIG, model=replace(CONFIG.model, name=system, weights="", **options))
     network = build_model(then.model, num_classes=2)

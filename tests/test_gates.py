@@ -94,7 +94,7 @@ def test_gates_that_start_at_zero_are_seen_to_be_zero():
 
 
 def test_share_of_the_fine_path_is_that_of_what_joins():
-    model = network("mdtnet1", mdtnet=MDTNetConfig(fine_fusion="average", fine_stage1=False))
+    model = network("mdtnet1", mdtnet=MDTNetConfig(fine_fusion="average", fine_stage1=False, spatial_difference="none"))
     x = clips(model)
     key, action = model.enhanced(x)
     with torch.no_grad():
@@ -153,7 +153,8 @@ def test_log_shows_how_far_parts_are_on(fine_tuned):
 
 @pytest.mark.parametrize("part", ["coarse", "dcme", "stce"])
 def test_gates_are_open_after_a_short_recipe_and_have_learned(fine_tuned, part):
-    """Mean |E| is 0.02 at least, and silencing the gate moves the mean margin by more than 3 standard errors."""
+    """Mean |E| is 0.02 at least, and silencing the gate moves the mean margin of either class by more than
+    3 standard errors."""
     assert read_history(fine_tuned / "run" / "log.csv")[-1][f"e_{part}"] >= 0.02
     videos = str(write_videos(fine_tuned / "more", per_class=40, seed=1))
     checkpoint = fine_tuned / "run" / "checkpoints" / "last.pt"
@@ -167,7 +168,8 @@ def test_gates_are_open_after_a_short_recipe_and_have_learned(fine_tuned, part):
         own = scores[np.arange(len(scores)), table.labels]
         margins.append(own - scores[np.arange(len(scores)), 1 - table.labels])
     change = margins[0] - margins[1]
-    assert abs(change.mean()) > 3 * change.std(ddof=1) / np.sqrt(len(change))
+    of_classes = [change[table.labels == label] for label in (0, 1)]  # of two, what one loses the other may win
+    assert all(abs(c.mean()) > 3 * c.std(ddof=1) / np.sqrt(len(c)) for c in of_classes)
 
 
 def test_part_that_a_network_lacks_is_named(fine_tuned):

@@ -299,7 +299,7 @@ SWITCHES = [
     {"fine_stage1": False},
     {"fine_fusion": "average"},
     {"spatial_difference": "sobel"},
-    {"spatial_difference": "gradient"},
+    {"spatial_difference": "none"},
     {"gate_start": 0.0},
     {"dcme_reach": 0.0},
     {"coarse": False},

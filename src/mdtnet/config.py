@@ -271,6 +271,7 @@ BEFORE: dict[str, Any] = {
     "model.input": "raw",
     "model.mdtnet.fine_start": 1.0,
     "model.mdtnet.fine_stage1": False,
+    "model.mdtnet.spatial_difference": "none",
     "model.mdtnet.gate_start": 0.0,
     "model.mdtnet.dcme_reach": 0.0,
     "model.saliency.normalise": "segment",

@@ -48,7 +48,7 @@ class MDTNetConfig:
     """Scale of that batch norm at the start; 0 starts without the path."""
     fine_stage1: bool = True
     """A copy of stage 1 on the difference path, added again after stage 1."""
-    spatial_difference: Literal["none", "sobel", "gradient"] = "none"
+    spatial_difference: Literal["none", "sobel", "gradient"] = "gradient"
     """Spatial difference of the fine differences: `gradient` shows |horizontal| + |vertical| Sobel response, averaged
     over a segment's differences, as three channels more; `sobel` adds the sum of both, without modulus, to them."""
     gate_start: float = 0.25
