@@ -83,13 +83,6 @@ PROTOCOLS = {
 RAW, SCENE = {"input": "raw"}, {"input": "without_scene"}
 NONE = {"spatial_difference": "none"}
 FIRST = {**NONE, "fine_fusion": "norm", "fine_start": 1.0, "fine_stage1": False, "gate_start": 0.0, "dcme_reach": 0.0}
-    "spatial_difference": "none",
-    "fine_fusion": "norm",
-    "fine_start": 1.0,
-    "fine_stage1": False,
-    "gate_start": 0.0,
-    "dcme_reach": 0.0,
-}
 FIRST_RECIPE = {"decay_norms": True, "offset_lr": 1.0}
 AVERAGE = {**NONE, "fine_fusion": "average", "fine_stage1": False}
 TDNS = {**NONE, "fine_fusion": "average", "fine_stage1": True}
