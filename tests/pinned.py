@@ -38,20 +38,25 @@ MODEL: Values = {
     "weights": "",
     "dropout": 0.5,
     "freeze": "none",
+    "input": "raw",
+    "input_to": "frames",
 }
 TSM: Values = {"causal": False}
 MDTNET: Values = {
     "frames_per_segment": 5,
     "key_frame": 3,
     "fine": True,
+    "fine_fusion": "norm",
     "fine_start": 1.0,
     "fine_stage1": False,
     "spatial_difference": "none",
+    "gate_start": 0.0,
     "coarse": True,
     "dcme": True,
     "dcme_kernels": (3, 3),
     "dcme_dilations": (1, 2),
     "dcme_deformable": True,
+    "dcme_reach": 0.0,
     "dcme_backward": False,
     "dcme_low_level": False,
     "stce": True,
@@ -61,6 +66,7 @@ MDTNET: Values = {
     "causal": False,
 }
 SALIENCY: Values = {
+    "scene": 0.0,
     "variant": "amplitude",
     "window": "segment",
     "normalise": "segment",
@@ -136,6 +142,9 @@ DATA: Values = {
     "backend": "pyav",
 }
 TRAIN: Values = {
+    "decay_norms": True,
+    "offset_lr": 1.0,
+    "exchange": 0.0,
     "epochs": 3,
     "batch_size": 4,
     "accumulate": 1,

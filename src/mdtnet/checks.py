@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from mdtnet.config import SYSTEMS, DataConfig, MDTNetConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.config import SYSTEMS, DataConfig, MDTNetConfig, ModelConfig, RunConfig, TestConfig, reading_of
 from mdtnet.errors import ConfigError
 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -18,7 +18,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "0 or more": (
         lambda x: x >= 0,
         "data.workers model.mdtnet.key_frame model.saliency.noise model.saliency.frequency_weights train.lr "
-        "train.weight_decay train.steps train.decay train.warmup_epochs train.classifier_lr train.temporal_lr",
+        "train.weight_decay train.steps train.decay train.warmup_epochs train.classifier_lr train.temporal_lr "
+        "train.offset_lr model.mdtnet.fine_start model.mdtnet.gate_start model.mdtnet.dcme_reach",
     ),
     "0 (off) or more": (
         lambda x: x >= 0,
@@ -27,7 +28,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "0 to 1": (
         lambda x: 0 <= x <= 1,
-        "data.color_jitter model.saliency.floor model.saliency.drop model.saliency.quantile",
+        "data.color_jitter model.saliency.floor model.saliency.drop model.saliency.quantile "
+        "model.saliency.scene train.exchange",
     ),
     "0 or more and less than 1": (
         lambda x: 0 <= x < 1,
@@ -68,11 +70,51 @@ def check_model(config: ModelConfig) -> None:
     parts = SYSTEMS[config.name].parts
     if "mdtnet" in parts:
         _check_parts(config.mdtnet)
-    if "saliency" in parts and config.saliency.pool % 2:
+    _check_reading(config)
+    if "saliency" in parts and reading_of(config) == "raw" and config.saliency.pool % 2:
         raise ConfigError(
             f"model.saliency.pool is {config.saliency.pool}, expected an even number: the network takes its salience "
             "of frames of half size"
         )
+
+
+def _check_reading(config: ModelConfig) -> None:
+    """Check that a system can see its key frames in this way."""
+    reading, maps = reading_of(config), "mdtnet" in SYSTEMS[config.name].parts
+    has_differences = config.name == "tdn" or (maps and config.mdtnet.fine)
+    if config.input_to == "differences" and reading != "raw" and not has_differences:
+        raise ConfigError(
+            f"model.input_to is 'differences', but {config.name} as configured has no path of differences inside "
+            "segments; expected frames or stem"
+        )
+    if config.name == "mdtnet2" and reading != "raw" and config.saliency.to == "action":
+        raise ConfigError(
+            f"model.saliency.to is 'action', but under model.input '{reading}' all frames of a segment are corrected "
+            "alike and their differences do not change: this would be mdtnet1; expected both, or model.input_to "
+            "'differences'"
+        )
+    causal = "model.mdtnet.causal" if maps and config.mdtnet.causal else ""
+    causal = "model.tsm.causal" if config.name == "tsm" and config.tsm.causal else causal
+    if causal and reading in ("median", "learned"):
+        raise ConfigError(
+            f"model.input is '{reading}', which looks at the whole clip: a causal network ({causal}) takes raw or "
+            "without_scene"
+        )
+    if not causal:
+        return
+    saliency = config.saliency
+    if config.name == "mdtnet2" and reading == "raw":
+        for key, value in (("window", saliency.window), ("normalise", saliency.normalise)):
+            if value == "clip":
+                raise ConfigError(
+                    f"model.saliency.{key} is 'clip', which looks at the whole clip: a causal network "
+                    "(model.mdtnet.causal) takes segment"
+                )
+        if saliency.variant == "without_scene":
+            raise ConfigError(
+                "model.saliency.variant is 'without_scene', which looks at the whole clip: a causal network "
+                "(model.mdtnet.causal) takes model.input without_scene"
+            )
 
 
 def _check_parts(parts: MDTNetConfig) -> None:

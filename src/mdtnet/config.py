@@ -63,12 +63,17 @@ class MDTNetConfig:
     """Index of the key frame in its segment, from 0 (the paper's 4th frame)."""
     fine: bool = True
     """Fine temporal differences (inside segments) at the stem."""
-    fine_start: float = 1.0
-    """Scale of the batch norm that ends the path of fine differences, at the start; 0 starts without the path."""
-    fine_stage1: bool = False
+    fine_fusion: Literal["norm", "average"] = "norm"
+    """How fine differences join: added through a batch norm, or half and half with the appearance (TDN)."""
+    fine_start: float = 0.5
+    """Scale of that batch norm at the start; 0 starts without the path."""
+    fine_stage1: bool = True
     """A copy of stage 1 on the difference path, added again after stage 1."""
-    spatial_difference: Literal["none", "sobel"] = "none"
-    """Add the spatial gradient (Sobel) of the fine differences to them."""
+    spatial_difference: Literal["none", "sobel", "gradient"] = "gradient"
+    """Spatial difference of the fine differences. `gradient`: the absolute horizontal and vertical Sobel responses,
+    added and averaged over a segment's differences, are three more channels; `sobel` adds the signed sum to them."""
+    gate_start: float = 0.25
+    """Scale at the start of the layers that open the gates of coarse differences, DCME and STCE; 0: closed."""
     coarse: bool = True
     """Coarse temporal differences (between segments) in stages 2 to 4."""
     dcme: bool = True
@@ -79,6 +84,8 @@ class MDTNetConfig:
     """How far apart their taps are, in cells: kernels of 3 at 1 and 2 span 3 and 5 cells."""
     dcme_deformable: bool = True
     """Deformable convolutions; false: plain ones in their place (ablation)."""
+    dcme_reach: float = 2.0
+    """Furthest that a deformable tap may be moved, in cells (by tanh); 0: without a limit."""
     dcme_backward: bool = False
     """Add the mirrored backward difference."""
     dcme_low_level: bool = False
@@ -99,12 +106,14 @@ class MDTNetConfig:
 class SaliencyConfig:
     """The motion salience map: what the paper leaves open, one field per choice (docs/method.md)."""
 
-    variant: Literal["amplitude", "phase", "spectral_residual", "difference"] = "amplitude"
-    """Measure of motion at a pixel: Fourier amplitude, phase, spectral residual, or plain frame difference."""
+    variant: Literal["amplitude", "phase", "spectral_residual", "difference", "without_scene"] = "amplitude"
+    """Measure of motion at a pixel: Fourier amplitude, phase, spectral residual, plain frame difference; or the
+    difference to the clip's static part, which a transform over the clip has at u = 0."""
     window: Literal["segment", "clip"] = "segment"
     """Frames a transform spans: the K frames of a segment, or all T*K frames."""
-    normalise: Literal["segment", "clip"] = "segment"
-    """Whether median and high quantile are taken per segment or over the whole clip."""
+    normalise: Literal["segment", "clip"] = "clip"
+    """Whether median, high quantile and confidence are those of each segment or of the whole clip. Of each segment, a
+    calm one passes unchanged beside one that is masked, and the map flickers."""
     to: Literal["action", "appearance", "both"] = "both"
     """Which path sees the enhanced frames: the difference path, the key frames, or both."""
     floor: float = 0.5
@@ -118,10 +127,21 @@ class SaliencyConfig:
     """Amplitude per frame, on luma in [0, 1], below which a segment counts as motionless (tau = K * noise)."""
     pool: int = 4
     """Area pooling before everything else, in pixels; in a network an even number."""
+    scene: float = 0.0
+    """g of the inputs without the scene (`model.input`): share of the static part that is left, 0 to 1; 1 leaves the
+    frames as they are."""
     frequency_weights: tuple[float, ...] = ()
     """w_u for u = 1, 2, ... up to half the window, for `amplitude`; empty: all 1."""
 
 
+Reading = Literal["own", "raw", "without_scene", "median", "learned"]
+ReadingTo = Literal["frames", "stem", "differences"]
+Part = Literal["fine", "coarse", "dcme", "stce", "motion", "reading"]
+"""A part of a network that can be silenced in a test."""
+PARTS: tuple[Part, ...] = get_args(Part)
+GATE_FIGURES = ("e_coarse", "e_dcme", "e_stce", "e_motion", "fine_share", "taps_inside")
+"""Columns of `log.csv`: mean |E| of coarse differences, DCME, STCE and TEA's motion excitation; size of the path of
+fine differences where it joins first, as a share of the appearance's; share of DCME's taps inside the picture."""
 Sampling = Literal["consecutive", "random"]
 TestRule = Literal["uniform", "random", "dense", "tsm_twice", "tdn"]
 Exposure = Literal["none", "gain", "gamma"]
@@ -207,10 +227,29 @@ class ModelConfig:
     """Part of the trunk that is not trained: nothing, the stem, the stem and stages 1 to 3, or all of it."""
     tsm: TSMConfig = field(default_factory=TSMConfig)
     """The variant of TSM; used by tsm."""
+    input: Reading = "own"
+    """How key frames are seen: `raw`; `without_scene`, less their mean over the clip; `median`, less their median;
+    `learned`, through a learned gain of each frequency in time; `own` is the system's way: without_scene of mdtnet2,
+    raw of the others. mdtnet2 with `raw` has the map of `saliency`."""
+    input_to: ReadingTo = "frames"
+    """Where key frames that are not raw go: in the place of the raw ones (`frames`); beside them into a stem of six
+    channels (`stem`); or as three more channels into the path of `differences`, the trunk seeing raw ones."""
     mdtnet: MDTNetConfig = field(default_factory=MDTNetConfig)
     """Components of MDT-Net; other systems ignore them."""
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
-    """The motion salience map; used by mdtnet2."""
+    """The motion salience map of mdtnet2 with `input: raw`; its noise, quantile, pool and scene are for other inputs
+    too."""
+
+
+OWN_READING: Reading = "without_scene"
+"""The salience of MDT-Net2: its key frames without what stands still."""
+
+
+def reading_of(config: ModelConfig) -> Reading:
+    """How a network sees its key frames, with the system's own way spelled out."""
+    if config.input != "own":
+        return config.input
+    return OWN_READING if config.name == "mdtnet2" else "raw"
 
 
 @dataclass(frozen=True)
@@ -230,7 +269,10 @@ class TrainConfig:
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-4
-    """Weight decay; batch-norm parameters and biases are decayed too, as in the official recipes."""
+    """Weight decay of weights; batch-norm parameters and biases are not decayed, as in the official recipes of TSN, TSM
+    and TEA."""
+    decay_norms: bool = False
+    """Decay batch-norm parameters and biases too."""
     schedule: Literal["steps", "cosine"] = "steps"
     """Learning-rate schedule after the warm-up."""
     steps: tuple[int, ...] = (30, 40, 50)
@@ -244,7 +286,11 @@ class TrainConfig:
     classifier_lr: float = 1.0
     """Multiplier of the learning rate for the classifier (5 when fine-tuning in the official recipes)."""
     temporal_lr: float = 1.0
-    """Multiplier of the learning rate for everything that is neither trunk nor classifier."""
+    """Multiplier of the learning rate for new layers: what is neither trunk nor a copy of its layers nor classifier."""
+    offset_lr: float = 0.1
+    """Multiplier, beside `temporal_lr`, for the layers that move the taps of deformable convolutions."""
+    exchange: float = 0.0
+    """Share of training clips, 0 to 1, that get another clip's scene: their static part is exchanged."""
     label_smoothing: float = 0.0
     """Label smoothing, 0 to 1."""
     class_balance: Literal["none", "sampling", "weights"] = "none"

@@ -198,11 +198,23 @@ def merged(base: Values, over: Values) -> Values:
 
 # ---- versions -----------------------------------------------------------------------------------------
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 """Goes up by one, with rows in the tables below, when an option gets another name or default, or is new."""
 RENAMED: dict[int, dict[str, str]] = {}
 """Version -> name of an option before it, such as `model.mdtnet.causal`, and since."""
-LACKED: dict[int, Values] = {}
+LACKED: dict[int, Values] = {
+    2: {
+        "model.input": "raw",
+        "model.mdtnet.fine_start": 1.0,
+        "model.mdtnet.fine_stage1": False,
+        "model.mdtnet.spatial_difference": "none",
+        "model.mdtnet.gate_start": 0.0,
+        "model.mdtnet.dcme_reach": 0.0,
+        "model.saliency.normalise": "segment",
+        "train.decay_norms": True,
+        "train.offset_lr": 1.0,
+    }
+}
 """Version -> options that are new in it or have a new default: what is computed with in older files that lack them."""
 
 

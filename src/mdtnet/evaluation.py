@@ -23,10 +23,11 @@ from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.splits import relabel
 from mdtnet.data.transforms import mirror_labels, stack_clips
-from mdtnet.errors import DivergedError
+from mdtnet.errors import ConfigError, DivergedError, nearest
 from mdtnet.files import make_folder
 from mdtnet.metrics import Figures
 from mdtnet.models.folding import folded
+from mdtnet.models.gates import knocked_out, parts_of
 from mdtnet.processes import ignore_signals, make_accelerator
 from mdtnet.scores import ScoreTable, fusion_name, save_results
 from mdtnet.terminal import bar
@@ -149,12 +150,14 @@ def evaluate_checkpoint(
     classes: str = "",
     device: str = "auto",
     workers: int = 0,
+    without: str = "",
 ) -> Figures:
     """Test a checkpoint on `data`, a folder of class folders or a list; `out` gets scores and metrics.
 
     Lists are read as those it was trained on, with one label per video or several. Class names must be among the
     checkpoint's; labels that are numbers are positions in the file `classes`,
-    or in the checkpoint's own list. Clips are drawn as the checkpoint's config says, views as `test` does.
+    or in the checkpoint's own list. Clips are drawn as the checkpoint's config says, views as `test` does. `without`
+    names a part of the network that is silenced (`gates.PARTS`), to see what it is worth.
 
     Returns:
         The content of `metrics.json` (see `metrics.summary`).
@@ -166,7 +169,14 @@ def evaluate_checkpoint(
     """
     check_ranges(test, part="test")
     found = load_checkpoint(checkpoint)
-    model = folded(model_of(found, where=str(checkpoint)))
+    model = model_of(found, where=str(checkpoint))
+    if without and without not in parts_of(model):
+        known = ", ".join(parts_of(model)) or "none"
+        raise ConfigError(
+            f"without is '{without}', but {found.config.model.name} as configured has the parts: {known}"
+            f"{nearest(without, parts_of(model))}"
+        )
+    model = folded(model)
     names, several = classes or found.classes, found.config.data.multi_label
     videos = load_videos(data, root=root, classes=names, multi_label=several)
     videos = relabel(videos, found.classes)
@@ -177,14 +187,16 @@ def evaluate_checkpoint(
     dataset = ClipDataset(videos, here, frames_per_segment=model.frames_per_segment, train=False, test=test)
     if accelerator.is_main_process:
         make_folder(out)  # checked now, not after hours of testing
-    with bar(len(dataset), active=accelerator.is_main_process) as progress:
+    silenced = knocked_out(model, without) if without else nullcontext()
+    part = {"without": without} if without else {}
+    with bar(len(dataset), active=accelerator.is_main_process) as progress, silenced:
         table = evaluate(
             model.to(accelerator.device).to(memory_format=torch.channels_last),
             dataset,
             accelerator=accelerator,
             batch_size=test.batch_size,
             workers=workers,
-            protocol=protocol(found.config.data, test, data=data, checkpoint=str(checkpoint)),
+            protocol=protocol(found.config.data, test, data=data, checkpoint=str(checkpoint), **part),
             progress=progress,
         )
     if accelerator.is_main_process:

@@ -265,20 +265,20 @@ def trunk_alone(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return tsn(x[:, :, model.parts.key_frame : model.parts.key_frame + 1])
 
 
-NEUTRAL = {"temporal": "identity", "fine_start": 0.0}
+NEUTRAL = {"temporal": "identity", "fine_start": 0.0, "gate_start": 0.0}
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("trunk", SMALL)
 def test_neutral_mdtnet_starts_as_its_trunk(trunk, training):
-    model = build("mdtnet1", trunk, mdtnet=MDTNetConfig(**NEUTRAL, dcme_backward=True, fine_stage1=True))
+    model = build("mdtnet1", trunk, mdtnet=MDTNetConfig(**NEUTRAL, dcme_backward=True))
     model.train(training)
     x = normalised(clips(model, size=64), model)
     torch.testing.assert_close(model(x), trunk_alone(model, x), atol=1e-6, rtol=1e-6)
 
 
 def test_mdtnet_with_shift_starts_as_a_trunk_that_shifts():
-    model = build("mdtnet1", mdtnet=MDTNetConfig(fine_start=0.0)).eval()
+    model = build("mdtnet1", mdtnet=MDTNetConfig(fine_start=0.0, gate_start=0.0)).eval()
     only_shift = MDTNetConfig(fine=False, coarse=False, dcme=False, stce=False)
     plain = build("mdtnet1", mdtnet=only_shift).eval()
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()})
@@ -303,25 +303,30 @@ def test_deformable_kernels_start_on_the_grid_and_as_a_difference(trunk):
 
 
 def test_dropped_salience_is_an_augmentation_of_training():
-    model = build("mdtnet2", saliency=SaliencyConfig(floor=0.0, drop=1.0))
-    salient = build("mdtnet2", saliency=SaliencyConfig(floor=0.0))
+    model = build("mdtnet2", input="raw", saliency=SaliencyConfig(floor=0.0, drop=1.0))
+    salient = build("mdtnet2", input="raw", saliency=SaliencyConfig(floor=0.0))
     x = clips(model)
     dropped, kept = model.train().enhanced(x), salient.train().enhanced(x)
-    plain = build("mdtnet2", saliency=SaliencyConfig(floor=1.0)).enhanced(x)
+    plain = build("mdtnet2", input="raw", saliency=SaliencyConfig(floor=1.0)).enhanced(x)
     assert all(torch.equal(a, b) for a, b in zip(dropped, plain))
     assert all(torch.equal(a, b) for a, b in zip(model.eval().enhanced(x), kept))
     assert not torch.equal(kept[0], plain[0])
 
 
-def test_floor_one_is_mdtnet1_exactly():
-    with_salience = build("mdtnet2", saliency=SaliencyConfig(floor=1.0)).eval()
+OFF = [{"input": "raw", "saliency": SaliencyConfig(floor=1.0)}, {"saliency": SaliencyConfig(scene=1.0)}]
+ON = [{"input": "raw", "saliency": SaliencyConfig(floor=0.0)}, {}]
+
+
+@pytest.mark.parametrize(("off", "on"), list(zip(OFF, ON)), ids=["map", "without_scene"])
+def test_mdtnet2_without_its_salience_is_mdtnet1_exactly(off, on):
+    with_salience = build("mdtnet2", **off).eval()
     without = build("mdtnet1").eval()
     perturb(with_salience)
     without.load_state_dict(with_salience.state_dict())
     x = clips(without)
     with torch.no_grad():
         assert torch.equal(with_salience(x), without(x))
-        salient = build("mdtnet2", saliency=SaliencyConfig(floor=0.0)).eval()
+        salient = build("mdtnet2", **on).eval()
         salient.load_state_dict(with_salience.state_dict())
         assert not torch.allclose(salient(x), without(x), atol=1e-4)
 
@@ -330,8 +335,12 @@ def test_floor_one_is_mdtnet1_exactly():
 
 SWITCHES = [
     {"fine": False},
-    {"fine_stage1": True},
+    {"fine_stage1": False},
+    {"fine_fusion": "average"},
     {"spatial_difference": "sobel"},
+    {"spatial_difference": "none"},
+    {"gate_start": 0.0},
+    {"dcme_reach": 0.0},
     {"coarse": False},
     {"dcme": False},
     {"dcme_kernels": (3,), "dcme_dilations": (1,)},

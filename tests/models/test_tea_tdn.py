@@ -60,7 +60,7 @@ def test_res2net_block_against_a_loop(inplanes, stride):
 
 
 def test_coarse_difference_against_a_loop():
-    module = alive(CoarseDifference(32, neutral=False))
+    module = alive(CoarseDifference(32))
     z = torch.randn(2 * T, 8, 5, 6)
     expected = torch.empty(2 * T, 32, 5, 6)
     for n in range(2 * T):

@@ -25,7 +25,8 @@ from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.exposure import expose, exposure_table
 from mdtnet.data.splits import deal, load_split, split_folds
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.inference.views import Description, read_views
+from mdtnet.inference.description import Description
+from mdtnet.inference.views import read_views
 from mdtnet.scores import ScoreTable
 from mdtnet.study import runs as study_run
 from mdtnet.study.grid import load_study, only
@@ -770,3 +771,18 @@ def test_exposure_brings_a_dark_clip_to_medium_brightness():
     gamma = exposure_table(dark, "gamma")
     assert (gamma[0], gamma[255]) == (0, 255)
     assert (np.diff(gamma.astype(int)) >= 0).all()
+
+
+def test_a_study_tests_its_networks_without_each_part(tmp_path):
+    data = {"tiny": {"render": {**RENDER, "val_clips": 2}}}
+    study = load_study(write_study(tmp_path, systems=["tdn"], seeds=[0], data=data, knock_out=True))
+    study_run.run_study(study, study.specs)
+    (row,) = read_rows(study.results / RESULTS)
+    assert row.without_fine is not None
+    assert row.without_coarse is not None
+    assert row.without_dcme is row.without_stce is row.without_reading is None
+    assert row.e_coarse > 0.01
+    build_study(study)
+    page = (study.results / "results.md").read_text()
+    assert "| fine out | coarse out |" in page
+    assert f"{100 * (row.without_fine - row.top1):+.1f}".replace("-", "−") in page

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mdtnet.config import ModelConfig, TrainConfig
+from mdtnet.config import SYSTEMS, ModelConfig, TrainConfig
 from mdtnet.models.build import build_model
 from mdtnet.training import recipe
 
@@ -49,20 +49,39 @@ def mdtnet1():
 
 
 def test_groups_hold_every_trained_parameter_once(mdtnet1):
-    groups = {g["name"]: g for g in recipe.parameter_groups(mdtnet1, TrainConfig(classifier_lr=5, temporal_lr=2))}
-    assert {name: g["lr_scale"] for name, g in groups.items()} == {"trunk": 1, "classifier": 5, "temporal": 2}
+    config = TrainConfig(classifier_lr=5, temporal_lr=2, offset_lr=0.5, weight_decay=0.01)
+    groups = {g["name"]: g for g in recipe.parameter_groups(mdtnet1, config)}
+    rates = {"trunk": 1, "copies": 1, "classifier": 5, "temporal": 2, "offsets": 1}
+    assert {name: g["lr_scale"] for name, g in groups.items()} == {
+        f"{name}{norms}": rate for name, rate in rates.items() for norms in ("", " norms")
+    }
     ids = [id(p) for g in groups.values() for p in g["params"]]
     assert sorted(ids) == sorted(id(p) for p in mdtnet1.parameters())
     plain = build_model(ModelConfig(name="tsn", trunk="resnet18", width=0.125), num_classes=3)
     count = len(list(plain.trunk.parameters()))  # what the same trunk has without MDT-Net
-    assert len(groups["trunk"]["params"]) == count
-    assert len(groups["classifier"]["params"]) == 2
+    assert len(groups["trunk"]["params"]) + len(groups["trunk norms"]["params"]) == count
+    assert [len(groups[name]["params"]) for name in ("classifier", "classifier norms")] == [1, 1]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_batch_norms_and_biases_are_not_decayed(system):
+    model = build_model(ModelConfig(name=system, trunk="resnet18", width=0.125), num_classes=3)
+    of_norms = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
+    decayed = {}
+    for all_of_them in (False, True):
+        config = TrainConfig(weight_decay=0.01, decay_norms=all_of_them)
+        optimizer = recipe.make_optimizer(model, config)
+        decayed[all_of_them] = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    assert decayed[False] == {id(p) for p in model.parameters()} - of_norms - biases
+    assert decayed[True] == {id(p) for p in model.parameters()}
 
 
 def test_frozen_trunk_is_in_no_group_and_keeps_its_statistics():
     config = ModelConfig(name="mdtnet1", trunk="resnet18", width=0.125, freeze="trunk")
     model = build_model(config, num_classes=3)
-    assert [g["name"] for g in recipe.parameter_groups(model, TrainConfig())] == ["classifier", "temporal"]
+    groups = {g["name"].removesuffix(" norms") for g in recipe.parameter_groups(model, TrainConfig())}
+    assert groups == {"copies", "classifier", "temporal", "offsets"}
     recipe.set_train_mode(model)
     before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
     model(torch.randint(0, 256, (2, 2, 5, 3, 32, 32), dtype=torch.uint8))

@@ -20,8 +20,9 @@ HEEL, TOE = np.array([-0.015, -0.008]), np.array([0.075, -0.014])  # from the an
 Joints = dict[str, np.ndarray]  # name -> [2] in one frame, [N, 2] in a clip
 
 
-def render(scene: Scene) -> np.ndarray:
-    """Draw all frames of a scene: uint8 RGB `[N, size, size, 3]`."""
+def render(scene: Scene, *, figure: bool = True) -> np.ndarray:
+    """Draw all frames of a scene: uint8 RGB `[N, size, size, 3]`; without the `figure` and what it handles, the same
+    scene, sensor noise and all."""
     side = scene.size * SUPERSAMPLE
     shifts = np.round(scene.shake * side).astype(int)  # [N, 2], so the room can be drawn once and cut out
     margin = int(np.abs(shifts).max())
@@ -36,7 +37,8 @@ def render(scene: Scene) -> np.ndarray:
         image = room.image.crop((margin - x, margin - y, margin - x + side, margin - y + side))
         around, canvas = Canvas(image, _shift_camera(level, x, y)), Canvas(image, _shift_camera(scene.camera, x, y))
         draw_movers(around, scene.movers, n, in_front=False)
-        draw_figure_and_prop(canvas, scene, {name: track[n] for name, track in joints.items()}, hands[[n, 0]])
+        if figure:
+            draw_figure_and_prop(canvas, scene, {name: track[n] for name, track in joints.items()}, hands[[n, 0]])
         draw_movers(around, scene.movers, n, in_front=True)
         draw_occluders(canvas, scene.occluders)
         frames[n] = canvas.frame()

@@ -122,6 +122,10 @@ def bench_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--repeats", type=int, default=7, help="timed turns, after one to warm up")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch uses")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--maps", action="store_true", help="how well motion maps find the figure, and nothing else")
+    parser.add_argument("--clips", type=int, default=5, help="of --maps: rendered clips per action")
+    parser.add_argument("--seed", type=int, default=0, help="of --maps: seed of the renderer")
+    parser.add_argument("--workers", type=int, default=1, help="of --maps: processes that draw")
     parser.add_argument("--components", action="store_true", help="also show where a forward pass spends its time")
     parser.add_argument(
         "--roofline", action="store_true", help="count kernels, bytes and FLOPs in the place of running anything"
@@ -136,6 +140,9 @@ def bench(options: "Namespace") -> None:
     from mdtnet.measure.bench import BenchConfig, check
     from mdtnet.measure.bench import bench as run_bench
 
+    if options.maps:
+        _bench_maps(options)
+        return
     values = {key: value for key, value in options.as_dict().items() if key in BenchConfig.__dataclass_fields__}
     lists = {key: tuple(filter(None, values[key].split(","))) for key in ("models", "trunks", "formats")}
     config = BenchConfig(**{**values, **lists})
@@ -217,6 +224,26 @@ def _roofline_components(counts: dict[str, "Roofline"], trunk: str, device: "Dev
             )
         table.add_row(name, *cells)
     return table
+
+
+def _bench_maps(options: "Namespace") -> None:
+    from mdtnet.files import make_folder
+    from mdtnet.measure.maps import bench_maps, save_maps
+
+    if options.out:
+        make_folder(options.out)
+    with working() as status:
+        rows = bench_maps(clips=options.clips, seed=options.seed, workers=options.workers, note=status.update)
+    table = Table("scenes", "map", title="mean salience on and off the figure", box=None, padding=(0, 2, 0, 0))
+    for heading in ("AUC", "on", "off", "ratio", "flicker"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        figures = f"{row.figure:.2f}", f"{row.background:.2f}", f"{row.ratio:.1f}", f"{row.flicker:.3f}"
+        table.add_row(row.condition, row.map, f"{row.auc:.3f} ± {row.auc_half:.3f}", *figures)
+    show(table)
+    if options.out:
+        save_maps(rows, options.out)
+        say(f"wrote {options.out}/maps.json")
 
 
 def machine_line(result: "Bench") -> str:
@@ -312,6 +339,7 @@ VERBS = {
         bench,
         "  mdtnet bench --models tsn,tdn,mdtnet2 --trunks resnet50,mobilenet_v2 --out runs/bench\n"
         "  mdtnet bench --models tsn,mdtnet2 --training --batch 4 --threads 1\n"
-        "  mdtnet bench --models mdtnet2 --components",
+        "  mdtnet bench --models mdtnet2 --components\n"
+        "  mdtnet bench --maps --seed 7",
     ),
 }

@@ -29,6 +29,9 @@ def test_arguments(parser: "ArgumentParser") -> None:
         default="",
         help="a named protocol, `published` for that of a zoo name's figure; default: `test` of the run's config",
     )
+    parser.add_argument(
+        "--without", default="", help="silence a part: fine, coarse, dcme, stce (MDT-Net, TDN), motion (TEA), reading"
+    )
     parser.add_class_arguments(TestConfig)
 
 
@@ -52,9 +55,11 @@ def test(options: "Namespace") -> None:
         preset = to_dict(published_protocol(checkpoint))
     test = config_from(TestConfig, options, preset or to_dict(checkpoint.config.test))
     how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
+    how += f"_without_{options.without}" if options.without else ""
     out = options.out or beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
     if not options.out:
-        now = protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint)
+        part = {"without": options.without} if options.without else {}
+        now = protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint, **part)
         _check_unused(out, now)
     title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
     with options_of("test", TestConfig):
@@ -67,6 +72,7 @@ def test(options: "Namespace") -> None:
             classes=options.classes,
             device=options.device,
             workers=options.workers,
+            without=options.without,
         )
     if not PartialState().is_main_process:
         return

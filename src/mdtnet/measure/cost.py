@@ -39,7 +39,7 @@ COMPONENTS = (
 """Pattern on a module's name -> the component it counts for; the first that matches."""
 
 FREE = re.compile(
-    r"aten::(_?unsafe_|_)?(add|addcmul|sub|rsub|mul|div|neg|abs|sqrt|square|pow|exp|log|sigmoid|relu|hardtanh|clamp|sum|mean|"
+    r"aten::(_?unsafe_|_)?(add|addcmul|sub|rsub|mul|div|neg|abs|sqrt|square|pow|exp|log|sigmoid|tanh|relu|hardtanh|clamp|sum|mean|"
     r"max|amax|min|maximum|minimum|cumsum|sort|bitwise_and|__and__|__rshift__|native_batch_norm|cudnn_batch_norm|max_pool2d|"
     r"avg_pool2d|adaptive_avg_pool2d|upsample_\w+|replication_pad2d|constant_pad_nd|pad|cat|stack|copy|clone|to_copy|view|"
     r"reshape_alias|unsqueeze|squeeze|select|slice|permute|transpose|t|expand|unbind|split|alias|detach|lift_fresh|"
@@ -138,6 +138,7 @@ def _deformable(args: Sequence[Tensor], out: Tensor) -> int:
 FORMULAS: dict[str, Callable[[Sequence[Tensor], Tensor], int]] = {
     "aten::convolution": _convolution,
     "aten::addmm": lambda args, out: out.numel() * args[1].shape[-1],
+    "aten::mv": lambda args, out: args[0].numel(),
     "aten::mm": lambda args, out: out.numel() * args[0].shape[-1],
     "aten::bmm": lambda args, out: out.numel() * args[0].shape[-1],
     "torchvision::deform_conv2d": _deformable,

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from mdtnet.checks import check_model
-from mdtnet.config import ModelConfig, System, TrunkName
+from mdtnet.config import ModelConfig, System, TrunkName, reading_of
 from mdtnet.errors import ConfigError
 from mdtnet.models.actionnet import ActionNet, act_every
 from mdtnet.models.mdtnet import MDTNet, excite
 from mdtnet.models.network import Network
 from mdtnet.models.pretrained import start_trunk, start_weights, take_over
+from mdtnet.models.reading import KeyFrameReading, Reading, widen_stem_
 from mdtnet.models.tdn import TDN, differ
 from mdtnet.models.tea import SPLITS, TEA, Res2NetBlock, excite_and_aggregate
 from mdtnet.models.trunk import (
@@ -39,6 +40,9 @@ TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
     "mobilenet_v2": MobileNetV2Trunk,
     "efficientnet_lite0": EfficientNetLite0Trunk,
 }
+
+OWN_READING: Reading = "without_scene"
+"""The salience of MDT-Net2: its key frames without what stands still."""
 
 TEA_TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
     **TRUNK_MAKERS,
@@ -74,6 +78,8 @@ def build_model(config: ModelConfig, *, num_classes: int, classes: Sequence[str]
         return made
 
     model = MAKERS[config.name](config, trunk, num_classes)
+    if model.reading.place == "stem":
+        widen_stem_(model.trunk)
     if weights:
         model.pretrained = "ImageNet" if weights.imagenet else "video"
         take_over(model, weights, source=source, classes=classes)
@@ -81,32 +87,44 @@ def build_model(config: ModelConfig, *, num_classes: int, classes: Sequence[str]
     return model
 
 
+def _reading(config: ModelConfig, trunk: Trunk, *, causal: bool = False) -> KeyFrameReading:
+    return KeyFrameReading(
+        reading_of(config), to=config.input_to, saliency=config.saliency, std=trunk.std, causal=causal
+    )
+
+
 def _tsn(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TSN:
-    return TSN(trunk(), num_classes, dropout=config.dropout)
+    made = trunk()
+    return TSN(made, num_classes, dropout=config.dropout, reading=_reading(config, made))
 
 
 def _tsm(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TSM:
     shifts = shift_every(shift_step(config.trunk), causal=config.tsm.causal)
-    return TSM(trunk(at_input=shifts), num_classes, dropout=config.dropout)
+    made = trunk(at_input=shifts)
+    return TSM(made, num_classes, dropout=config.dropout, reading=_reading(config, made, causal=config.tsm.causal))
 
 
 def _tea(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TEA:
     splits = SPLITS if TEA_TRUNK_MAKERS[config.trunk] is not TRUNK_MAKERS[config.trunk] else 1
-    return TEA(trunk(after_conv1=excite_and_aggregate(splits)), num_classes, dropout=config.dropout)
+    made = trunk(after_conv1=excite_and_aggregate(splits))
+    return TEA(made, num_classes, dropout=config.dropout, reading=_reading(config, made))
 
 
 def _tdn(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TDN:
-    return TDN(trunk(after_conv1=differ), num_classes, dropout=config.dropout)
+    made = trunk(after_conv1=differ)
+    return TDN(made, num_classes, dropout=config.dropout, reading=_reading(config, made))
 
 
 def _actionnet(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> ActionNet:
-    return ActionNet(trunk(at_input=act_every(shift_step(config.trunk))), num_classes, dropout=config.dropout)
+    made = trunk(at_input=act_every(shift_step(config.trunk)))
+    return ActionNet(made, num_classes, dropout=config.dropout, reading=_reading(config, made))
 
 
 def _mdtnet(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> MDTNet:
-    saliency = config.saliency if config.name == "mdtnet2" else None
-    blocks = trunk(after_conv1=excite(config.mdtnet))
-    return MDTNet(blocks, num_classes, config=config.mdtnet, saliency=saliency, dropout=config.dropout)
+    made, parts = trunk(after_conv1=excite(config.mdtnet)), config.mdtnet
+    reading = _reading(config, made, causal=parts.causal)
+    saliency = config.saliency if config.name == "mdtnet2" and reading.reading == "raw" else None
+    return MDTNet(made, num_classes, config=parts, saliency=saliency, dropout=config.dropout, reading=reading)
 
 
 MAKERS: dict[System, Callable[[ModelConfig, Callable[..., Trunk], int], Network]] = {

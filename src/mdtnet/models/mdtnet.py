@@ -16,6 +16,7 @@ from mdtnet.config import MDTNetConfig, SaliencyConfig
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.deform import by_torchvision, deform_conv2d_sum, joined_taps
 from mdtnet.models.network import Network
+from mdtnet.models.reading import KeyFrameReading, beside
 from mdtnet.models.saliency import floored, luma, pool, pooled_saliency, resized
 from mdtnet.models.temporal import (
     CoarseDifference,
@@ -27,7 +28,6 @@ from mdtnet.models.temporal import (
     combined,
     gated,
     halved,
-    neutral_,
     padded,
     reduced,
     scaled,
@@ -37,7 +37,10 @@ from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_b
 
 
 class MDTNet(Network):
-    """Clips [B, T, K, 3, H, W] -> logits [B, classes]; `saliency=None` is MDT-Net1, else MDT-Net2.
+    """Clips [B, T, K, 3, H, W] -> logits [B, classes].
+
+    MDT-Net1 sees frames as they are; MDT-Net2 has a `reading` of its key frames, or a `saliency` map that frames are
+    multiplied by.
 
     The trunk is built with `excite(config)` after conv1, and holds its pre-trained weights already, since the
     difference path starts as a copy of its first layers.
@@ -49,14 +52,16 @@ class MDTNet(Network):
         num_classes: int,
         *,
         config: MDTNetConfig,
-        saliency: SaliencyConfig | None,
+        saliency: SaliencyConfig | None = None,
+        reading: KeyFrameReading | None = None,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__(trunk, num_classes)
+        super().__init__(trunk, num_classes, reading=reading)
         self.frames_per_segment, self.key_frame = config.frames_per_segment, config.key_frame
         self.parts = config
         self.saliency = saliency
-        self.fine = FineDifference(trunk, config) if config.fine else None
+        shown = self.reading.place == "differences"
+        self.fine = FineDifference(trunk, config, beside=shown) if config.fine else None
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,14 +74,15 @@ class MDTNet(Network):
             y, after_stage1, low_level = self.fine(y, action)
             timeline = Timeline(num_segments, low_level)
         y = self.trunk.stage(1, y, timeline)
-        if after_stage1 is not None:
-            y = combined(torch.add, y, after_stage1)
+        if self.fine is not None and after_stage1 is not None:
+            y = self.fine.fused(y, after_stage1)
         for stage in (2, 3, 4):
             y = self.trunk.stage(stage, y, timeline)
         return self.head(self.trunk.pool(y), num_segments)
 
     def enhanced(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the two paths see, both normalised: key frames [N, 3, H, W] and differences [N, 3(K-1), H/2, W/2].
+        """What the two paths see, both normalised: key frames [N, 3, H, W] (6 channels where the stem sees raw and
+        changed ones) and differences [N, 3(K-1), H/2, W/2] (3 channels more where they see changed key frames too).
 
         A salience map is one for a segment, so enhancing frames and then subtracting them is the same as
         enhancing their differences: X' = mask * X. The action path and the salience map work on frames of half size.
@@ -97,46 +103,76 @@ class MDTNet(Network):
                 key = key * resized(mask, x.shape[-2:])[:, :, None]
             if self.saliency.to in ("action", "both"):
                 differences = differences * resized(mask, half.shape[-2:])[:, :, None, None]
-        return key.flatten(0, 1), differences.flatten(2, 3).flatten(0, 1)
+        action = beside(differences.flatten(2, 3).flatten(0, 1), self.reading.beside_differences(key))
+        return self.reading.frames(key), action
 
 
 class FineDifference(nn.Module):
-    """Short-term motion inside segments, added to the stem's output (METHOD section 3).
+    """Short-term motion inside segments, joined to the stem's output (METHOD section 3).
 
-    Differences of half size pass a copy of the trunk's own stem and a batch norm, whose scale is the factor of the sum.
+    Differences of half size pass a copy of the trunk's own stem. `norm` adds them through a batch norm, whose scale is
+    the factor of the sum; `average` is the mean of both paths, which have started as the same layers.
     """
 
-    def __init__(self, trunk: Trunk, config: MDTNetConfig) -> None:
+    def __init__(self, trunk: Trunk, config: MDTNetConfig, *, beside: bool = False) -> None:
         super().__init__()
-        self.sobel = config.spatial_difference == "sobel"
-        self.stem = trunk.difference_stem(3 * (config.frames_per_segment - 1))
-        self.bn = started(nn.BatchNorm2d(last_bn_features(trunk.stem_layers())), config.fine_start)
+        self.spatial, self.average = config.spatial_difference, config.fine_fusion == "average"
+        self.differences = 3 * (config.frames_per_segment - 1)
+        more = 3 if self.spatial == "gradient" else 0
+        self.stem = trunk.difference_stem(self.differences + more, frames=int(beside))
+        if not self.average:
+            self.bn = started(nn.BatchNorm2d(last_bn_features(trunk.stem_layers())), config.fine_start)
         self.stage1: nn.ModuleList | None = None
         if config.fine_stage1:
             self.stage1 = nn.ModuleList(copy.deepcopy(trunk.stage_blocks(1)))
-            self.bn1 = started(nn.BatchNorm2d(last_bn_features(trunk.stage_blocks(1))), config.fine_start)
+            if not self.average:
+                self.bn1 = started(nn.BatchNorm2d(last_bn_features(trunk.stage_blocks(1))), config.fine_start)
         self.run_block = trunk.run_block
 
     def forward(self, stem: Tensor, differences: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Stem features [N, C, h, w] and differences [N, 3(K-1), H/2, W/2] -> what stage 1 sees, what is added after
-        stage 1 (or None) at the difference path's resolution, and that path's own stem features."""
-        if self.sobel:
-            differences = differences + sobel(differences)
-        d = self.stem(differences)
-        fused = combined(torch.add, stem, self.bn(d))
+        """Stem features [N, C, h, w] and differences [N, 3(K-1), H/2, W/2], perhaps with key frames as 3 channels more
+        -> what stage 1 sees, what joins after stage 1 (or None) at the difference path's resolution, and that path's
+        own stem features."""
+        d = self.stem(self.spatially(differences))
+        fused = self.fused(stem, d if self.average else self.bn(d))
         if self.stage1 is None:
             return fused, None, d
         e = d
         for block in self.stage1:
             e = self.run_block(block, e, Timeline(1))
-        return fused, self.bn1(e), d
+        return fused, e if self.average else self.bn1(e), d
+
+    def fused(self, appearance: Tensor, difference: Tensor) -> Tensor:
+        """Features [N, C, H, W] of both paths as one, the difference's at its own resolution."""
+        joined = combined(torch.add, appearance, difference)
+        return joined / 2 if self.average else joined
+
+    def spatially(self, differences: Tensor) -> Tensor:
+        """Differences [N, 3(K-1) + 0 or 3, H/2, W/2] with their spatial difference, where it is asked for."""
+        if self.spatial == "none":
+            return differences
+        own, rest = differences[:, : self.differences], differences[:, self.differences :]
+        if self.spatial == "sobel":
+            return torch.cat((own + sobel(own), rest), 1)
+        return torch.cat((own, gradient(own).unflatten(1, (-1, 3)).mean(1), rest), 1)
 
 
 def sobel(x: Tensor) -> Tensor:
     """Sum of the horizontal and the vertical Sobel response of every channel, divided by 8; [N, C, H, W]."""
+    return _sobel(x).sum(2)
+
+
+def gradient(x: Tensor) -> Tensor:
+    """|horizontal| + |vertical| Sobel response of every channel, divided by 8; [N, C, H, W]. A ramp of slope 1 gives 1
+    along an axis and 2 along either diagonal."""
+    return _sobel(x).abs().sum(2)
+
+
+def _sobel(x: Tensor) -> Tensor:
+    """Horizontal and vertical response, [N, C, 2, H, W]."""
     kernel = x.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 8
-    weight = (kernel + kernel.T).expand(x.shape[1], 1, 3, 3)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, groups=x.shape[1])
+    weight = torch.stack((kernel, kernel.T))[:, None].repeat(x.shape[1], 1, 1, 1)  # [2C, 1, 3, 3]
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, groups=x.shape[1]).unflatten(1, (-1, 2))
 
 
 class Excitation(TemporalModule):
@@ -153,9 +189,10 @@ class Excitation(TemporalModule):
         here = place.block % config.excite_every == 0
         coarse, dcme, stce = (here and part for part in (config.coarse, config.dcme, config.stce))
         self.reduce = ConvBN(channels, reduced(channels, reduction), 1) if coarse or dcme or stce else None
-        self.coarse = CoarseDifference(channels, reduction=reduction, causal=causal) if coarse else None
+        start = config.gate_start
+        self.coarse = CoarseDifference(channels, reduction=reduction, start=start, causal=causal) if coarse else None
         self.dcme = DCME(place, config) if dcme else None
-        self.stce = STCE(channels, reduction=reduction, causal=causal) if stce else None
+        self.stce = STCE(channels, reduction=reduction, start=start, causal=causal) if stce else None
         self.conv = DepthwiseConv(channels, start=config.temporal, causal=causal) if config.temporal != "none" else None
 
     def plain(self, x: Tensor, timeline: Timeline) -> Tensor:
@@ -283,11 +320,9 @@ class DCME(TemporalModule):
         self.kernels = nn.ParameterList(dirac(width, k) for k in config.dcme_kernels)
         self.offset = None
         if config.dcme_deformable:
-            self.offset = nn.Conv2d(2 * width, 2 * sum(k * k for k in config.dcme_kernels), 3, padding=1)
-            nn.init.zeros_(self.offset.weight)
-            nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
+            self.offset = Offsets(width, sum(k * k for k in config.dcme_kernels), reach=config.dcme_reach)
         self.expand = ConvBN(width, place.channels, 1)
-        neutral_(self.expand[1])  # type: ignore[arg-type]
+        started(self.expand[1], config.gate_start)  # type: ignore[arg-type]
         self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
         self.joined: nn.Parameter | None = None  # the kernels' taps side by side, once folded
 
@@ -365,6 +400,23 @@ class RuntimeDCME(DCME):
         return gates
 
 
+class Offsets(nn.Conv2d):
+    """How far taps are moved, from features of both key frames [M, 2c, H, W]: [M, 2 * taps, H, W], (dy, dx) in cells.
+
+    Starts at zero; a `reach` other than 0 is the furthest, by reach * tanh(offset / reach), of slope 1 at the start.
+    """
+
+    def __init__(self, channels: int, taps: int, *, reach: float) -> None:
+        super().__init__(2 * channels, 2 * taps, 3, padding=1)
+        self.reach = reach
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset = super().forward(x)
+        return self.reach * torch.tanh(offset / self.reach) if self.reach else offset
+
+
 def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
     """A [c, c, k, k] kernel that starts as the identity plus N(0, noise^2), so that motion starts as a difference."""
     weight = torch.empty(channels, channels, kernel, kernel)
@@ -375,10 +427,10 @@ def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
 class STCE(TemporalModule):
     """Spatio-temporal channel excitation (METHOD section 6): which channels matter, from when and from where.
 
-    An excitation from -1/2 to 1/2 that starts at 0.
+    Gives an excitation in (-1/2, 1/2) of [B, T, C, 1, 1]. Its last layers start at N(0, `start`^2), or at 0.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16, causal: bool = False) -> None:
+    def __init__(self, channels: int, *, reduction: int = 16, start: float = 0.0, causal: bool = False) -> None:
         super().__init__()
         width = reduced(channels, reduction)
         self.causal = causal
@@ -387,7 +439,7 @@ class STCE(TemporalModule):
         self.space_conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.space_expand = nn.Linear(width, channels, bias=False)  # the sum needs one bias
         for last in (self.time_expand, self.space_expand):
-            nn.init.zeros_(last.weight)
+            nn.init.normal_(last.weight, std=start)
         nn.init.zeros_(self.time_expand.bias)
         self.joined: nn.Linear | None = None  # both expansions side by side, once folded
 

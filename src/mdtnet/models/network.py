@@ -9,6 +9,7 @@ from torch import nn
 
 from mdtnet.config import RunConfig
 from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.reading import KeyFrameReading
 from mdtnet.models.trunk import Trunk
 
 
@@ -24,6 +25,7 @@ class Network(nn.Module):
     key_frame: int = 0
     """Index in its segment of the frame that the trunk sees, from 0."""
     num_classes: int
+    reading: KeyFrameReading
     trunk: Trunk
     head: AverageConsensus
     num_segments_trained: int | None = None
@@ -37,7 +39,8 @@ class Network(nn.Module):
     licence: str = ""
     """Licence of its code and terms of its data, of a network that was loaded by name."""
 
-    def __init__(self, trunk: Trunk, num_classes: int) -> None:
+    def __init__(self, trunk: Trunk, num_classes: int, *, reading: KeyFrameReading | None = None) -> None:
         super().__init__()
+        self.reading = reading or KeyFrameReading()
         self.num_classes = num_classes
         self.trunk = trunk

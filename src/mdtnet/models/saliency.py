@@ -64,6 +64,10 @@ def pool(luma: Tensor, factor: int) -> Tensor:
 def pooled_saliency(luma: Tensor, config: SaliencyConfig) -> Tensor:
     """Salience of pooled luma [B, T, K, h, w] as [B, T, h, w] in [0, 1]: energy, smoothing, contrast, confidence."""
     batch, segments = luma.shape[:2]
+    if config.variant == "without_scene":
+        energy, strength = contrast(smooth(scene_energy(luma)), config)
+        confidence = (strength / max(config.noise, 1e-6)).clamp(max=1).square()
+        return 1 - confidence + confidence * energy
     if config.window == "clip":
         luma = luma.flatten(1, 2)[:, None]  # [B, 1, T*K, h, w]: one map for the clip
     window = luma.shape[2]
@@ -178,6 +182,13 @@ def spectral_residual_energy(luma: Tensor, noise: float) -> Tensor:
 def difference_energy(luma: Tensor, noise: float) -> Tensor:
     """Mean |Y_{k+1} - Y_k| over the window: the control without Fourier transform."""
     return (luma[:, :, 1:] - luma[:, :, :-1]).abs().mean(2)
+
+
+def scene_energy(luma: Tensor) -> Tensor:
+    """|Y - its mean over the clip|, averaged over a segment's frames: the modulus of what is left of a transform over
+    the clip without u = 0, taken back to time; [B, T, K, h, w] -> [B, T, h, w]."""
+    luma = luma - luma[:, :1, :1]  # keeps a still clip at exactly zero
+    return (luma - luma.mean((1, 2), keepdim=True)).abs().mean(2)
 
 
 ENERGIES = {

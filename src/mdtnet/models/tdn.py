@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.network import Network
+from mdtnet.models.reading import KeyFrameReading, beside
 from mdtnet.models.temporal import (
     CoarseDifference,
     ConvBN,
@@ -40,22 +41,30 @@ class TDN(Network):
     key_frame = 2
 
     def __init__(
-        self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5, num_segments_trained: int | None = None
+        self,
+        trunk: Trunk,
+        num_classes: int,
+        *,
+        dropout: float = 0.5,
+        num_segments_trained: int | None = None,
+        reading: KeyFrameReading | None = None,
     ) -> None:
-        super().__init__(trunk, num_classes)
+        super().__init__(trunk, num_classes, reading=reading)
         self.num_segments_trained = num_segments_trained
-        self.fine = ShortTermDifference(trunk)
+        self.fine = ShortTermDifference(trunk, beside=self.reading.place == "differences")
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         timeline = Timeline(x.shape[1])
-        key = normalise(x[:, :, self.key_frame], self.trunk).flatten(0, 1)  # [N, 3, H, W]
+        key = normalise(x[:, :, self.key_frame], self.trunk)  # [B, T, 3, H, W]
         half = half_size(x)  # [B, T, 5, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():
             differences = differences / self.trunk.pixel_std
-        after_stem, after_stage1 = self.fine(differences.flatten(2, 3).flatten(0, 1))
-        y = self.fuse(self.trunk.stem(key), after_stem, timeline)
+        after_stem, after_stage1 = self.fine(
+            beside(differences.flatten(2, 3).flatten(0, 1), self.reading.beside_differences(key))
+        )
+        y = self.fuse(self.trunk.stem(self.reading.frames(key)), after_stem, timeline)
         y = self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline)
         for stage in (2, 3, 4):
             y = self.trunk.stage(stage, y, timeline)
@@ -75,9 +84,9 @@ def fusion_weights(num_segments: int) -> tuple[float, float]:
 class ShortTermDifference(nn.Module):
     """Motion inside segments: copies of the trunk's stem and stage 1 on differences at half resolution."""
 
-    def __init__(self, trunk: Trunk) -> None:
+    def __init__(self, trunk: Trunk, *, beside: bool = False) -> None:
         super().__init__()
-        self.stem = trunk.difference_stem(3 * (TDN.frames_per_segment - 1))
+        self.stem = trunk.difference_stem(3 * (TDN.frames_per_segment - 1), frames=int(beside))
         self.stage1 = nn.ModuleList(copy.deepcopy(trunk.stage_blocks(1)))
         self.run_block = trunk.run_block
 
@@ -96,7 +105,7 @@ class LongTermDifference(TemporalModule):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.reduce = ConvBN(channels, reduced(channels), 1)
-        self.coarse = CoarseDifference(channels, neutral=False)
+        self.coarse = CoarseDifference(channels)
         self.conv = DepthwiseConv(channels, start="shift")
         fan_out_(self)
 

@@ -315,13 +315,8 @@ class ConvBN(nn.Sequential):
         return fuse_conv_bn_eval(conv, bn)  # type: ignore[arg-type, return-value, type-var]
 
 
-def neutral_(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Start a batch norm at zero, so that the sigmoid after it starts at 1/2 and its gate at 0."""
-    return started(bn, 0.0)
-
-
 def started(bn: nn.BatchNorm2d, scale: float) -> nn.BatchNorm2d:
-    """Start a batch norm at this scale and no bias."""
+    """Start a batch norm at this scale and no bias; at 0 a sigmoid after it starts at 1/2, and its gate at 0."""
     nn.init.constant_(bn.weight, scale)
     nn.init.zeros_(bn.bias)
     return bn
@@ -372,11 +367,11 @@ class _Gated(torch.autograd.Function):
 class CoarseDifference(TemporalModule):
     """How far motion between neighbouring segments opens a gate (TDN's multi-scale module; docs/method.md).
 
-    From reduced features, at three spatial scales, in both directions. `neutral` starts the gate half open; `causal`
-    looks backward only.
+    From reduced features, at three spatial scales, in both directions. `start` is the scale of the batch norm before
+    the gate at the start, 0 leaves the gate half open; `causal` looks backward only.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16, neutral: bool = True, causal: bool = False) -> None:
+    def __init__(self, channels: int, *, reduction: int = 16, start: float = 1.0, causal: bool = False) -> None:
         super().__init__()
         width = reduced(channels, reduction)
         self.causal = causal
@@ -384,8 +379,7 @@ class CoarseDifference(TemporalModule):
         self.pooled = ConvBN(width, width, 3)
         self.full = ConvBN(width, width, 3)
         self.expand = ConvBN(width, channels, 1)
-        if neutral:
-            neutral_(self.expand[1])  # type: ignore[arg-type]
+        started(self.expand[1], start)  # type: ignore[arg-type]
 
     def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """[N, c, H, W] -> the excitation E_C, -1/2 to 1/2, where features become x * (1 + E_C); [N, C, H, W]."""

@@ -239,15 +239,18 @@ class Trunk(nn.Module):
             x = self.stage(stage, x, timeline)
         return self.pool(x)
 
-    def difference_stem(self, channels: int) -> nn.Sequential:
-        """A trainable copy of the stem for `channels` input channels.
+    def difference_stem(self, channels: int, *, frames: int = 0) -> nn.Sequential:
+        """A trainable copy of the stem for `channels` input channels, and then for this many frames of 3.
 
-        The first convolution is inflated from the mean of its channels, as in TDN.
+        The first convolution is inflated from the mean of its channels, as in TDN; frames get its weights as they are.
         """
         layers = nn.Sequential(*copy.deepcopy(self.stem_layers()))
         first = next(m for m in layers.modules() if isinstance(m, nn.Conv2d))
-        first.weight = nn.Parameter(first.weight.detach().mean(1, keepdim=True).repeat(1, channels, 1, 1))
-        first.in_channels = channels
+        own = first.weight.detach()
+        first.weight = nn.Parameter(
+            torch.cat((own.mean(1, keepdim=True).repeat(1, channels, 1, 1), *[own] * frames), 1)
+        )
+        first.in_channels = channels + 3 * frames
         return layers
 
 

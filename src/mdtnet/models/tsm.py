@@ -30,8 +30,10 @@ class TSM(TSN):
         what the network computes of a clip of these T frames, in eval mode.
 
         Raises:
-            ConfigError: the network is not causal.
+            ConfigError: the network is not causal, or changes its key frames by those of the whole clip.
         """
+        if self.reading.reading != "raw":
+            raise ConfigError(f"model.input is '{self.reading.reading}', which needs a clip: a stream needs raw")
         stream = Stream(past or {}, {})
         timeline = Timeline(1, stream=stream)
         x = self.trunk.stem(normalise(frames, self.trunk))

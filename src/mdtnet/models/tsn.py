@@ -7,16 +7,19 @@ from torch import Tensor
 
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.network import Network
+from mdtnet.models.reading import KeyFrameReading
 from mdtnet.models.trunk import Trunk, normalise
 
 
 class TSN(Network):
     """Clips [B, T, 1, 3, H, W] -> logits [B, classes]. TSM and TEA differ in their trunk alone."""
 
-    def __init__(self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5) -> None:
-        super().__init__(trunk, num_classes)
+    def __init__(
+        self, trunk: Trunk, num_classes: int, *, dropout: float = 0.5, reading: KeyFrameReading | None = None
+    ) -> None:
+        super().__init__(trunk, num_classes, reading=reading)
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = normalise(x[:, :, 0].flatten(0, 1), self.trunk)  # [B*T, 3, H, W]
-        return self.head(self.trunk(frames, x.shape[1]), x.shape[1])
+        key = normalise(x[:, :, 0], self.trunk)  # [B, T, 3, H, W]
+        return self.head(self.trunk(self.reading.frames(key), x.shape[1]), x.shape[1])

@@ -355,6 +355,14 @@ def _charts(runs: list[RunFiles]) -> list[LineChart]:
             "Top-1, %": [("train_top1", "training", "muted"), ("val_top1", "validation", runs[0].colour)],
             "mAP, %": [("val_map", "validation", runs[0].colour)],
             "Learning rate": [("lr", "", runs[0].colour)],
+            "Mean size of the gates": [
+                ("e_coarse", "coarse differences", "tdn"),
+                ("e_dcme", "DCME", "mdtnet2"),
+                ("e_stce", "STCE", "tsm"),
+                ("e_motion", "motion excitation", "tea"),
+            ],
+            "Share of the path of fine differences": [("fine_share", "", runs[0].colour)],
+            "Share of DCME's taps inside the picture": [("taps_inside", "", runs[0].colour)],
         }
         plans = {title: [(runs[0], *line) for line in group] for title, group in lines.items()}
     else:

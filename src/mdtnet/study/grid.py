@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from mdtnet.builtin.render import RENDERER_VERSION, RenderConfig
-from mdtnet.config import SYSTEMS, Plain, RunConfig, System, Values
+from mdtnet.config import SYSTEMS, Plain, RunConfig, System, Values, reading_of
 from mdtnet.config_file import find_preset, flat, from_dict, merged, nested, read_config, read_yaml, to_dict
 from mdtnet.errors import ConfigError, nearest
 
@@ -65,6 +65,8 @@ class StudyFile:
     P-values of all others are corrected for their number."""
     keep: Keep = "none"
     """Checkpoints that stay on disk after a run."""
+    knock_out: bool = False
+    """Test every run once more without each of its parts (`mdtnet test --without`): what a part is worth."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Spec:
         """Every option that decides the run's result, without seed and fold: flat, plain values."""
         values = flat(to_dict(self.config))
         ignored = tuple(f"model.{part}." for part in PARTS if part not in SYSTEMS[self.system].parts)
+        if reading_of(self.config.model) != "raw":  # then every system looks at them
+            ignored = tuple(part for part in ignored if part != "model.saliency.")
         if self.data.render:
             values |= flat({"render": render_options(self.data.render)})
         if self.data.pairs is not None:
@@ -140,6 +144,7 @@ class Study:
     keep: Keep = "none"
     primary: tuple[str, Pair, Pair] | None = None
     """Data set, system and variant, and those that they are compared with."""
+    knock_out: bool = False
 
     @property
     def name(self) -> str:
@@ -186,7 +191,7 @@ def load_study(path: str | Path) -> Study:
     out = Path(given.out or f"runs/studies/{path.stem}")
     baseline = _pair(path, "baseline", given.baseline or given.systems[0], specs)
     primary = _primary(path, given.primary, specs) if given.primary else None
-    return Study(path, out, Path(given.results or out), specs, baseline, given.keep, primary)
+    return Study(path, out, Path(given.results or out), specs, baseline, given.keep, primary, given.knock_out)
 
 
 def _data_set(path: Path, name: str, values: Plain) -> DataSet:

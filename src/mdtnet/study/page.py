@@ -9,14 +9,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
 from markupsafe import Markup
 from PIL import Image
 
-from mdtnet.config import SYSTEMS, RunConfig, System, test_crop_size
+from mdtnet.config import PARTS, SYSTEMS, RunConfig, System, test_crop_size
+from mdtnet.config import Part as NetworkPart
 from mdtnet.errors import DataError
 from mdtnet.files import atomic_write
 from mdtnet.machine import describe_machine
@@ -47,6 +48,8 @@ READING = (
     "Differences are paired: the same seed, that is the same order of videos, and the same data and folds. Bold: the "
     "interval lies on one side of zero. With many rows some do so by chance. The same seed on another machine (named "
     "below) may give another result.",
+    "A column such as `dcme out` shows what the same weights gain or lose, in points, with that part silenced in the "
+    "test: its gates at zero, its path adding nothing, key frames raw.",
     "GMACs are of all views of a video; decoding is not counted, although some networks read more frames per segment.",
 )
 
@@ -202,7 +205,9 @@ def _part(study: Study, name: str, found: list[Cell], times: Latency, contrasts:
     compared = f"points to {title_of(*study.baseline)}"
     columns = ["", "n", "top-1 %", "mean class %", *(["in pairs %"] if has_pairs else [])]
     columns += [compared, "GMACs", "M params", *(["ms"] if has_ms else [])]
-    rows = [_row(cell, base, times, has_pairs=has_pairs, has_ms=has_ms) for cell in found]
+    silenced = [part for part in PARTS if any(_knock_out(cell, part) is not None for cell in found)]
+    columns += [f"{part} out" for part in silenced]
+    rows = [_row(cell, base, times, has_pairs=has_pairs, has_ms=has_ms, silenced=silenced) for cell in found]
     drawn = [cell for cell in found if cell.top1]
     return Part(
         name=name,
@@ -312,7 +317,22 @@ def _picture(path: Path) -> str:
         return data_uri(picture, "JPEG")
 
 
-def _row(cell: Cell, base: Cell | None, times: Latency, *, has_pairs: bool, has_ms: bool) -> TableRow:
+def _knock_out(cell: Cell, part: NetworkPart) -> float | None:
+    """Points that a network gains with a part silenced, the mean over its runs; None where that was not tested."""
+    pairs = [(vars(row)[f"without_{part}"], row.top1) for row in cell.rows]
+    changes = [100 * (without - top1) for without, top1 in pairs if without is not None]
+    return fmean(changes) if changes else None
+
+
+def _row(
+    cell: Cell,
+    base: Cell | None,
+    times: Latency,
+    *,
+    has_pairs: bool,
+    has_ms: bool,
+    silenced: Sequence[NetworkPart],
+) -> TableRow:
     own = cell is base
     apart = difference(cell, base) if base and not own else None
     ms = times.ms.get(_network(cell.spec))
@@ -320,6 +340,8 @@ def _row(cell: Cell, base: Cell | None, times: Latency, *, has_pairs: bool, has_
     texts += [_mean(cell.pairs)] if has_pairs else []
     texts += ["–" if apart is None else _signed(apart), _three(cell.gmacs), f"{cell.rows[0].parameters / 1e6:.2f}"]
     texts += ["–" if ms is None else _three(ms * cell.rows[0].views)] if has_ms else []
+    changes = [_knock_out(cell, part) for part in silenced]
+    texts += ["–" if change is None else f"{change:+.1f}".replace("-", "−") for change in changes]
     return TableRow(texts, cell.system, apart is not None and apart.sure)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from mdtnet.builtin.render import RenderConfig
 from mdtnet.config import RunConfig, Values
+from mdtnet.config_file import LACKED
 from mdtnet.errors import DataError
 from mdtnet.files import atomic_write
 from mdtnet.study.grid import RunKey, Spec, Study
@@ -45,6 +46,20 @@ class RunRow:
     """Accuracy inside pairs of classes that are time reversals, chance 1/2; None where there are none."""
     pair_videos: int | None = field(default=None, kw_only=True)
     """Videos of these classes; None in rows of earlier versions."""
+    without_fine: float | None = field(default=None, kw_only=True)
+    """Top-1 of the same weights with the path of fine differences silenced; None where it was not tested. So are:"""
+    without_coarse: float | None = field(default=None, kw_only=True)
+    without_dcme: float | None = field(default=None, kw_only=True)
+    without_stce: float | None = field(default=None, kw_only=True)
+    without_motion: float | None = field(default=None, kw_only=True)
+    without_reading: float | None = field(default=None, kw_only=True)
+    e_coarse: float | None = field(default=None, kw_only=True)
+    """Of the last epoch, as in `log.csv`. So are:"""
+    e_dcme: float | None = field(default=None, kw_only=True)
+    e_stce: float | None = field(default=None, kw_only=True)
+    e_motion: float | None = field(default=None, kw_only=True)
+    fine_share: float | None = field(default=None, kw_only=True)
+    taps_inside: float | None = field(default=None, kw_only=True)
     videos: int
     unreadable: int
     clips: int
@@ -163,14 +178,15 @@ def standing(study: Study, rows: Iterable[RunRow], configs: Configs) -> Standing
 def _difference(row: RunRow, spec: Spec, hash_now: str, configs: Configs) -> str:
     """Why a row is not of the run that is asked for now; "" if it is.
 
-    An option that did not exist at the time of the run counts as its default value.
+    An option that did not exist when the run was made is no difference where it has the value now that the run had
+    without it: its default, or that of `LACKED`.
     """
     if row.config == hash_now:
         return ""
     then = configs.get(row.config)
     if then is None:
         return f"another config, which is not in {CONFIGS}"
-    now, usual = spec.about, _defaults(spec)
+    now, usual = spec.about, _defaults(spec) | LACKED[2]
     if row.pairs is not None and not spec.data.render:
         usual["pairs"] = now.get("pairs")  # not in configs of earlier versions
     for key in [*now, *(k for k in then if k not in now)]:

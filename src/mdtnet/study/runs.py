@@ -23,7 +23,7 @@ import torch
 
 from mdtnet.builtin.actions import REVERSAL_PAIRS
 from mdtnet.builtin.render import render_dataset
-from mdtnet.config import DataConfig, RunConfig, TestConfig, test_crop_size
+from mdtnet.config import GATE_FIGURES, PARTS, DataConfig, RunConfig, TestConfig, test_crop_size
 from mdtnet.config_file import from_dict, load_yaml, save_yaml, to_dict
 from mdtnet.data.annotations import write_list
 from mdtnet.data.splits import group_keys, load_split
@@ -32,6 +32,7 @@ from mdtnet.machine import commit, hardware
 from mdtnet.measure.cost import Cost, count
 from mdtnet.metrics import pair_accuracy, readable
 from mdtnet.models.build import build_model
+from mdtnet.models.gates import parts_of
 from mdtnet.pages.pictures import VARIANTS, saliency_sheet
 from mdtnet.processes import Signals
 from mdtnet.scores import ScoreTable, load_figures
@@ -253,9 +254,15 @@ def _start(study: Study, spec: Spec, config: RunConfig, environment: dict[str, s
         save_yaml(config, given)
         resume = ["--resume"] if (folder / LAST).is_file() else []
         job.commands.append(["train", "--config", str(given), *resume])
+    tested = bool(job.commands) or (folder / LAST).is_file()
     if has_views(config.test) and not (folder / "test" / "metrics.json").is_file():
         try:
             job.commands.append(_test_command(folder, config))
+        except MdtnetError as error:
+            job.commands, job.failure = [], str(error)
+    if study.knock_out and tested and not job.failure:
+        try:
+            job.commands += _knock_outs(folder, config)
         except MdtnetError as error:
             job.commands, job.failure = [], str(error)
     if job.commands:
@@ -316,14 +323,24 @@ def has_views(test: TestConfig) -> bool:
     return any(getattr(test, key) != getattr(ONE_VIEW, key) for key in keys)
 
 
-def _test_command(folder: Path, config: RunConfig) -> list[str]:
+def _knock_outs(folder: Path, config: RunConfig) -> list[list[str]]:
+    """The same test without each part of the network that was not tested without it yet."""
+    with torch.device("meta"):
+        parts = parts_of(build_model(replace(config.model, weights=""), num_classes=2))
+    missing = [part for part in parts if not (folder / f"without_{part}" / "metrics.json").is_file()]
+    return [_test_command(folder, config, without=part) for part in missing]
+
+
+def _test_command(folder: Path, config: RunConfig, *, without: str = "") -> list[str]:
     """The command that tests the last weights on the validation part, by the config's own protocol."""
     videos = load_split(config.data)[1]
     listed = folder.with_name(folder.name + ".csv")
     write_list(listed, videos, root=str(listed.parent))
     options = {key: value for key, value in to_dict(config.test).items() if value != getattr(ONE_VIEW, key)}
     chosen = [text for key, value in options.items() for text in (f"--{key}", str(value).lower())]
-    return ["test", str(folder / LAST), "--data", str(listed), "--out", str(folder / "test"), *chosen]
+    out = f"without_{without}" if without else "test"
+    chosen += ["--without", without] if without else []
+    return ["test", str(folder / LAST), "--data", str(listed), "--out", str(folder / out), *chosen]
 
 
 def _last_words(folder: Path) -> str:
@@ -383,6 +400,7 @@ def collect(study: Study, spec: Spec, folder: Path) -> RunRow:
         mean_class=figures["mean_class"] or 0.0,
         pairs=pairs,
         pair_videos=pair_videos,
+        **_parts(folder, history[-1]),  # type: ignore[arg-type]
         videos=figures["videos"],
         unreadable=figures["unreadable"],
         clips=test.clips,
@@ -397,6 +415,13 @@ def collect(study: Study, spec: Spec, folder: Path) -> RunRow:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         config=spec.hash,
     )
+
+
+def _parts(folder: Path, last: dict[str, float | None]) -> dict[str, float | None]:
+    """How far parts are on after the last epoch, and top-1 of the tests with a part silenced, as far as there are."""
+    tests = {f"without_{part}": folder / f"without_{part}" for part in PARTS}
+    tested = {name: load_figures(path)["top1"] for name, path in tests.items() if (path / "metrics.json").is_file()}
+    return {**{name: last.get(name) for name in GATE_FIGURES}, **tested}
 
 
 def _tested(spec: Spec, folder: Path) -> Path:

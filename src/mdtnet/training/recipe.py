@@ -102,19 +102,44 @@ def clip_loss(logits: Tensor, shares: Tensor, config: RunConfig, weights: Tensor
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Trained parameters in the groups `trunk`, `classifier` and `temporal`, each with its `lr_scale`."""
-    scales = {"trunk": 1.0, "classifier": config.classifier_lr, "temporal": config.temporal_lr}
-    members: dict[str, list[nn.Parameter]] = {name: [] for name in scales}
+    """Trained parameters in groups, each with a name, its `lr_scale` and its `weight_decay`.
+
+    `trunk` and `copies` of its layers, which start alike; `temporal`, the layers that start anew; of these `offsets`,
+    which move taps; `classifier`. Batch-norm parameters and biases are apart, as `trunk norms` and so on, and not
+    decayed.
+    """
+    scales = {
+        "trunk": 1.0,
+        "copies": 1.0,
+        "classifier": config.classifier_lr,
+        "temporal": config.temporal_lr,
+        "offsets": config.temporal_lr * config.offset_lr,
+    }
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members[_group_of(name)].append(parameter)
-    return [{"params": members[name], "name": name, "lr_scale": scales[name]} for name in scales if members[name]]
+            members.setdefault((_group_of(name), parameter.ndim < 2), []).append(parameter)
+    return [
+        {
+            "params": members[group, flat],
+            "name": f"{group} norms" if flat else group,
+            "lr_scale": scale,
+            "weight_decay": config.weight_decay if config.decay_norms or not flat else 0.0,
+        }
+        for group, scale in scales.items()
+        for flat in (False, True)
+        if (group, flat) in members
+    ]
 
 
 def _group_of(name: str) -> str:
     if name.startswith("head."):
         return "classifier"
-    return "trunk" if name.startswith("trunk.") and ".temporal." not in name else "temporal"
+    if name.startswith("trunk.") and ".temporal." not in name:
+        return "trunk"
+    if name.startswith(("fine.stem.", "fine.stage1.")):
+        return "copies"
+    return "offsets" if ".dcme.offset." in name else "temporal"
 
 
 def freeze_partial_bn(model: nn.Module) -> None:
@@ -136,8 +161,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """SGD or AdamW over `parameter_groups`."""
     groups = parameter_groups(model, config)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
 @torch.no_grad()

@@ -26,7 +26,9 @@ from mdtnet.data.splits import load_split
 from mdtnet.errors import DivergedError, VideoError
 from mdtnet.evaluation import evaluate, protocol
 from mdtnet.models.build import build_model
+from mdtnet.models.gates import gate_figures
 from mdtnet.models.network import Network
+from mdtnet.models.reading import exchange_scenes
 from mdtnet.processes import Signals, ignore_signals, sum_over_processes
 from mdtnet.scores import ScoreTable
 from mdtnet.terminal import Display
@@ -44,6 +46,7 @@ from mdtnet.training.run_folder import LAST
 
 log = logging.getLogger(__name__)
 
+WATCHED_CLIPS = 4  # of the epoch's last step: `log.csv` shows the gates on them
 EpochRow = dict[str, float | None]
 """A row of `log.csv`."""
 
@@ -115,6 +118,7 @@ class Run:
         self.loader = self._make_loader()
         self.steps_per_epoch = math.ceil(self.loader.batch_sampler.num_batches / config.train.accumulate)
         self.sums = self._zeros()
+        self.watched: Tensor | None = None
         self.clock = time.monotonic()
         set_seed(config.train.seed, device_specific=True)  # dropout differs between processes
 
@@ -225,8 +229,10 @@ class Run:
         frames, labels = (part[key].to(self.device, non_blocking=True) for key in ("frames", "label"))
         train, weights = self.config.train, self.loss_weights
         mixed, shares = mix_clips(frames, labels, num_classes=len(self.classes), mixup=train.mixup, cutmix=train.cutmix)
+        clips = exchange_scenes(mixed[:, 0], share=train.exchange, key=self.model.key_frame)  # [B, T, K, 3, H, W]
+        self.watched = clips[:WATCHED_CLIPS]
         with self.accelerator.autocast():
-            logits = self.model(mixed[:, 0])  # one view: [B, T, K, 3, H, W]
+            logits = self.model(clips)
         weights = None if weights is None else weights.to(self.device)
         loss = clip_loss(logits.float(), shares, self.config, weights)
         right = torch.zeros_like(loss) if self.multi_label else (logits.argmax(1) == labels).sum()
@@ -277,6 +283,7 @@ class Run:
             **({} if self.multi_label else {"train_top1": right / max(1, clips)}),
             "seconds": seconds,
             "clips_per_s": clips / max(1e-9, seconds),
+            **self._gates(),
         }
         table, judged = None, -1.0
         if epoch % train.val_every == 0 or epoch == train.epochs:
@@ -290,6 +297,13 @@ class Run:
             state.best_epoch, state.best_top1 = epoch, judged
             return table
         return None
+
+    def _gates(self) -> dict[str, float]:
+        """How far the parts of the network are on, seen on clips of the last step."""
+        if self.watched is None:
+            return {}
+        with self.accelerator.autocast():
+            return gate_figures(self.model, self.watched)
 
     def _validate(self, display: Display) -> ScoreTable:
         data = self.config.data

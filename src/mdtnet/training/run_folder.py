@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mdtnet.config import RunConfig
+from mdtnet.config import GATE_FIGURES, RunConfig
 from mdtnet.config_file import flat, to_dict
 from mdtnet.errors import CheckpointError, ConfigError
 
@@ -26,8 +26,9 @@ COLUMNS = (
     "val_mean_class",
     "seconds",
     "clips_per_s",
+    *GATE_FIGURES,
 )
-COLUMNS_MULTI_LABEL = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s")
+COLUMNS_MULTI_LABEL = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s", *GATE_FIGURES)
 FREE = (
     "out",
     "data.workers",
