@@ -364,12 +364,13 @@ class DCME(TemporalModule):
 
     def moved(self, z: Tensor, offset: Tensor) -> Tensor:
         """Features [M, c, H, W] through the deformable kernels, summed over scales."""
-        return deform_conv2d_sum(z, offset, list(self.kernels), dilations=self.dilations, joined=self.joined)
+        joined = None if self.joined is None else self.joined.permute(2, 1, 0)
+        return deform_conv2d_sum(z, offset, list(self.kernels), dilations=self.dilations, joined=joined)
 
     def fold(self) -> None:
         if self.offset is not None:
-            taps = joined_taps([k.detach() for k in self.kernels]).permute(2, 1, 0).contiguous()  # [K, C, O] in memory
-            self.joined = nn.Parameter(taps.permute(2, 1, 0), requires_grad=False)
+            taps = joined_taps([k.detach() for k in self.kernels]).permute(2, 1, 0).contiguous()  # [K, C, O]
+            self.joined = nn.Parameter(taps, requires_grad=False)
 
     def for_runtime(self, *, steps: bool) -> "RuntimeDCME":
         return RuntimeDCME(self)

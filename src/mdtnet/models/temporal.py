@@ -391,7 +391,7 @@ class CoarseDifference(TemporalModule):
     def openness(self, difference: Tensor) -> Tensor:
         """Difference in one direction [N, c, H, W] -> 0 to 1; [N, C, H, W]."""
         size = difference.shape[-2:]
-        pooled = self.pooled(F.avg_pool2d(difference, 2, ceil_mode=min(size) < 2))
+        pooled = self.pooled(F.avg_pool2d(difference, 2, ceil_mode=bool(min(size) < 2)))
         y = (difference + F.interpolate(pooled, size, mode="nearest") + self.full(difference)) / 3
         return torch.sigmoid_(self.expand(y))
 
