@@ -439,7 +439,10 @@ def _make_capturable() -> None:
     def constant(data: Any, **keywords: Any) -> Tensor:
         if torch.device(keywords.get("device") or "cpu").type != "cuda" or isinstance(data, Tensor):
             return make(data, **keywords)
-        return kept.setdefault((repr(data), str(sorted(keywords.items(), key=str))), make(data, **keywords))
+        key = repr(data), str(sorted(keywords.items(), key=str))
+        if key not in kept:  # made before a graph is captured, in the passes that warm up
+            kept[key] = make(data, **keywords)
+        return kept[key]
 
     torch.tensor = constant  # type: ignore[assignment]
     torch.Tensor.new_tensor = lambda self, data: constant(data, dtype=self.dtype, device=self.device)  # type: ignore

@@ -440,7 +440,7 @@ class STCE(TemporalModule):
         self.space_conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.space_expand = nn.Linear(width, channels, bias=False)  # the sum needs one bias
         for last in (self.time_expand, self.space_expand):
-            nn.init.normal_(last.weight, std=start)
+            nn.init.normal_(last.weight, std=start) if start else nn.init.zeros_(last.weight)
         nn.init.zeros_(self.time_expand.bias)
         self.joined: nn.Linear | None = None  # both expansions side by side, once folded
 
