@@ -251,7 +251,7 @@ def with_facts(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
         flip=entry.flip if entry.flip == "swap" else entry.flip == "true",
         multi_label=entry.multi_label,
     )
-    test = TestConfig(**entry.protocol) if entry.protocol else config.test
+    test = entry.protocol or config.test
     if entry.protocol:
         source["published"] = str(entry.published[-1])
     return dataclasses.replace(
@@ -344,6 +344,7 @@ def model_of(checkpoint: Checkpoint, *, where: str) -> Network:
     model = build_model(config, num_classes=len(checkpoint.classes))
     fill(model, checkpoint.model_state, where=where)
     model.classes, model.config = checkpoint.classes, checkpoint.config
+    model.licence = checkpoint.source.get("licence", "")
     model.num_segments_trained = checkpoint.num_segments_trained  # TDN computes with it
     return model.eval()
 

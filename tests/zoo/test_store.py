@@ -188,7 +188,7 @@ def test_a_damaged_note_is_one_line(entry, store):
 def test_a_store_that_cannot_be_written_into_is_one_line(entry, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MDTNET_HOME", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match="no folder that can be written into"):
+    with pytest.raises(ConfigError, match="folder cannot be created or written to"):
         obtain(entry)
 
 

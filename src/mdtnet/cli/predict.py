@@ -17,7 +17,9 @@ def predict_arguments(parser: "ArgumentParser") -> None:
     from mdtnet.deploy.formats import FORMATS
 
     exported = ", ".join(form.suffix for form in FORMATS.values())
-    parser.add_argument("checkpoint", help=f"a checkpoint file, or an exported one ({exported}; only .pt2 needs torch)")
+    parser.add_argument(
+        "checkpoint", help=f"a checkpoint, a zoo name, or an exported file ({exported}; only .pt2 needs torch)"
+    )
     parser.add_argument(
         "sources",
         metavar="SOURCE",
@@ -48,7 +50,7 @@ def predict(options: "Namespace") -> int:
         found.append(prediction)
         _say(prediction)
     if options.json:
-        write_json(found, options.json)
+        write_json(found, options.json, licence=model.licence)
     unread = sum(bool(prediction.error) for prediction in found)
     if unread:
         complain(f"{unread} of {len(found)} videos could not be read")

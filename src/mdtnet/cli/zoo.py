@@ -60,7 +60,7 @@ def show_arguments(parser: "ArgumentParser") -> None:
 
 def show_name(options: "Namespace") -> None:
     from mdtnet.zoo.store import local_file, noted, steps_by_hand
-    from mdtnet.zoo.table import PAPERS
+    from mdtnet.zoo.table import PAPERS, said_values
 
     entry = named(options.name)
     frames = {"uniform": "over the whole video", "dense": "of a window of 64", "stream": "one after the other"}
@@ -73,8 +73,8 @@ def show_name(options: "Namespace") -> None:
     for figure in entry.published:
         _row("published", str(figure) + ("" if figure.test is not None else "; no protocol here does the same"))
     if entry.protocol is not None:
-        options_of = " ".join(f"--{key} {str(value).lower()}" for key, value in entry.protocol.items())
-        _row("protocol", f"--protocol published{f' is {options_of}' if options_of else ''}")
+        typed = " ".join(f"--{key} {str(value).lower()}" for key, value in said_values(entry.protocol).items())
+        _row("protocol", f"--protocol published{f' is {typed}' if typed else ''}")
     for note in entry.notes:
         _row("note", note)
     _row("licence", f"{entry.licence} (the repository; the weights have none of their own)")
@@ -121,7 +121,6 @@ def get(options: "Namespace") -> None:
     for entry in [named(name) for name in options.names]:  # all names are looked at before the first download
         with bytes_bar() as progress:
             path = obtain(entry, progress=progress)
-        say(entry.licence_line)
         say(f"{path}  sha256 {sha256(path)}")
 
 

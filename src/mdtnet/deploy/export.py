@@ -8,7 +8,7 @@ Letters: B clips, T segments, K frames per segment, S the side of a crop in pixe
 import logging
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,7 @@ def export(
     model = load_model(checkpoint)
     frames = model.frames_per_segment
     description = describe(model.config, classes=model.classes, frames_per_segment=frames, precision=precision)
+    description = replace(description, licence=model.licence)
     views, labels = real_clips(clips, description)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         file = Path(folder, out.name)

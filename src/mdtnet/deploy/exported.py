@@ -23,7 +23,7 @@ class ExportedRecogniser(Predictor):
 
     def __init__(self, network: Classify, description: Description) -> None:
         self.network, self.description = network, description
-        self.classes = description.classes
+        self.classes, self.licence = description.classes, description.licence
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int = 0) -> "ExportedRecogniser":

@@ -51,6 +51,8 @@ class Description:
     """How a clip's brightness is brought to a middle value."""
     multi_label: bool = False
     """Whether a video can have several labels: probabilities are sigmoids, and do not sum to 1."""
+    licence: str = ""
+    """Licence of its code and terms of its data, of a network that has a name of the zoo."""
     format_version: int = FORMAT_VERSION
     """Layout of this description."""
 

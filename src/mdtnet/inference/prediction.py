@@ -68,6 +68,8 @@ class Predictor(ABC):
 
     classes: tuple[str, ...]
     """Names of the classes, in the order of `probabilities`."""
+    licence: str = ""
+    """Licence of its code and terms of its data, where it has a name of the zoo."""
 
     @abstractmethod
     def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
@@ -244,13 +246,17 @@ def _holds_images(folder: str) -> bool:
     return any(map(is_image, os.listdir(folder)))
 
 
-def write_json(predictions: Iterable[Prediction], out: str | Path) -> None:
-    """Write a list of predictions as JSON; a crash leaves the old file or the new one.
+def write_json(predictions: Iterable[Prediction], out: str | Path, *, licence: str = "") -> None:
+    """Write a list of predictions as JSON, each with the `licence` if there is one.
+
+    A crash leaves the old file or the new one.
 
     Raises:
         ConfigError: `out` is a folder, or its folder is not there.
     """
     out = Path(out)
     check_file(out)
-    text = json.dumps([prediction.to_dict() for prediction in predictions], indent=1, ensure_ascii=False)
+    about = {"licence": licence} if licence else {}
+    rows = [{**prediction.to_dict(), **about} for prediction in predictions]
+    text = json.dumps(rows, indent=1, ensure_ascii=False)
     atomic_write(out, lambda file: file.write(text.encode("utf-8", "replace")))

@@ -34,6 +34,7 @@ class Recogniser(Predictor, HubMixin):
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # quicker
         self._quick = folded(self.model)
         self.classes = tuple(classes)
+        self.licence = model.licence
         self.config = config
 
     @classmethod

@@ -34,6 +34,8 @@ class Network(nn.Module):
     """Class names in label order, of a network that was loaded from a checkpoint."""
     config: RunConfig
     """The run that made it, of a network that was loaded from a checkpoint."""
+    licence: str = ""
+    """Licence of its code and terms of its data, of a network that was loaded by name."""
 
     def __init__(self, trunk: Trunk, num_classes: int) -> None:
         super().__init__()

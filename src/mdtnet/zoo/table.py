@@ -9,13 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal
 
-from mdtnet.config import SYSTEMS, TRUNKS, System, TestRule, TrunkName
+from mdtnet.config import SYSTEMS, TRUNKS, Plain, System, TestConfig, TrunkName, Values
+from mdtnet.config_file import from_dict
 from mdtnet.errors import ConfigError, nearest
-
-Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
-"""Anything that JSON can hold."""
 
 TABLE, LABELS = (Path(__file__).with_name(name) for name in ("table.json", "labels.json"))
 VERSION = 1
@@ -47,18 +45,6 @@ TERMS: dict[str, str] = {
 NO_TERMS = "terms not known here: ask its owner"
 
 
-class TestValues(TypedDict, total=False):
-    """A test protocol, as values of `TestConfig`; those that are not given have their defaults."""
-
-    clips: int
-    rule: TestRule
-    crops: Literal[1, 3, 5]
-    crop_size: int
-    flip: bool
-    segments: int
-    fusion: Literal["logits", "softmax"]
-
-
 @dataclass(frozen=True)
 class Figure:
     """A published accuracy, in percent."""
@@ -69,7 +55,7 @@ class Figure:
     top5: float | None = None
     map: float | None = None
     """Mean average precision, where a video has several labels."""
-    test: TestValues | None = None
+    test: TestConfig | None = None
     """Its protocol; None where no protocol here does the same."""
 
     def __str__(self) -> str:
@@ -136,7 +122,7 @@ class Entry:
         return f"{self.name}: {self.licence} (its repository); trained on {self.data}: {self.terms}"
 
     @property
-    def protocol(self) -> TestValues | None:
+    def protocol(self) -> TestConfig | None:
         """Protocol of the published figure: of several, of the one with the most views; None where there is none."""
         tests = [figure.test for figure in self.published if figure.test is not None]
         return tests[-1] if tests else None
@@ -248,7 +234,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """Key of a table -> its values."""
 
 
-def _entry(row: Value, *, where: str, folder: Path) -> Entry:
+def _entry(row: Plain, *, where: str, folder: Path) -> Entry:
     values = _keys(row, Entry, needed=8, where=where)
     where = f"{where} ({values['name']})"
     for key, known in CHOICES.items():
@@ -267,16 +253,19 @@ def _entry(row: Value, *, where: str, folder: Path) -> Entry:
     return Entry(**values, addresses=tuple(addresses), published=figures, notes=notes, folder=folder)
 
 
-def _figure(row: Value, *, where: str) -> Figure:
+def _figure(row: Plain, *, where: str) -> Figure:
     values = _keys(row, Figure, needed=1, where=f"{where}: published")
-    if unknown := values.get("test", {}).keys() - TestValues.__annotations__.keys():
-        raise ConfigError(f"{where}: published: unknown option of a test '{min(unknown)}'")
-    if (rule := values.get("test", {}).get("rule", "uniform")) not in get_args(TestRule):
-        raise ConfigError(f"{where}: published: rule is {rule!r}, expected one of {', '.join(get_args(TestRule))}")
+    if "test" in values:
+        values["test"] = from_dict(TestConfig, values["test"], where=where, prefix="test.")
     return Figure(**values)
 
 
-def _keys(row: Value, kind: type[Entry] | type[Figure], *, needed: int, where: str) -> dict:
+def said_values(test: TestConfig) -> Values:
+    """The options of a test that are not what they are by default."""
+    return {f.name: getattr(test, f.name) for f in fields(test) if getattr(test, f.name) != f.default}
+
+
+def _keys(row: Plain, kind: type[Entry] | type[Figure], *, needed: int, where: str) -> dict[str, Any]:
     """A mapping of known keys with values of their kind, the first `needed` of them there."""
     if not isinstance(row, dict):
         raise ConfigError(f"{where} is {row!r}, expected keys and values")
@@ -288,4 +277,4 @@ def _keys(row: Value, kind: type[Entry] | type[Figure], *, needed: int, where: s
             raise ConfigError(f"{where}: {key} is {value!r}, expected {KINDS[key][-1].__name__}")
     if missing := [key for key in known[:needed] if key not in row]:
         raise ConfigError(f"{where}: without {', '.join(missing)}")
-    return row.copy()
+    return dict(row)
