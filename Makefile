@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-gpu test-lowest check house bench study-quick clean
+.PHONY: setup demo test test-slow test-gpu test-lowest check house bench study-quick builtin-weights clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -51,6 +51,9 @@ bench: setup       ## speed, as ratios from one interleaved run; decoding too wh
 
 study-quick: setup  ## a small study: three systems, two seeds, tables with intervals
 	$(BIN)/mdtnet study quick --jobs 2
+
+builtin-weights: setup  ## the small network that the package brings: rendered, trained, tested, written with its card
+	$(BIN)/python tools/builtin_weights.py
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build *.egg-info

@@ -17,7 +17,7 @@ FLOORS = [
     {"study"},
     {"demo", "measure"},
     {"pages", "deploy"},
-    {"training", "inference"},
+    {"training", "inference", "publish"},
     {"evaluation", "convert", "hub"},
     {"checkpoint"},
     {"data", "models"},

@@ -124,6 +124,21 @@ def get(options: "Namespace") -> None:
         say(f"{path}  sha256 {sha256(path)}")
 
 
+def push_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument("checkpoint", help="the checkpoint to publish, such as RUN/checkpoints/best.pt")
+    parser.add_argument("--tests", nargs="+", required=True, help="folders of tests of it: figures of the card")
+    parser.add_argument("--out", required=True, help="folder for weights, config and card")
+    parser.add_argument("--repository", default="", help="also upload the folder to user/name on the Hub")
+
+
+def push(options: "Namespace") -> None:
+    from mdtnet import publish
+
+    say(f"wrote {publish.prepare(options.checkpoint, options.out, tests=options.tests)}")
+    if options.repository:
+        say(f"uploaded to {publish.push(options.out, options.repository)}")
+
+
 VERBS: dict[str, Verb] = {
     "zoo": Verb(
         "public checkpoints by name: the short list, or all of a system, data set, trunk",
@@ -142,5 +157,12 @@ VERBS: dict[str, Verb] = {
         get_arguments,
         get,
         "  mdtnet zoo get tsm-resnet50-kinetics400-8f tsn-resnet50-kinetics400-8f",
+    ),
+    "zoo push": Verb(
+        "an own network ready to publish: weights, config, a card with measured figures",
+        push_arguments,
+        push,
+        "  mdtnet zoo push runs/mine/checkpoints/best.pt --tests runs/mine/test_val_accurate --out card\n"
+        "  mdtnet zoo push runs/mine/checkpoints/best.pt --tests runs/mine --out card --repository user/name",
     ),
 }

@@ -286,8 +286,8 @@ def _config_text(run: RunFiles) -> str:
 
 
 def _facts(run: RunFiles) -> list[tuple[str, str]]:
-    """Versions, hardware and time, as pairs for a table."""
-    figures, facts = run.figures or {}, []
+    """Start, versions, hardware and time, as pairs for a table."""
+    figures, facts = run.figures or {}, _start(run)
     seconds = sum(row.get("seconds") or 0 for row in run.history)
     if seconds:
         facts.append(("training", f"{len(run.history)} epochs in {_duration(seconds)}"))
@@ -297,6 +297,16 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     if figures.get("hardware"):
         facts.append(("hardware", str(figures["hardware"])))
     return facts + [(name, str(value)) for name, value in figures.get("versions", {}).items()]
+
+
+def _start(run: RunFiles) -> list[tuple[str, str]]:
+    """What the network started from, and how many tensors it took over, as the log of the training says."""
+    try:
+        text = (run.folder / "train.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    said = re.findall(r"^[-\d]+ [:\d]+ start: (.*)$", text, re.MULTILINE)
+    return [("start", "; ".join(re.sub(r"^(?:/|[A-Za-z]:\\).*[/\\]", ".../", line) for line in said))] if said else []
 
 
 def _duration(seconds: float) -> str:
