@@ -296,3 +296,19 @@ def test_names_are_no_start_for_another_trunk(zoo):
         build_model(ModelConfig(name="tsm", trunk="resnet34", weights=NAME), num_classes=3)
     with pytest.raises(ConfigError):
         build_model(ModelConfig(name="tsm", trunk="resnet18", width=-1, weights=NAME), num_classes=3)
+
+
+def test_a_classifier_gets_the_order_of_the_data(zoo, caplog):
+    caplog.set_level("INFO")
+    config = ModelConfig(name="mdtnet1", trunk="resnet18", weights=NAME)
+    official = mdtnet.load_model(NAME).state_dict()["head.fc.weight"]
+    backwards = tuple(reversed(UCF101))
+    head = build_model(config, num_classes=101, classes=backwards).state_dict()["head.fc.weight"]
+    assert torch.equal(head, official.flip(0))
+    assert "start: the classifier's classes were in another order" in caplog.text
+    head = build_model(config, num_classes=101, classes=UCF101).state_dict()["head.fc.weight"]
+    assert torch.equal(head, official)
+    others = tuple(f"class {i}" for i in range(101))
+    head = build_model(config, num_classes=101, classes=others).state_dict()["head.fc.weight"]
+    assert not torch.equal(head, official)
+    assert "classifier of 101 classes replaced by a new one of 101" in caplog.text

@@ -1,6 +1,6 @@
 """The registry: systems x trunks, one literal table each, and the one builder that holds the numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -48,11 +48,12 @@ TEA_TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
 """TEA has a Res2Net in the place of a ResNet of bottlenecks."""
 
 
-def build_model(config: ModelConfig, *, num_classes: int) -> Network:
+def build_model(config: ModelConfig, *, num_classes: int, classes: Sequence[str] = ()) -> Network:
     """Build what a config names, and start it from `config.weights`.
 
     The network maps uint8 clips, or float ones that are normalised already, [B, T, K, 3, H, W] to logits [B,
-    classes]; K is its `frames_per_segment`.
+    classes]; K is its `frames_per_segment`. `classes` are the names of the classes, if known: a classifier to start
+    from is used only if it is for the same ones, and gets their order.
 
     Raises:
         ConfigError: see `checks.check_model`; ImageNet weights that cannot be had, or a width other than 1 where it is
@@ -75,7 +76,7 @@ def build_model(config: ModelConfig, *, num_classes: int) -> Network:
     model = MAKERS[config.name](config, trunk, num_classes)
     if weights:
         model.pretrained = "ImageNet" if weights.imagenet else "video"
-        take_over(model, weights, source=source)
+        take_over(model, weights, source=source, classes=classes)
     freeze(model, config.freeze)
     return model
 

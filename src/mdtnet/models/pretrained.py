@@ -5,6 +5,7 @@ loaded as the network it is (`mdtnet.checkpoint.load_model`) or taken as the sta
 (`start_trunk`, `take_over`).
 """
 
+import dataclasses
 import json
 import logging
 import pickle
@@ -56,6 +57,8 @@ class Weights:
     imagenet: bool = False
     causal: bool = False
     """Looks at the past alone (online TSM)."""
+    classes: tuple[str, ...] = ()
+    """Names of its classes in label order, where they are known."""
 
     @property
     def num_classes(self) -> int:
@@ -160,13 +163,20 @@ def read_weights(path: str | Path) -> Weights:
     Raises:
         CheckpointError: see `read_file`, `recognise` and `zoo.find.located`.
     """
-    content = read_file(located(path).path)
+    file, entry = located(path)
+    content = read_file(file)
     if content.get("format") == "mdtnet":
         model = content["config"]["model"]
         kind = content.get("source", {}).get("kind")  # of a converted file, what it was before
         imagenet = any(source.imagenet for source in SOURCES if source.name == kind)
-        return Weights(content["model"], "mdtnet", model["name"], model["trunk"], imagenet=imagenet)
-    return recognise(content, where=str(path))
+        classes = tuple(content.get("classes", ()))
+        if classes == tuple(str(label) for label in range(len(classes))):
+            classes = ()  # numbers in the place of unknown names
+        return Weights(content["model"], "mdtnet", model["name"], model["trunk"], imagenet=imagenet, classes=classes)
+    weights = recognise(content, where=str(path))
+    if entry and entry.has_names and weights.num_classes == entry.classes:
+        weights = dataclasses.replace(weights, classes=entry.class_names())
+    return weights
 
 
 def recognise(content: Mapping[str, Any], *, where: str) -> Weights:
@@ -355,19 +365,19 @@ def start_trunk(trunk: Trunk, weights: Weights, *, source: str) -> None:
     trunk.load_state_dict(given, strict=False)
 
 
-def take_over(model: nn.Module, weights: Weights, *, source: str) -> None:
+def take_over(model: nn.Module, weights: Weights, *, source: str, classes: Sequence[str] = ()) -> None:
     """Copy everything into `model` that means the same there, which is what has the same name and shape.
 
-    A classifier for another number of classes, or for ImageNet's, is not taken. The log says what was taken,
-    what starts afresh and what was not used, in tensors by component.
+    A classifier for other classes, or for ImageNet's, is not taken; one for the same classes in another order gets the
+    order of `classes`, the names of the model's. The log says what was taken, what starts afresh and what was not used,
+    in tensors by component.
     """
     own = model.state_dict()
-    classes = len(own["head.fc.weight"])
-    head_fits = not weights.imagenet and weights.num_classes == classes
+    rows = _same_classes(weights, classes, count=len(own["head.fc.weight"]))
     taken = {
-        key: value
+        key: value[rows] if rows and key.startswith("head.fc.") else value
         for key, value in weights.state.items()
-        if key in own and own[key].shape == value.shape and (head_fits or not key.startswith("head."))
+        if key in own and own[key].shape == value.shape and (rows or not key.startswith("head."))
     }
     model.load_state_dict(taken, strict=False)
     log.info(
@@ -376,8 +386,24 @@ def take_over(model: nn.Module, weights: Weights, *, source: str) -> None:
     log.info("start: taken over %s", components(taken))
     log.info("start: afresh %s", components(own.keys() - taken))
     log.info("start: not used %s", components(weights.state.keys() - taken))
-    if not head_fits and weights.num_classes:
-        log.info("start: classifier of %d classes replaced by a new one of %d", weights.num_classes, classes)
+    if not rows and weights.num_classes:
+        new = len(own["head.fc.weight"])
+        log.info("start: classifier of %d classes replaced by a new one of %d", weights.num_classes, new)
+    elif rows and rows != list(range(len(rows))):
+        log.info("start: the classifier's classes were in another order, and were put into that of the data")
+
+
+def _same_classes(weights: Weights, classes: Sequence[str], *, count: int) -> list[int]:
+    """Of each of `count` classes its row in the classifier of `weights`; empty if that is for other classes.
+
+    Where one side's names are not known, the number of classes decides.
+    """
+    if weights.imagenet or weights.num_classes != count:
+        return []
+    if not weights.classes or not classes:
+        return list(range(count))
+    place = {name: row for row, name in enumerate(weights.classes)}
+    return [place[name] for name in classes] if set(classes) == place.keys() else []
 
 
 KINETICS_GAINS = {

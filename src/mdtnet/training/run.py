@@ -95,7 +95,9 @@ class Run:
         self.config, self.accelerator, self.signals = config, accelerator, signals
         self.resumed = resume
         self.out, self.state, self.multi_label = Path(config.out), State(), config.data.multi_label
-        self.validation = dataclasses.replace(config.test, clips=1, crops=1, crop_size=0, rule="uniform", flip=False)
+        self.validation = dataclasses.replace(
+            config.test, clips=1, crops=1, crop_size=0, rule="uniform", flip=False, segments=0
+        )
         set_seed(config.train.seed)
         train_videos, val_videos = load_split(config.data)
         self.classes = train_videos.classes
@@ -118,7 +120,7 @@ class Run:
 
     def _build(self, config: ModelConfig) -> Network:
         train = self.config.train
-        model = build_model(config, num_classes=len(self.classes))
+        model = build_model(config, num_classes=len(self.classes), classes=self.classes)
         model.trunk.checkpoint_activations = train.checkpoint_activations
         if train.partial_bn:
             freeze_partial_bn(model)
