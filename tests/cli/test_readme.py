@@ -33,10 +33,10 @@ def commands(page: str) -> set[str]:
 @pytest.mark.parametrize("command", sorted(set().union(*map(commands, PAGES.values()))))
 def test_commands_parse(command):
     words = shlex.split(command.removeprefix("mdtnet "))
-    name = f"{words[0]} {words[1]}" if words[0] == "data" else words[0]
+    name = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0]
     arguments = ["tsn" if w == "MODEL" else w for w in words[len(name.split()) :]]
     assert name in VERBS
-    if "--help" not in arguments and (arguments or name in ("demo", "models")):
+    if "--help" not in arguments and (arguments or name in ("demo", "models", "zoo")):
         parse(name, VERBS[name], arguments)
 
 
