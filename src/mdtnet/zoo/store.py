@@ -9,12 +9,14 @@ import zlib
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mdtnet.errors import CheckpointError
-from mdtnet.fetch import FetchError, Progress, fetch_part
 from mdtnet.files import atomic_write, make_folder
 from mdtnet.zoo.table import Entry, mirror
+
+if TYPE_CHECKING:
+    from mdtnet.fetch import Progress
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def local_file(entry: Entry) -> Path | None:
     return None
 
 
-def obtain(entry: Entry, *, progress: Progress | None = None) -> Path:
+def obtain(entry: Entry, *, progress: "Progress | None" = None) -> Path:
     """The entry's file, fetched where it is not on this disk; its digest is that of the first time.
 
     Several addresses are tried in turn. A download that was interrupted goes on; of several processes one fetches,
@@ -108,8 +110,10 @@ def _local_addresses(entry: Entry) -> list[Path]:
     return [entry.folder / address for address in _addresses(entry) if "://" not in address]
 
 
-def _fetch(entry: Entry, progress: Progress | None) -> Path:
-    from filelock import FileLock
+def _fetch(entry: Entry, progress: "Progress | None") -> Path:
+    from filelock import FileLock  # neither is needed to list names
+
+    from mdtnet.fetch import FetchError
 
     folder = store_folder()
     make_folder(folder)
@@ -134,7 +138,9 @@ def _fetch(entry: Entry, progress: Progress | None) -> Path:
     raise CheckpointError(f"{entry.name}: cannot be downloaded ({'; '.join(failures)}); {_by_hand(entry)}")
 
 
-def _fetch_from(address: str, part: Path, entry: Entry, progress: Progress | None) -> None:
+def _fetch_from(address: str, part: Path, entry: Entry, progress: "Progress | None") -> None:
+    from mdtnet.fetch import FetchError, fetch_part
+
     if not _is_http(address):
         raise FetchError("no such file" if "://" not in address else "expected an address with http or https")
     log.info("fetching %s", address)
