@@ -58,7 +58,7 @@ def test_an_interrupted_download_goes_on(entry, server, store):
 
 
 def test_a_download_that_was_killed_goes_on_in_the_next_process(entry, server, store, monkeypatch):
-    monkeypatch.setattr("mdtnet.fetch.TRIES", 1)
+    monkeypatch.setattr("mdtnet.zoo.fetch.TRIES", 1)
     server.cut = 5000
     with pytest.raises(CheckpointError, match="ended after 5000 of 300000 bytes"):
         obtain(entry)
@@ -97,8 +97,8 @@ def test_a_web_page_is_no_file(entry, server, store):
 
 
 def test_a_slow_server_is_given_up(entry, server, store, monkeypatch):
-    monkeypatch.setattr("mdtnet.fetch.TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr("mdtnet.fetch.TRIES", 2)
+    monkeypatch.setattr("mdtnet.zoo.fetch.TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("mdtnet.zoo.fetch.TRIES", 2)
     server.pause = 0.5
     with pytest.raises(CheckpointError, match="timed out"):
         obtain(entry)
@@ -106,7 +106,7 @@ def test_a_slow_server_is_given_up(entry, server, store, monkeypatch):
 
 
 def test_no_server_says_what_to_do_by_hand(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("mdtnet.fetch.TRIES", 1)
+    monkeypatch.setattr("mdtnet.zoo.fetch.TRIES", 1)
     entry = entry_of(tmp_path, "http://127.0.0.1:9/a.pth", "ftp://127.0.0.1/a.pth", "file:///etc/passwd")
     with pytest.raises(CheckpointError) as caught:
         obtain(entry)

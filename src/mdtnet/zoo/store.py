@@ -16,7 +16,7 @@ from mdtnet.files import atomic_write, make_folder
 from mdtnet.zoo.table import Entry, mirror
 
 if TYPE_CHECKING:
-    from mdtnet.fetch import Progress
+    from mdtnet.zoo.fetch import Progress
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _local_addresses(entry: Entry) -> list[Path]:
 def _fetch(entry: Entry, progress: "Progress | None") -> Path:
     from filelock import FileLock  # neither is needed to list names
 
-    from mdtnet.fetch import FetchError
+    from mdtnet.zoo.fetch import FetchError
 
     folder = store_folder()
     make_folder(folder)
@@ -139,7 +139,7 @@ def _fetch(entry: Entry, progress: "Progress | None") -> Path:
 
 
 def _fetch_from(address: str, part: Path, entry: Entry, progress: "Progress | None") -> None:
-    from mdtnet.fetch import FetchError, fetch_part
+    from mdtnet.zoo.fetch import FetchError, fetch_part
 
     if not _is_http(address):
         raise FetchError("no such file" if "://" not in address else "expected an address with http or https")
