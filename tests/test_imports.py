@@ -22,10 +22,7 @@ FLOORS = [
     {"checkpoint"},
     {"data", "models"},
     {"zoo"},
-    {
-        *("fetch", "config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores"),
-        *("builtin", "work"),
-    },
+    {"config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores", "builtin", "work"},
     {"config"},
     {"errors", "__init__"},
 ]
@@ -48,7 +45,7 @@ TORCH_FREE = [
     *("deploy.exported", "deploy.formats", "deploy.load", "deploy.runtime"),
     *("study.grid", "study.results", "study.stats"),
     *("work.parts", "training.run_folder", "pages.report", "pages.charts", "pages.page"),
-    *("fetch", "zoo.table", "zoo.store", "zoo.find"),
+    *("zoo.fetch", "zoo.table", "zoo.store", "zoo.find"),
     *sorted(f"cli.{path.stem}" for path in (PACKAGE / "cli").glob("[a-z]*.py")),
 ]
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "huggingface_hub", "onnxruntime")

@@ -40,6 +40,25 @@ def test_presets_have_their_names_and_views(name, videos):
     assert crop_size_of(DataConfig(), test) == (224 if test.crops == 1 else 256)
 
 
+def test_ten_crops_are_five_places_and_their_mirror_images(videos):
+    test = TestConfig(crops=5, flip=True)
+    assert crop_size_of(DataConfig(), test) == 224
+    found = ClipDataset(videos, SMALL, frames_per_segment=1, train=False, test=test)
+    table = evaluate(Halves(), found)
+    assert table.scores.shape[:2] == (4, 10)
+    assert table.view_crop.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert protocol(SMALL, test)["crop_order"] == ["top left", "top right", "bottom left", "bottom right", "centre"]
+
+
+def test_tests_can_have_a_t_of_their_own(videos):
+    assert dataset(videos, segments=6)[0]["frames"].shape[1] == 6
+    assert dataset(videos)[0]["frames"].shape[1] == SMALL.num_segments
+    trained = ClipDataset(videos, SMALL, frames_per_segment=1, train=True, test=TestConfig(segments=6))
+    assert trained[0]["frames"].shape[1] == SMALL.num_segments
+    assert protocol(SMALL, TestConfig(segments=6))["num_segments"] == 6
+    assert protocol_name(TestConfig(segments=6)) == ""
+
+
 def test_a_changed_preset_has_no_name():
     assert protocol_name(TestConfig(clips=10, crops=3, crop_size=224)) == ""
     assert protocol_name(TestConfig(clips=5)) == ""

@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from mdtnet.cli.main import main
-from mdtnet.hub import FILE
-from mdtnet.publish import CARD, prepare
+from mdtnet.hub import CARD, FILE, prepare
 from mdtnet.zoo.find import BUILTIN_FILE
 
 

@@ -17,7 +17,7 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     state = renamed(build_model(ModelConfig(name="tsn", trunk="resnet18"), num_classes=3), OFFICIAL)
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "best": np.float32(1)}, "tsn.pth")
-    torch.save(state | {f"base_model.layer1.0.nl.{i}.weight": torch.zeros(1) for i in range(12)}, "more.pth")
+    torch.save(state | {f"base_model.layer1.0.att.{i}.weight": torch.zeros(1) for i in range(12)}, "more.pth")
     torch.save({k: v for k, v in state.items() if "layer2.1.conv2" not in k}, "less.pth")
     torch.save({"encoder.weight": torch.zeros(1)}, "other.pth")
     torch.save({"state_dict": state, "run": tmp_path.joinpath}, "code.pth")
@@ -45,7 +45,7 @@ def test_convert_and_use(files, capsys):
 
 
 REFUSED = {
-    "half matching": (["more.pth", "x"], 4, ["more.pth: nearly official TSN", "layer1.0.nl.9.weight and 2 more"]),
+    "half matching": (["more.pth", "x"], 4, ["more.pth: nearly official TSN", "layer1.0.att.9.weight and 2 more"]),
     "missing": (
         ["less.pth", "x"],
         4,

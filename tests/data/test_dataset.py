@@ -159,7 +159,7 @@ def test_only_the_crop_is_kept_with_the_same_result(folder, crop, size):
     assert torch.equal(dataset[2]["frames"][0], dataset.augment(clip, dataset._rng(2, 1)))
 
 
-@pytest.mark.parametrize(("crops", "crop_size"), [(1, 0), (3, 0), (3, 17), (1, 40)])
+@pytest.mark.parametrize(("crops", "crop_size"), [(1, 0), (3, 0), (3, 17), (1, 40), (5, 0), (5, 17)])
 def test_only_the_views_are_kept_with_the_same_result(folder, crops, crop_size):
     videos = load_videos(str(folder))
     test = TestConfig(clips=2, crops=crops, crop_size=crop_size)

@@ -100,6 +100,9 @@ def test_views_are_left_centre_right():
     wide, tall = gradient(20, 60), gradient(60, 20)
     assert views(wide, crops=3, crop_size=20)[:, 0, 0, 1, 0, 0].tolist() == [0, 20, 40]
     assert views(tall, crops=3, crop_size=20)[:, 0, 0, 0, 0, 0].tolist() == [0, 20, 40]
+    five = views(gradient(32, 60), crops=5, crop_size=20)[:, 0, 0]
+    assert five[:, 1, 0, 0].tolist() == [0, 40, 0, 40, 20]  # the left edge of each, then the upper one
+    assert five[:, 0, 0, 0].tolist() == [0, 0, 12, 12, 6]
     centre = views(gradient(32, 40), crops=1, crop_size=20)
     assert centre.shape == (1, 2, 3, 3, 20, 20)
     assert centre[0, 0, 0, :2, 0, 0].tolist() == [6, 10]

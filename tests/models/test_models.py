@@ -91,11 +91,14 @@ def test_batch_invariance(system, trunk):
 
 @pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
 def test_uint8_and_normalised_input_agree(system, trunk):
-    model = build(system, trunk).eval()
+    model = build(system, trunk)
     perturb(model)
     x = clips(model)
     with torch.no_grad():
-        torch.testing.assert_close(model(x), model(normalised(x, model)), atol=1e-3, rtol=1e-3)
+        if model.eval()(x).abs().max() > 1e9:
+            settle(model, x)
+        expected = model(normalised(x, model))
+        torch.testing.assert_close(model(x), expected, atol=1e-3 * max(1.0, float(expected.abs().max())), rtol=0)
 
 
 @pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
@@ -243,6 +246,16 @@ def test_features_stay_channels_last():
     lost = [n for n, x in seen.items() if not x.is_contiguous(memory_format=torch.channels_last)]
     assert len(seen) > 40
     assert lost == []
+
+
+def settle(model: nn.Module, x: torch.Tensor) -> None:
+    """Give batch norms the statistics of x: without them values grow through deep networks, in ACTION-Net with its sums
+    of three excited copies to 1e10, and differences of rounding with them."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()(x)
+    model.eval()
 
 
 def perturb(model: nn.Module) -> None:

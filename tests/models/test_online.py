@@ -73,3 +73,17 @@ def test_what_comes_later_changes_nothing():
         model(other)
     torch.testing.assert_close(features[0][:3], features[1][:3], atol=0, rtol=0)
     assert not torch.allclose(features[0][3], features[1][3])
+
+
+def test_a_causal_network_is_exported_like_any_other():
+    model = online("resnet18")
+    x = torch.randint(0, 256, (2, 3, 1, 3, 32, 32), dtype=torch.uint8)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=16)},))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x[:1]), model(x[:1]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_causal_network_learns():
+    model = online("resnet18").train()
+    model(torch.randint(0, 256, (2, 3, 1, 3, 64, 64), dtype=torch.uint8)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

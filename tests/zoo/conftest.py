@@ -16,7 +16,7 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def server(monkeypatch):
     """A server on this machine; attempts follow each other at once."""
-    monkeypatch.setattr("mdtnet.fetch.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("mdtnet.zoo.fetch.PAUSE_SECONDS", 0.0)
     server = serve()
     yield server
     server.shutdown()

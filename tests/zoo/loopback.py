@@ -19,6 +19,9 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str | None]] = []
 
+    def handle_error(self, *_: object) -> None:
+        """Nothing is said where a client has gone away, as one does that waits no longer."""
+
     @property
     def address(self) -> str:
         """Of the server, without the last slash."""

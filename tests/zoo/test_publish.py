@@ -12,7 +12,7 @@ import tiny
 import yaml
 
 import mdtnet
-from mdtnet import publish
+from mdtnet import hub
 from mdtnet.builtin.actions import ACTIONS
 from mdtnet.builtin.render import RenderConfig, render_dataset
 from mdtnet.checkpoint import load_checkpoint
@@ -55,13 +55,13 @@ def test_a_card_has_what_was_measured_and_nothing_of_this_machine(run, tmp_path,
 
 def test_a_card_without_a_test_is_not_written(run, tmp_path):
     with pytest.raises(ConfigError, match="no tests are given"):
-        publish.prepare(run / "checkpoints" / "best.pt", tmp_path / "card", tests=[])
+        hub.prepare(run / "checkpoints" / "best.pt", tmp_path / "card", tests=[])
     with pytest.raises(DataError, match=r"metrics\.json: no such file"):
-        publish.prepare(run / "checkpoints" / "best.pt", tmp_path / "card", tests=[tmp_path])
+        hub.prepare(run / "checkpoints" / "best.pt", tmp_path / "card", tests=[tmp_path])
     figures = json.loads((run / "metrics.json").read_text()) | {"classes": ["a", "b"]}
     (tmp_path / "metrics.json").write_text(json.dumps(figures))
     with pytest.raises(ConfigError, match="other classes"):
-        publish.prepare(run / "checkpoints" / "best.pt", tmp_path / "card", tests=[tmp_path])
+        hub.prepare(run / "checkpoints" / "best.pt", tmp_path / "card", tests=[tmp_path])
     assert not (tmp_path / "card").exists()
 
 
@@ -76,16 +76,16 @@ def test_push_uploads_the_three_files(run, tmp_path, monkeypatch):
             calls.append(("upload", repo_id, sorted(allow_patterns)))
             return f"hub/{repo_id}"
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    publish.prepare(run / "checkpoints" / "best.pt", tmp_path, tests=[run])
-    assert publish.push(tmp_path, "user/name") == "hub/user/name"
+    monkeypatch.setattr("mdtnet.hub.HfApi", Api)
+    hub.prepare(run / "checkpoints" / "best.pt", tmp_path, tests=[run])
+    assert hub.push(tmp_path, "user/name") == "hub/user/name"
     assert calls == [
         ("create", "user/name", True),
         ("upload", "user/name", ["README.md", "config.yaml", "model.safetensors"]),
     ]
     (tmp_path / "README.md").unlink()
     with pytest.raises(ConfigError, match=r"without README\.md"):
-        publish.push(tmp_path, "user/name")
+        hub.push(tmp_path, "user/name")
 
 
 def test_a_hub_that_refuses_is_one_line(run, tmp_path, monkeypatch):
@@ -93,10 +93,10 @@ def test_a_hub_that_refuses_is_one_line(run, tmp_path, monkeypatch):
         def create_repo(self, name, *, exist_ok):
             raise OSError("no network\nhere")
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    publish.prepare(run / "checkpoints" / "best.pt", tmp_path, tests=[run])
+    monkeypatch.setattr("mdtnet.hub.HfApi", Api)
+    hub.prepare(run / "checkpoints" / "best.pt", tmp_path, tests=[run])
     with pytest.raises(ConfigError, match=r"user/name: cannot be uploaded to \(no network here\)"):
-        publish.push(tmp_path, "user/name")
+        hub.push(tmp_path, "user/name")
 
 
 def test_the_report_says_what_a_run_started_from(run, tmp_path):

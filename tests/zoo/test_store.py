@@ -14,6 +14,7 @@ from mdtnet.zoo.store import local_file, noted, obtain, steps_by_hand, store_fol
 from mdtnet.zoo.table import entry_named, load_table
 
 CONTENT = os.urandom(300_000)
+NAME = "tsn-resnet18-mine-2f"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -32,7 +33,7 @@ def test_a_file_is_fetched_once_and_noted(entry, server, store, caplog):
     caplog.set_level("INFO")
     seen = []
     path = obtain(entry, progress=lambda done, total: seen.append((done, total)))
-    assert path == store / "a.pth" == local_file(entry)
+    assert path == store / NAME / "a.pth" == local_file(entry)
     assert path.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert "tsn-resnet18-mine-2f: MIT (its repository); trained on mine: terms not known here" in caplog.text
@@ -40,7 +41,7 @@ def test_a_file_is_fetched_once_and_noted(entry, server, store, caplog):
     assert (note.sha256, note.address) == (DIGEST, f"{server.address}/a.pth")
     assert obtain(entry) == path
     assert server.asked == [("/a.pth", None)]
-    assert sorted(p.name for p in store.iterdir() if p.suffix != ".lock") == ["a.pth", "a.pth.json"]
+    assert sorted(p.name for p in (store / NAME).iterdir() if p.suffix != ".lock") == ["a.pth", "a.pth.json"]
 
 
 def test_a_file_that_changed_is_refused(entry, store):
@@ -58,14 +59,14 @@ def test_an_interrupted_download_goes_on(entry, server, store):
 
 
 def test_a_download_that_was_killed_goes_on_in_the_next_process(entry, server, store, monkeypatch):
-    monkeypatch.setattr("mdtnet.fetch.TRIES", 1)
+    monkeypatch.setattr("mdtnet.zoo.fetch.TRIES", 1)
     server.cut = 5000
     with pytest.raises(CheckpointError, match="ended after 5000 of 300000 bytes"):
         obtain(entry)
     assert local_file(entry) is None
     assert obtain(entry).read_bytes() == CONTENT
     assert server.asked[-1] == ("/a.pth", "bytes=5000-")
-    assert not list(store.glob("*.part"))
+    assert not list(store.rglob("*.part"))
 
 
 def test_a_server_that_cannot_go_on_sends_the_whole_file(entry, server, store):
@@ -77,7 +78,7 @@ def test_a_wrong_digest_leaves_nothing_and_says_so(entry, server, store):
     server.files["/a.pth"] = b"another file"
     with pytest.raises(CheckpointError, match=rf"sha256 begins with \w+, expected {DIGEST[:8]}: another file"):
         obtain(entry)
-    assert not list(store.glob("a.pth")) + list(store.glob("*.part"))
+    assert not list(store.rglob("a.pth")) + list(store.rglob("*.part"))
 
 
 def test_the_next_address_is_tried(server, store, tmp_path):
@@ -97,8 +98,8 @@ def test_a_web_page_is_no_file(entry, server, store):
 
 
 def test_a_slow_server_is_given_up(entry, server, store, monkeypatch):
-    monkeypatch.setattr("mdtnet.fetch.TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr("mdtnet.fetch.TRIES", 2)
+    monkeypatch.setattr("mdtnet.zoo.fetch.TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("mdtnet.zoo.fetch.TRIES", 2)
     server.pause = 0.5
     with pytest.raises(CheckpointError, match="timed out"):
         obtain(entry)
@@ -106,14 +107,14 @@ def test_a_slow_server_is_given_up(entry, server, store, monkeypatch):
 
 
 def test_no_server_says_what_to_do_by_hand(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("mdtnet.fetch.TRIES", 1)
+    monkeypatch.setattr("mdtnet.zoo.fetch.TRIES", 1)
     entry = entry_of(tmp_path, "http://127.0.0.1:9/a.pth", "ftp://127.0.0.1/a.pth", "file:///etc/passwd")
     with pytest.raises(CheckpointError) as caught:
         obtain(entry)
     text = str(caught.value)
     assert text.startswith("tsn-resnet18-mine-2f: cannot be downloaded (http://127.0.0.1:9/a.pth: ")
     assert "file:///etc/passwd: expected an address with http or https" in text
-    assert text.endswith(f"; fetch http://127.0.0.1:9/a.pth; put it at {store}/a.pth")
+    assert text.endswith(f"; fetch http://127.0.0.1:9/a.pth; put it at {store}/{NAME}/a.pth")
     assert "\n" not in text
 
 
@@ -122,15 +123,15 @@ def test_offline_nothing_is_asked(entry, server, store, monkeypatch):
     with pytest.raises(CheckpointError, match=r"not on this disk, and offline .*put it at"):
         obtain(entry)
     assert server.asked == []
-    store.mkdir(parents=True)
-    (store / "a.pth").write_bytes(CONTENT)
-    assert obtain(entry) == store / "a.pth"
-    assert noted(entry).address == str(store / "a.pth")  # put there by hand, and noted all the same
+    (store / NAME).mkdir(parents=True)
+    (store / NAME / "a.pth").write_bytes(CONTENT)
+    assert obtain(entry) == store / NAME / "a.pth"
+    assert noted(entry).address == str(store / NAME / "a.pth")  # put there by hand, and noted all the same
 
 
 def test_a_wrong_file_that_was_put_there_by_hand_is_refused(entry, store):
-    store.mkdir(parents=True)
-    (store / "a.pth").write_bytes(b"another file")
+    (store / NAME).mkdir(parents=True)
+    (store / NAME / "a.pth").write_bytes(b"another file")
     with pytest.raises(CheckpointError, match=r"a\.pth: sha256 begins with .*: delete it to fetch it again"):
         obtain(entry)
 
@@ -177,10 +178,10 @@ def test_files_beside_an_own_table_are_used_where_they_are(store, tmp_path):
 
 def test_a_damaged_note_is_one_line(entry, store):
     obtain(entry)
-    (store / "a.pth.json").write_text("{")
+    (store / NAME / "a.pth.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"a\.pth\.json: cannot be read; delete it"):
         obtain(entry)
-    (store / "a.pth.json").write_text(json.dumps({"sha256": DIGEST}))
+    (store / NAME / "a.pth.json").write_text(json.dumps({"sha256": DIGEST}))
     with pytest.raises(CheckpointError, match="cannot be read"):
         obtain(entry)
 
@@ -198,9 +199,10 @@ def test_what_is_fetched_by_hand_comes_with_all_steps(store):
         obtain(entry)
     assert len(steps_by_hand(entry)) == 4
     assert any("gdown --folder" in step for step in steps_by_hand(entry))
-    store.mkdir(parents=True)
-    (store / "tdn-resnet50-sthv1-8f.pth").write_bytes(CONTENT)
-    assert obtain(entry) == store / "tdn-resnet50-sthv1-8f.pth"
+    path = store / entry.name / "tdn-resnet50-sthv1-8f.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert obtain(entry) == path
 
 
 @pytest.mark.parametrize(
@@ -216,3 +218,11 @@ def test_the_store_is_in_the_platforms_cache(platform, variable, folder, tmp_pat
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setenv(variable, str(tmp_path))
     assert store_folder() == tmp_path / folder
+
+
+def test_files_of_two_names_can_be_called_the_same(server, store, tmp_path):
+    server.files |= {"/one/best.pt": CONTENT, "/two/best.pt": b"another file"}
+    one = entry_of(tmp_path, f"{server.address}/one/best.pt", name="tsn-one")
+    two = entry_of(tmp_path, f"{server.address}/two/best.pt", name="tsn-two", content=b"another file")
+    assert obtain(one).read_bytes() == CONTENT
+    assert obtain(two).read_bytes() == b"another file"

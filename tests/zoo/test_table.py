@@ -148,6 +148,7 @@ def test_an_own_table_comes_before_the_shipped_one(tmp_path, monkeypatch):
     [
         ({"system": "i3d"}, "system is 'i3d', expected one of tsn"),
         ({"trunk": 3}, "trunk is 3, expected str"),
+        ({"name": "../mine"}, "name is '../mine', expected letters"),
         ({"segments": 0}, "segments is 0, expected at least 1"),
         ({"classes": True}, "classes is True, expected int"),
         ({"adresses": []}, "unknown key 'adresses'; did you mean 'addresses'"),

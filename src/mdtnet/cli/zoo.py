@@ -132,11 +132,11 @@ def push_arguments(parser: "ArgumentParser") -> None:
 
 
 def push(options: "Namespace") -> None:
-    from mdtnet import publish
+    from mdtnet import hub
 
-    say(f"wrote {publish.prepare(options.checkpoint, options.out, tests=options.tests)}")
+    say(f"wrote {hub.prepare(options.checkpoint, options.out, tests=options.tests)}")
     if options.repository:
-        say(f"uploaded to {publish.push(options.out, options.repository)}")
+        say(f"uploaded to {hub.push(options.out, options.repository)}")
 
 
 VERBS: dict[str, Verb] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mdtnet.data.official import SOURCES, Archive
 from mdtnet.errors import DataError
-from mdtnet.fetch import FetchError, Progress, fetch_part
+from mdtnet.zoo.fetch import FetchError, Progress, fetch_part
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from mdtnet.files import atomic_write, make_folder
 from mdtnet.zoo.table import Entry, mirror
 
 if TYPE_CHECKING:
-    from mdtnet.fetch import Progress
+    from mdtnet.zoo.fetch import Progress
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,14 @@ def is_offline() -> bool:
     return os.environ.get(OFFLINE, "") not in ("", "0")
 
 
+def stored_file(entry: Entry) -> Path:
+    """Place of the entry's file in the store, in a folder of its name: files of two names can be called the same."""
+    return store_folder() / entry.name / entry.file
+
+
 def local_file(entry: Entry) -> Path | None:
     """The entry's file where it is on this disk: in the store, in a mirror's folder, or beside an own table."""
-    for path in (store_folder() / entry.file, *_local_addresses(entry)):
+    for path in (stored_file(entry), *_local_addresses(entry)):
         if path.is_file():
             return path
     return None
@@ -81,7 +86,7 @@ def obtain(entry: Entry, *, progress: "Progress | None" = None) -> Path:
 
 def steps_by_hand(entry: Entry) -> list[str]:
     """How to fetch the file by hand, line by line."""
-    target = store_folder() / entry.file
+    target = stored_file(entry)
     if not entry.by_hand:
         return [f"fetch {entry.addresses[0]}", f"put it at {target}"]
     return [
@@ -113,11 +118,11 @@ def _local_addresses(entry: Entry) -> list[Path]:
 def _fetch(entry: Entry, progress: "Progress | None") -> Path:
     from filelock import FileLock  # neither is needed to list names
 
-    from mdtnet.fetch import FetchError
+    from mdtnet.zoo.fetch import FetchError
 
-    folder = store_folder()
+    path = stored_file(entry)
+    folder = path.parent
     make_folder(folder)
-    path = folder / entry.file
     with FileLock(folder / f"{entry.file}.lock"):
         if path.is_file():  # another process has fetched it meanwhile
             return path
@@ -139,7 +144,7 @@ def _fetch(entry: Entry, progress: "Progress | None") -> Path:
 
 
 def _fetch_from(address: str, part: Path, entry: Entry, progress: "Progress | None") -> None:
-    from mdtnet.fetch import FetchError, fetch_part
+    from mdtnet.zoo.fetch import FetchError, fetch_part
 
     if not _is_http(address):
         raise FetchError("no such file" if "://" not in address else "expected an address with http or https")
@@ -158,7 +163,8 @@ def sha256(path: Path) -> str:
 
 
 def _note_file(entry: Entry) -> Path:
-    return store_folder() / f"{entry.file}.json"
+    path = stored_file(entry)
+    return path.with_name(f"{path.name}.json")
 
 
 def _note(entry: Entry, digest: str, address: str) -> None:
@@ -185,7 +191,7 @@ def _check(entry: Entry, path: Path) -> None:
         )
     if note is None:
         with suppress(OSError):  # a store that cannot be written into
-            store_folder().mkdir(parents=True, exist_ok=True)
+            stored_file(entry).parent.mkdir(parents=True, exist_ok=True)
             _note(entry, digest, str(path))
     elif digest != note.sha256:
         raise CheckpointError(

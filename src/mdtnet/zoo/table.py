@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -240,6 +241,8 @@ def _entry(row: Plain, *, where: str, folder: Path) -> Entry:
     for key, known in CHOICES.items():
         if key in values and values[key] not in known:
             raise ConfigError(f"{where}: {key} is {values[key]!r}, expected one of {', '.join(known)}")
+    if not re.fullmatch(r"[\w.+-]*\w", values["name"]):  # it is a folder's too
+        raise ConfigError(f"{where}: name is {values['name']!r}, expected letters, digits and . _ + -")
     for key in ("classes", "segments"):
         if values[key] < 1:
             raise ConfigError(f"{where}: {key} is {values[key]}, expected at least 1")
