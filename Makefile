@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-gpu test-lowest check house bench study-quick clean
+.PHONY: fuzz setup demo test test-slow test-gpu test-lowest check house bench study-quick clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -51,6 +51,9 @@ bench: setup       ## speed, as ratios from one interleaved run; decoding too wh
 
 study-quick: setup  ## a small study: three systems, two seeds, tables with intervals
 	$(BIN)/mdtnet study quick --jobs 2
+
+fuzz: setup        ## N mutated files, each read right or refused in one line; those that are not stay in runs/fuzz
+	$(BIN)/python tests/fuzz.py --inputs $(or $(N),2000) --seed $(or $(SEED),0) --keep runs/fuzz
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build *.egg-info

@@ -18,7 +18,8 @@ import numpy as np
 
 from mdtnet.data.folders import Found, find_videos, is_system
 from mdtnet.data.labels import class_counts, label_sets, label_table, label_text, nearest_class
-from mdtnet.data.tables import field_of, lines_of, read_count, read_layout, read_rows, read_times, shorten
+from mdtnet.data.suffixes import shorten
+from mdtnet.data.tables import field_of, lines_of, read_count, read_layout, read_rows, read_times
 from mdtnet.errors import DataError
 
 log = logging.getLogger(__name__)
