@@ -338,4 +338,4 @@ def _check_one_row_each(path: str, videos: VideoList) -> None:
 def _check_root(path: str, root: str, paths: Texts) -> None:
     first = [_join(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
     if not any(map(os.path.exists, first)):
-        raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {first[0]}")
+        raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {shorten(first[0], 300)}")

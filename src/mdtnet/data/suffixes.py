@@ -39,7 +39,7 @@ def is_image(name: str) -> bool:
     return name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith(".")
 
 
-def shorten(text: str) -> str:
-    """Foreign text for a message: at most SHOWN characters, and those that do not print as `\\x1b`."""
-    text = text[: SHOWN - 3] + "..." if len(text) > SHOWN else text
+def shorten(text: str, longest: int = SHOWN) -> str:
+    """Foreign text for a message: at most so many characters, and those that do not print as `\\x1b`."""
+    text = text[: longest - 3] + "..." if len(text) > longest else text
     return text if text.isprintable() else repr(text)[1:-1]
