@@ -1,6 +1,6 @@
-"""Prints constraints for pip: each package that pyproject.toml names, at the lowest version it allows.
+"""Prints constraints for pip: each package that pyproject.toml names, at the lowest version that the tests can have.
 
-Of the extras `export` and `dev`, which the tests need; `codec` has a later torch of its own.
+They need the extras `export` and `dev`: of a package that an extra wants in a later version, that is the lowest.
 """
 
 import re
@@ -18,14 +18,18 @@ def lowest(pyproject: Path) -> list[str]:
     """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     optional = [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
-    found = []
+    found: dict[str, str] = {}
     for line in [*project["dependencies"], *optional]:
         bound = re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line)
         if bound:
-            found.append(f"{bound[1]}=={bound[2]}")
+            found[bound[1]] = max(bound[2], found.get(bound[1], "0"), key=_numbers)
         elif line in project["dependencies"]:
             raise ValueError(f"{line}: no lower bound")
-    return found
+    return [f"{name}=={version}" for name, version in found.items()]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 if __name__ == "__main__":

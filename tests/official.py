@@ -32,6 +32,17 @@ def renamed(model: nn.Module, rules: tuple[tuple[str, str], ...], *, shift: bool
     return state
 
 
+def of_resnet101(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names that ResNet-101 has: block 1 of stage 3 stands for blocks 6 to 22 too; TSM shifts every other block."""
+    state = dict(state)
+    for key in list(state):
+        if block := re.match(r"(base_model\.layer3(?:_bak)?\.)1(\..*)", key):
+            state |= {f"{block[1]}{i}{block[2]}": state[key] for i in range(6, 23)}
+    odd = r"(layer\d\.\d*[13579]\.conv1)\.net"  # names only TSM and ACTION-Net have
+    state = {re.sub(odd, r"\1", key): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not re.search(r"\d*[13579]\.conv1\.action_", key)}
+
+
 @functools.cache
 def golden_state(golden: Path, name: str) -> dict[str, Tensor]:
     """The official network's state dict by the rule of the golden data."""

@@ -39,6 +39,7 @@ MODEL: Values = {
     "dropout": 0.5,
     "freeze": "none",
 }
+TSM: Values = {"causal": False}
 MDTNET: Values = {
     "frames_per_segment": 5,
     "key_frame": 3,
@@ -128,6 +129,9 @@ DATA: Values = {
     "exposure": "none",
     "cache": "",
     "on_unreadable": "error",
+    "on_damaged": "use",
+    "fps": 0.0,
+    "frame_pattern": "",
     "workers": 0,
     "backend": "pyav",
 }
@@ -170,9 +174,11 @@ TEST: Values = {
     "crops": 1,
     "crop_size": 0,
     "flip": False,
+    "segments": 0,
     "batch_size": 8,
     "fusion": "softmax",
     "on_unreadable": "wrong",
+    "on_damaged": "use",
 }
 OTHER_DATA: Values = {
     "sampling": "random",
@@ -210,15 +216,21 @@ MobileNetV2 is not among them: from a random start on so few pixels its batch no
 """
 
 
+def filled(default: Any, values: Values) -> Any:
+    """A config with these values; what a revision has no option for is left out."""
+    return replace(default, **{key: value for key, value in values.items() if hasattr(default, key)})
+
+
 def model_config(values: Values) -> Any:
     """The `ModelConfig` of a case."""
     default = mdtnet.ModelConfig()
-    return replace(
-        default,
-        **{key: values.get(key, value) for key, value in MODEL.items()},
-        mdtnet=replace(default.mdtnet, **{key: values.get(key, value) for key, value in MDTNET.items()}),
-        saliency=replace(default.saliency, **{key: values.get(key, value) for key, value in SALIENCY.items()}),
-    )
+    parts = {"tsm": TSM, "mdtnet": MDTNET, "saliency": SALIENCY}
+    own = {
+        part: filled(getattr(default, part), {key: values.get(key, value) for key, value in table.items()})
+        for part, table in parts.items()
+        if hasattr(default, part)
+    }
+    return filled(default, {key: values.get(key, value) for key, value in MODEL.items()} | own)
 
 
 def rule_state(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -272,10 +284,10 @@ def losses(name: str, *, videos: Path, out: Path) -> dict[str, list[float]]:
     config = replace(
         default,
         out=str(out),
-        data=replace(default.data, train=str(videos), val=str(videos), **DATA | data),
+        data=filled(default.data, {"train": str(videos), "val": str(videos), **DATA, **data}),
         model=model_config(model),
-        train=replace(default.train, **TRAIN | recipe),
-        test=replace(default.test, **TEST),
+        train=filled(default.train, TRAIN | recipe),
+        test=filled(default.test, TEST),
     )
     history = mdtnet.train(config).history
     return {key: [row[key] for row in history] for key in ("train_loss", "val_loss")}
@@ -285,7 +297,8 @@ def unwritten() -> Iterator[str]:
     """Options of the package that the tables above lack, such as `model.mdtnet.causal`."""
     default = mdtnet.RunConfig()
     tables = {"data": {"train", "val"} | DATA.keys(), "train": TRAIN, "test": TEST}
-    tables |= {"model": {"mdtnet", "saliency"} | MODEL.keys(), "model.mdtnet": MDTNET, "model.saliency": SALIENCY}
+    tables |= {"model": {"tsm", "mdtnet", "saliency"} | MODEL.keys(), "model.tsm": TSM}
+    tables |= {"model.mdtnet": MDTNET, "model.saliency": SALIENCY}
     for part, table in tables.items():
         options = default
         for word in part.split("."):

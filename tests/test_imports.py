@@ -21,7 +21,20 @@ FLOORS = [
     {"evaluation", "convert", "hub"},
     {"checkpoint"},
     {"data", "models"},
-    {"config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores", "builtin", "work"},
+    {"zoo"},
+    {
+        "fetch",
+        "config_file",
+        "checks",
+        "files",
+        "machine",
+        "terminal",
+        "processes",
+        "metrics",
+        "scores",
+        "builtin",
+        "work",
+    },
     {"config"},
     {"errors", "__init__"},
 ]
@@ -44,6 +57,7 @@ TORCH_FREE = [
     *("deploy.exported", "deploy.formats", "deploy.load", "deploy.runtime"),
     *("study.grid", "study.results", "study.stats"),
     *("work.parts", "training.run_folder", "pages.report", "pages.charts", "pages.page"),
+    *("fetch", "zoo.table", "zoo.store", "zoo.find"),
     *sorted(f"cli.{path.stem}" for path in (PACKAGE / "cli").glob("[a-z]*.py")),
 ]
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "huggingface_hub", "onnxruntime")

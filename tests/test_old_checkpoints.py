@@ -137,7 +137,7 @@ def test_a_version_that_is_none_or_newer_is_refused(version, tmp_path):
 
 @pytest.mark.parametrize("values", [{"model": 3}, {"model": {"mdtnet": [1]}}, {"model": {"saliency": None}}, [], None])
 def test_an_older_config_that_is_no_mapping_is_refused(values, second_version, tmp_path):
-    with pytest.raises(CheckpointError, match=r"old\.pt: .*must hold keys and values"):
+    with pytest.raises(CheckpointError, match=r"old\.pt: (.*must hold keys and values|damaged checkpoint, config is)"):
         mdtnet.load_model(checkpoint(tmp_path / "old.pt", "tsn", values))
 
 

@@ -8,6 +8,7 @@ metadata. Other people's checkpoints that `models.pretrained` recognises are rea
 import dataclasses
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, Values
+from mdtnet.config import PUBLISHED, DataConfig, ModelConfig, RunConfig, TestConfig, Values
 from mdtnet.config_file import CONFIG_VERSION, from_dict, to_dict, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.files import atomic_write
@@ -25,6 +26,10 @@ from mdtnet.machine import versions
 from mdtnet.models.build import build_model
 from mdtnet.models.network import Network
 from mdtnet.models.pretrained import read_file, recognise
+from mdtnet.zoo.find import located
+from mdtnet.zoo.table import Entry
+
+log = logging.getLogger(__name__)
 
 FORMAT = "mdtnet"
 FORMAT_VERSION = 1
@@ -79,6 +84,12 @@ class Source(TypedDict, total=False):
     """Name of the file, once converted."""
     sha256: str
     """Its digest, once converted."""
+    name: str
+    """The name that it was given by."""
+    licence: str
+    """Of its repository, and the terms of the data that it was trained on."""
+    published: str
+    """Its published figure, where a protocol here repeats it."""
 
 
 @dataclass(frozen=True)
@@ -183,18 +194,22 @@ def preprocessing(model: Network, config: RunConfig) -> Values:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint into main memory, without running anything it holds.
+    """Read a checkpoint, a file or a name of the zoo, into main memory, without running anything it holds.
+
+    One that is given by name comes with its class names, its T, and the protocol of its published figure.
 
     Raises:
-        CheckpointError: the file is missing, is neither ours nor recognised, or is of a newer format.
+        CheckpointError: the file is missing, is neither ours nor recognised, or is of a newer format; or a name is
+            not known, cannot be fetched, or its file is another network than the zoo's table says.
     """
-    content = _read(Path(path))
+    file, entry = located(path)
+    content = _read(file)
     try:
         version = content.get("config_version", 1)  # the first versions of files did not say it
         config: RunConfig = from_dict(RunConfig, upgraded(content["config"], version, where=str(path)), where=str(path))
     except ConfigError as error:
         raise CheckpointError(f"{error} (in the config inside the checkpoint)") from error
-    return Checkpoint(
+    checkpoint = Checkpoint(
         config=config,
         classes=tuple(content["classes"]),
         model_state=content["model"],
@@ -206,6 +221,57 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         num_segments_trained=content.get("num_segments_trained", config.data.num_segments),
         source=content.get("source", {}),
     )
+    return with_facts(checkpoint, entry) if entry else checkpoint
+
+
+def with_facts(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
+    """The same checkpoint with what the zoo knows of it: class names, T, flip, and the published protocol.
+
+    One that says all this itself, as ours do, keeps its own.
+
+    Raises:
+        CheckpointError: it is another network than the entry says.
+    """
+    config = checkpoint.config
+    found = (config.model.name, config.model.trunk, config.model.tsm.causal, len(checkpoint.classes))
+    if found != (entry.system, entry.trunk, entry.causal, entry.classes):
+        raise CheckpointError(
+            f"{entry.name}: the file holds {found[0]} on {found[1]} with {found[3]} classes, expected {entry.system} "
+            f"on {entry.trunk} with {entry.classes}"
+        )
+    source: Source = {**checkpoint.source, "name": entry.name, "licence": entry.licence_line}
+    if checkpoint.preprocessing:  # other people's files have none
+        return dataclasses.replace(checkpoint, source=source)
+    if not entry.has_names:
+        log.info("%s: the names of its classes are not known here: they are shown as numbers", entry.name)
+    stream = entry.sampling == "stream"
+    data = dataclasses.replace(
+        config.data,
+        num_segments=config.data.num_segments if stream else entry.segments,
+        flip=entry.flip if entry.flip == "swap" else entry.flip == "true",
+        multi_label=entry.multi_label,
+    )
+    test = TestConfig(**entry.protocol) if entry.protocol else config.test
+    if entry.protocol:
+        source["published"] = str(entry.published[-1])
+    return dataclasses.replace(
+        checkpoint,
+        config=dataclasses.replace(config, data=data, test=test),
+        classes=entry.class_names(),
+        num_segments_trained=None if stream else entry.segments,
+        source=source,
+    )
+
+
+def published_protocol(checkpoint: Checkpoint) -> TestConfig:
+    """The protocol of the published figure of a checkpoint that was given by name.
+
+    Raises:
+        ConfigError: nothing is published of it that a protocol here could repeat.
+    """
+    if "published" not in checkpoint.source:
+        raise ConfigError(f"protocol is '{PUBLISHED}', but no figure of this checkpoint is published (see mdtnet zoo)")
+    return checkpoint.config.test
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -231,7 +297,8 @@ def _foreign(content: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     weights = recognise(content, where=where)
     if not weights.num_classes:
         raise CheckpointError(f"{where}: {weights.source} without its classifier, only good as model.weights")
-    model = from_dict(ModelConfig, {"name": weights.system, "trunk": weights.trunk}, where=where)
+    values: Values = {"name": weights.system, "trunk": weights.trunk, "tsm": {"causal": weights.causal}}
+    model = from_dict(ModelConfig, values, where=where)
     return {
         "format_version": FORMAT_VERSION,
         "config_version": CONFIG_VERSION,

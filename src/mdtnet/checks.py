@@ -22,7 +22,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "0 (off) or more": (
         lambda x: x >= 0,
-        "data.folds train.clip_grad train.mixup train.cutmix train.early_stopping train.save_every test.crop_size",
+        "data.folds train.clip_grad train.mixup train.cutmix train.early_stopping train.save_every test.crop_size "
+        "test.segments",
     ),
     "0 to 1": (
         lambda x: 0 <= x <= 1,

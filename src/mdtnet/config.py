@@ -14,7 +14,7 @@ Plain: TypeAlias = "bool | int | float | str | Sequence[Plain] | Mapping[str, Pl
 """A plain value, fit for YAML and JSON."""
 Values = dict[str, Plain]
 """Plain values by name."""
-System = Literal["tsn", "tsm", "tea", "tdn", "mdtnet1", "mdtnet2"]
+System = Literal["tsn", "tsm", "tea", "tdn", "actionnet", "mdtnet1", "mdtnet2"]
 TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]
 TRUNKS: tuple[TrunkName, ...] = get_args(TrunkName)
 
@@ -29,19 +29,28 @@ class SystemInfo:
     """Of its lines in charts, on light paper (#rrggbb)."""
     colour_dark: str
     """The same on dark paper."""
-    parts: tuple[Literal["mdtnet", "saliency"], ...] = ()
+    parts: tuple[Literal["mdtnet", "saliency", "tsm"], ...] = ()
     """Groups of `model` options that it looks at."""
 
 
 SYSTEMS: dict[System, SystemInfo] = {
     "tsn": SystemInfo("TSN", "#6b737e", "#aab2bd"),
-    "tsm": SystemInfo("TSM", "#b0700c", "#e0a546"),
+    "tsm": SystemInfo("TSM", "#b0700c", "#e0a546", ("tsm",)),
     "tea": SystemInfo("TEA", "#18836a", "#4fc0a2"),
     "tdn": SystemInfo("TDN", "#7a5cc0", "#b09aec"),
+    "actionnet": SystemInfo("ACTION-Net", "#b8456f", "#ec8fb0"),
     "mdtnet1": SystemInfo("MDT-Net1", "#4f9bd9", "#8cc4f0", ("mdtnet",)),
     "mdtnet2": SystemInfo("MDT-Net2", "#1f5fbf", "#5b9bf5", ("mdtnet", "saliency")),
 }
 """Every system, in the order of tables. A new one is a file in `models`, a row here, and a maker in `models.build`."""
+
+
+@dataclass(frozen=True)
+class TSMConfig:
+    """The variant of TSM."""
+
+    causal: bool = False
+    """Shift from the segment before alone, for streams (online TSM)."""
 
 
 @dataclass(frozen=True)
@@ -184,17 +193,20 @@ class ModelConfig:
     """The network that is built."""
 
     name: System = "mdtnet2"
-    """The system: tsn, tsm, tea, tdn, mdtnet1 (without salience) or mdtnet2 (with)."""
+    """The system: tsn, tsm, tea, tdn, actionnet, mdtnet1 (without salience) or mdtnet2 (with)."""
     trunk: TrunkName = "resnet50"
     """The 2D network that every key frame goes through."""
     width: float = 1.0
     """Channel multiplier of the trunk; pre-trained weights fit 1.0 only."""
     weights: str = ""
-    """Start: `imagenet` (torchvision or timm), a checkpoint file, or empty for a random start."""
+    """Start: `imagenet` (torchvision or timm), a checkpoint file or a name of the zoo, or empty
+    for a random start."""
     dropout: float = 0.5
     """Dropout before the classifier, 0 to 1."""
     freeze: Literal["none", "stem", "stages", "trunk"] = "none"
     """Part of the trunk that is not trained: nothing, the stem, the stem and stages 1 to 3, or all of it."""
+    tsm: TSMConfig = field(default_factory=TSMConfig)
+    """The variant of TSM; used by tsm."""
     mdtnet: MDTNetConfig = field(default_factory=MDTNetConfig)
     """Components of MDT-Net; other systems ignore them."""
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
@@ -278,13 +290,16 @@ class TestConfig:
     """How clips are drawn: spread evenly; random with `seed`; TSM's dense or twice; TDN's (docs/protocols.md)."""
     seed: int = 0
     """Of rule `random`: the same clips of a video every time, whatever list it is in."""
-    crops: Literal[1, 3] = 1
-    """1: the centre crop. 3: left, centre and right (or top, centre and bottom) of the short side."""
+    crops: Literal[1, 3, 5] = 1
+    """1: the centre crop. 3: left, centre and right (or top, centre and bottom) of the short side. 5: the corners and
+    the centre; mirrored too (`flip`) they are the ten crops of published tests."""
     crop_size: int = 0
-    """Side of the test crop in pixels; 0: `data.size` for 1 crop, `data.short_side` for 3."""
+    """Side of the test crop in pixels; 0: `data.size` for 1 and 5 crops, `data.short_side` for 3."""
     flip: bool = False
     """Also test each view mirrored: twice the views. With `data.flip` swap a mirrored view's scores go to the mirror
     labels; a network trained with `data.flip` false is refused."""
+    segments: int = 0
+    """T in tests; 0: `data.num_segments`."""
     batch_size: int = 8
     """Views per forward pass."""
     fusion: Literal["logits", "softmax"] = "softmax"
@@ -310,6 +325,10 @@ PROTOCOLS: dict[str, TestConfig] = {
 crops are `data.short_side` pixels wide, 256 by default."""
 
 
+PUBLISHED = "published"
+"""Name of the protocol of a checkpoint's published figure, which the checkpoint knows."""
+
+
 def protocol_named(name: str) -> TestConfig:
     """A named protocol.
 
@@ -317,7 +336,8 @@ def protocol_named(name: str) -> TestConfig:
         ConfigError: there is none of this name.
     """
     if name not in PROTOCOLS:
-        raise ConfigError(f"protocol is '{name}', expected one of {', '.join(PROTOCOLS)}{nearest(name, PROTOCOLS)}")
+        known = [*PROTOCOLS, PUBLISHED]
+        raise ConfigError(f"protocol is '{name}', expected one of {', '.join(known)}{nearest(name, known)}")
     return PROTOCOLS[name]
 
 
@@ -326,12 +346,13 @@ def protocol_name(test: TestConfig) -> str:
     alike = replace(
         TestConfig(), clips=test.clips, crops=test.crops, rule=test.rule, fusion=test.fusion, flip=test.flip
     )
-    return next((name for name, named in PROTOCOLS.items() if named == alike and not test.crop_size), "")
+    other = test.crop_size or test.segments
+    return next((name for name, named in PROTOCOLS.items() if named == alike and not other), "")
 
 
 def test_crop_size(data: DataConfig, test: TestConfig) -> int:
     """Side of the test crops in pixels."""
-    return test.crop_size or (data.size if test.crops == 1 else data.short_side)
+    return test.crop_size or (data.short_side if test.crops == 3 else data.size)
 
 
 test_crop_size.__test__ = False  # type: ignore[attr-defined]  # nor is this

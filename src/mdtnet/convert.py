@@ -1,7 +1,6 @@
 """Any supported checkpoint -> one self-describing safetensors file."""
 
 import dataclasses
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 from mdtnet.checkpoint import load_checkpoint, model_of, save_safetensors, trained_with
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.files import check_file
+from mdtnet.zoo.find import located
+from mdtnet.zoo.store import sha256
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +56,15 @@ def convert(
     """
     _check_out(path, out)
     checkpoint = load_checkpoint(path)
+    file = located(path).path
     if num_segments_trained is not None:
         checkpoint = trained_with(checkpoint, num_segments_trained)
     elif checkpoint.config.model.name == "tdn" and checkpoint.num_segments_trained is None:
         log.warning("%s: T of training is not in the file; num_segments_trained fixes the fusion weights", path)
     if labels:
         checkpoint = dataclasses.replace(checkpoint, classes=read_labels(labels, count=len(checkpoint.classes)))
-    digest = sha256(path)
-    source = {"kind": "mdtnet", "ignored": [], "file": Path(path).name, "sha256": digest} | checkpoint.source
+    digest = sha256(file)
+    source = {"kind": "mdtnet", "ignored": [], "file": file.name, "sha256": digest} | checkpoint.source
     model = model_of(checkpoint, where=str(path))
     save_safetensors(
         out,
@@ -106,9 +108,3 @@ def read_labels(path: str | Path, *, count: int) -> tuple[str, ...]:
     if len(names) != count:
         raise CheckpointError(f"{path}: {len(names)} class names, but the checkpoint has {count} classes")
     return names
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,6 +31,13 @@ from mdtnet.processes import ignore_signals, make_accelerator
 from mdtnet.scores import ScoreTable, fusion_name, save_results
 from mdtnet.terminal import bar
 
+CROP_ORDERS = {
+    1: ("centre",),
+    3: ("left", "centre", "right"),
+    5: ("top left", "top right", "bottom left", "bottom right", "centre"),
+}
+"""Number of crops -> their places, in the order of views."""
+
 
 def evaluate(
     model: nn.Module,
@@ -191,7 +198,16 @@ def protocol(data: DataConfig, test: TestConfig, /, **more: str) -> Values:
     if data.exposure != "none":
         sampling["exposure"] = data.exposure
     size = {"preset": protocol_name(test), "crop_size": test_crop_size(data, test)}
-    order = ["centre"] if test.crops == 1 else ["left", "centre", "right"]
+    if test.segments:
+        sampling["num_segments"] = test.segments
     mirrored = {"flip_labels": "swapped" if data.flip == "swap" else "same"} if test.flip else {}
     fusion = {"fusion": fusion_name(test.fusion, data.multi_label)}
-    return {**sampling, **to_dict(test), **fusion, **size, "crop_order": order, **mirrored, **more}
+    return {
+        **sampling,
+        **to_dict(test),
+        **fusion,
+        **size,
+        "crop_order": list(CROP_ORDERS[test.crops]),
+        **mirrored,
+        **more,
+    }

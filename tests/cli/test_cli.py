@@ -18,9 +18,10 @@ from mdtnet.cli import train
 from mdtnet.cli.main import GROUPS, VERBS, main
 from mdtnet.cli.parse import parse
 from mdtnet.config import TestConfig
+from mdtnet.config_file import PRESETS
 from mdtnet.terminal import say
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = PRESETS / "configs"
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "huggingface_hub", "onnxruntime", "openvino")
 
 

@@ -73,7 +73,11 @@ def test_check_and_info(videos, tmp_path, capsys):
 MISTAKES = {
     "data set": (["data", "prepare", "ucf11", "--root", ".", "--out", "x"], 2, "ucf101"),
     "flip": (["train", "--data.flip", "swop"], 2, "'swop', expected one of true, false, swap; did you mean 'swap'"),
-    "no lists": (["data", "prepare", "ucf101", "--root", ".", "--out", "x"], 3, "no classInd.txt"),
+    "no lists": (
+        ["data", "prepare", "ucf101", "--root", ".", "--out", "x"],
+        3,
+        "classInd.txt not found in --annotations or --root",
+    ),
     "no download": (["data", "prepare", "jester", "--root", ".", "--out", "x", "--download"], 3, "no plain download"),
     "protocol": (["test", "x.pt", "--data", ".", "--protocol", "acurate"], 2, "did you mean 'accurate'"),
     "no scores": (["fuse", "none.npz", "none.npz", "--out", "x"], 3, "no such score table"),

@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     server = Server(("127.0.0.1", 0), Handler)
     server.asked = []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -107,7 +107,7 @@ def test_a_refusal_is_not_asked_again(server, tmp_path):
 
 
 def test_no_server_is_one_clear_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(DataError, match="cannot be downloaded"):
         fetch(Archive("http://127.0.0.1:9/f", "md5", ""), tmp_path / "f")
 

@@ -1,18 +1,19 @@
-"""TSN, TSM, TEA and TDN compute what the official code computes, from the official checkpoints."""
-
-import re
+"""TSN, TSM, TEA, TDN and ACTION-Net compute what the official code computes, from the official checkpoints."""
 
 import numpy as np
 import pytest
 import torch
-from official import golden_state
+from official import golden_state, of_resnet101
 
 import mdtnet
 from mdtnet.checkpoint import load_checkpoint
 from mdtnet.config import MDTNetConfig, ModelConfig
+from mdtnet.measure.cost import count
 from mdtnet.models.build import build_model
 
 SYSTEMS = ("tsn", "tsm", "tea", "tdn")
+OTHERS = {"action": ("actionnet", "resnet50"), "tsm_mobilenet_v2": ("tsm", "mobilenet_v2")}
+"""Name of the golden data -> system and trunk; their files are bare state dicts."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,42 @@ def test_official_checkpoint(name, files, shared):
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_official_checkpoint_of_bare_names(name, shared, tmp_path):
+    torch.save(golden_state(shared / "golden", name), tmp_path / "x.pth")
+    model = mdtnet.load_model(tmp_path / "x.pth")
+    assert (model.config.model.name, model.config.model.trunk) == OTHERS[name]
+    assert len(model.state_dict()) == len(golden_state(shared / "golden", name))
+    expected = np.load(shared / "golden" / f"{name}_logits.npy")
+    with torch.no_grad():
+        logits = model(golden_input(model)).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_official_online_tsm_frame_by_frame(shared, tmp_path):
+    torch.save(golden_state(shared / "golden", "tsm_mobilenet_v2_online"), tmp_path / "x.pth")
+    model = mdtnet.load_model(tmp_path / "x.pth")
+    assert (model.config.model.name, model.config.model.tsm.causal) == ("tsm", True)
+    expected = np.load(shared / "golden" / "tsm_mobilenet_v2_online_logits.npy")
+    frames = torch.from_numpy(np.random.default_rng(0).standard_normal([6, 3, 224, 224]).astype(np.float32))
+    past, found = None, []
+    with torch.no_grad():
+        for frame in frames:
+            logits, past = model.step(frame[None], past)
+            found.append(logits)
+        clip = model(frames[None, :, None])
+    np.testing.assert_allclose(torch.cat(found), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert len(past) == 10  # the shifts
+    torch.testing.assert_close(torch.cat(found).mean(0), clip[0], atol=1e-5, rtol=1e-5)
+
+
+def test_action_net_costs_what_its_authors_say():
+    """Published: 28.1 M parameters and 34.75 GMACs with 174 classes, T = 8 at 224; here elementwise work is free."""
+    found = count(build_model(ModelConfig(name="actionnet", trunk="resnet50"), num_classes=174))
+    assert found.parameters / 1e6 == pytest.approx(28.1, abs=0.05)
+    assert found.gmacs == pytest.approx(34.75, rel=0.01)
+
+
 def test_every_key_is_accounted_for(files, shared):
     for name in SYSTEMS:
         state = golden_state(shared / "golden", name)
@@ -53,21 +90,11 @@ def test_every_key_is_accounted_for(files, shared):
         assert ignored == (["base_model.conv1_temp.weight", "base_model.conv1_temp.bias"] if name == "tdn" else [])
 
 
-def of_resnet101(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names that ResNet-101 has: block 1 of stage 3 stands for blocks 6 to 22 too; TSM shifts every other block."""
-    state = dict(state)
-    for key in list(state):
-        if block := re.match(r"(base_model\.layer3(?:_bak)?\.)1(\..*)", key):
-            state |= {f"{block[1]}{i}{block[2]}": state[key] for i in range(6, 23)}
-    odd = r"(layer\d\.\d*[13579]\.conv1)\.net"  # names only TSM has
-    return {re.sub(odd, r"\1", key): value for key, value in state.items()}
-
-
-@pytest.mark.parametrize("name", ["tsn", "tsm", "tdn"])
+@pytest.mark.parametrize("name", ["tsn", "tsm", "tdn", "action"])
 def test_official_resnet101(name, shared, tmp_path):
     torch.save(of_resnet101(golden_state(shared / "golden", name)), tmp_path / "x.pth")
     model = mdtnet.load_model(tmp_path / "x.pth")
-    assert (model.config.model.name, model.config.model.trunk) == (name, "resnet101")
+    assert (model.config.model.name, model.config.model.trunk) == (OTHERS.get(name, (name,))[0], "resnet101")
 
 
 def test_tdn_keeps_its_fusion_weights_at_another_t(files):

@@ -1,12 +1,18 @@
 """Other people's checkpoints: recognised by name, read safely, taken as a start, or refused."""
 
+import contextlib
+import re
+import sys
+import types
+from unittest import mock
+
 import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torchvision
-from official import MMACTION, OFFICIAL, renamed
+from official import MMACTION, OFFICIAL, golden_state, renamed
 from torch import nn
 
 import mdtnet
@@ -16,7 +22,9 @@ from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models import pretrained
 from mdtnet.models.build import build_model
 from mdtnet.models.pretrained import recognise
+from mdtnet.models.temporal import Shift
 from mdtnet.models.trunk import RESNETS
+from mdtnet.models.tsm import CausalShift
 
 
 def build(system: str, trunk: str = "resnet18", *, classes: int = 4, **options) -> nn.Module:
@@ -93,8 +101,8 @@ def test_other_depth_is_refused():
 
 def test_half_matching_files_are_refused_with_what_does_not_match(tmp_path):
     state = renamed(build("tsn"), OFFICIAL)
-    torch.save(state | {"base_model.nl.theta.weight": torch.zeros(1)}, tmp_path / "more.pth")
-    with pytest.raises(CheckpointError, match=r"more\.pth: nearly official TSN, .*: base_model\.nl\.theta\.weight$"):
+    torch.save(state | {"base_model.att.theta.weight": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(CheckpointError, match=r"more\.pth: nearly official TSN, .*: base_model\.att\.theta\.weight$"):
         mdtnet.load_model(tmp_path / "more.pth")
     state.pop("base_model.layer4.1.bn2.weight")
     state["base_model.conv1.weight"] = torch.zeros(64, 4, 7, 7)
@@ -311,3 +319,116 @@ def test_start_from_a_plain_resnet_file(tmp_path):
     model = build("mdtnet2", weights=str(tmp_path / "resnet.pth"), classes=5)
     assert torch.equal(model.trunk.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
     assert not torch.equal(model.head.fc.weight, net.fc.weight)
+
+
+class HistoryBuffer:
+    """As mmengine pickles it: arrays in its dictionary."""
+
+    def __init__(self):
+        self._log_history, self._count_history = np.arange(3.0), np.ones(3)
+
+    def __setstate__(self, state):
+        raise AssertionError("an object of a file was made")
+
+
+@contextlib.contextmanager
+def as_mmengines():
+    """`HistoryBuffer` is found under mmengine's name, as where a file was written."""
+    names = ["mmengine", "mmengine.logging", "mmengine.logging.history_buffer"]
+    modules = {name: types.ModuleType(name) for name in names}
+    modules[names[-1]].HistoryBuffer = HistoryBuffer
+    with mock.patch.dict(sys.modules, modules), mock.patch.object(HistoryBuffer, "__module__", names[-1]):
+        yield
+
+
+@pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
+def test_curves_in_checkpoints_of_mmengine_are_left_out(module, tmp_path, caplog):
+    """Bytes that name mmengine's class, which is not installed here, and is not needed."""
+    caplog.set_level("INFO")
+    model = build("tsm")
+    hub = {"log_scalars": {"train/loss": HistoryBuffer()}, "runtime_info": {"epoch": 3}}
+    content = {"meta": {"seed": 0}, "message_hub": hub, "state_dict": renamed(model, MMACTION, shift=True)}
+    with as_mmengines():
+        torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=False)  # names can be changed in it
+    data = (tmp_path / "x.pth").read_bytes().replace(b"numpy._core.multiarray", module.encode() + b".multiarray")
+    (tmp_path / "x.pth").write_bytes(data)
+    assert torch.equal(logits(mdtnet.load_model(tmp_path / "x.pth")), logits(model))
+    assert "left out" in caplog.text
+    assert "mmengine.logging.history_buffer.HistoryBuffer" in caplog.text
+
+
+def test_a_bomb_beside_curves_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = renamed(build("tsn", width=0.125), MMACTION)
+    with as_mmengines():
+        torch.save({"message_hub": [HistoryBuffer(), Bomb()], "state_dict": state}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="refused, since loading it would run code"):
+        mdtnet.load_model(tmp_path / "x.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("backbone.layer1.0.tam.G.0.weight", "TANet"),
+        ("backbone.layer1.0.conv1.conv.net1.offset_net.conv.weight", "TIN"),
+        ("cls_head.consensus.classifier.1.weight", "TRN"),
+        ("consensus.classifier.1.weight", "TRN"),
+        ("neck.fusion.weight", "TPN"),
+        ("backbone.layer2.0.non_local_block.g.conv.weight", "non-local blocks"),
+        ("base_model.layer2.0.nl.theta.weight", "non-local blocks"),
+    ],
+)
+def test_neighbours_that_are_not_among_the_systems_are_refused_by_name(key, words):
+    state = renamed(build("tsn", width=0.125), MMACTION) | {key: torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=rf"x: has .*{words}.*: {re.escape(key)}$"):
+        recognise(state, where="x")
+
+
+MMACTION_MOBILENET_V2 = (1, 2, 3, 4, 3, 3, 1)
+KINDS = ("conv", "bn")
+
+
+def mmaction_mobilenet_v2(model: nn.Module, *, wrap: str) -> dict[str, torch.Tensor]:
+    """The state dict of a TSN or TSM on MobileNetV2 under mmaction2's names; `wrap` names a shifted expansion."""
+    places = [f"layer{stage + 1}.{i}" for stage, count in enumerate(MMACTION_MOBILENET_V2) for i in range(count)]
+    shifted = {name.split(".")[2] for name, m in model.named_modules() if isinstance(m, Shift | CausalShift)}
+    state = {}
+    for key, value in model.state_dict().items():
+        if found := re.fullmatch(r"trunk\.features\.(0|18)\.(\d)\.(\w+)", key):
+            key = f"backbone.conv{1 if found[1] == '0' else 2}.{KINDS[int(found[2])]}.{found[3]}"
+        elif found := re.fullmatch(r"trunk\.features\.(\d+)\.conv\.(\d)\.(?:(\d)\.)?(\w+)", key):
+            number, k, inner, leaf = found.groups()
+            last = 1 if number == "1" else 2
+            kind = KINDS[int(inner)] if inner else KINDS[int(k) - last]
+            net = number in shifted and k == "0"
+            module = f"{min(int(k), last)}{'.net' * (net and wrap == 'module')}"
+            convolution = f"{kind}{'.net' * (net and wrap == 'convolution' and kind == 'conv')}"
+            key = f"backbone.{places[int(number) - 1]}.conv.{module}.{convolution}.{leaf}"
+        state[key.replace("head.fc", "cls_head.fc_cls")] = value
+    return state
+
+
+@pytest.mark.parametrize(("system", "wrap"), [("tsn", ""), ("tsm", "module"), ("tsm", "convolution")])
+def test_mobilenet_v2_of_mmaction2(system, wrap, tmp_path):
+    model = build(system, "mobilenet_v2")
+    state = mmaction_mobilenet_v2(model, wrap=wrap)
+    assert len(state) == len(model.state_dict())
+    torch.save({"state_dict": state}, tmp_path / "x.pth")
+    loaded = mdtnet.load_model(tmp_path / "x.pth")
+    assert (loaded.config.model.name, loaded.config.model.trunk) == (system, "mobilenet_v2")
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_tsm_on_mobilenet_v2_with_a_shift_missing_is_refused(shared):
+    state = golden_state(shared / "golden", "tsm_mobilenet_v2").copy()
+    state["base_model.features.8.conv.0.weight"] = state.pop("base_model.features.8.conv.0.net.weight")
+    with pytest.raises(CheckpointError, match=r"nearly official TSM on MobileNetV2, .*features\.8\.conv\.0\.weight$"):
+        recognise(state, where="x")
+
+
+def test_flat_mobilenet_v2_with_imagenets_classes_is_no_online_tsm(shared):
+    state = golden_state(shared / "golden", "tsm_mobilenet_v2_online").copy()
+    state |= {"classifier.weight": torch.zeros(1000, 1280), "classifier.bias": torch.zeros(1000)}
+    found = recognise(state, where="x")
+    assert (found.system, found.imagenet, found.causal) == ("tsn", True, False)

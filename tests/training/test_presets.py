@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import tiny
 
-from mdtnet.config_file import load_yaml
+from mdtnet.config_file import PRESETS, load_yaml
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.splits import split_by_group
 from mdtnet.models import pretrained
 from mdtnet.models.pretrained import cost_of_start
 from mdtnet.training.loop import train
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = PRESETS / "configs"
 UCF101 = [f"Class{i}" for i in range(100)] + ["ApplyEyeMakeup"]
 HMDB51 = [f"class{i}" for i in range(50)] + ["brush_hair"]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from mdtnet import __version__
-from mdtnet.cli import convert, data, demo, measure, pictures, predict, results, study, test, train
+from mdtnet.cli import convert, data, demo, measure, pictures, predict, results, study, test, train, zoo
 from mdtnet.cli.parse import Verb, parse
 from mdtnet.errors import ConfigError, MdtnetError, nearest
 from mdtnet.machine import keep_freed_memory
@@ -23,7 +23,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Begin": demo.VERBS,
     "Data": data.VERBS,
     "Train and test": train.VERBS | test.VERBS | results.VERBS | study.VERBS,
-    "Use": predict.VERBS | convert.VERBS,
+    "Use": predict.VERBS | convert.VERBS | zoo.VERBS,
     "Look inside": pictures.VERBS,
     "Measure": measure.VERBS,
 }
@@ -34,6 +34,11 @@ VERBS: dict[str, Verb] = {name: verb for verbs in GROUPS.values() for name, verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `mdtnet ARGV`; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--offline" in arguments:  # an option of every verb
+        from mdtnet.zoo.store import OFFLINE
+
+        arguments.remove("--offline")
+        os.environ[OFFLINE] = "1"
     keep_freed_memory()
     warnings.filterwarnings("ignore", category=FutureWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that its encoding lacks is shown as `?`
@@ -65,12 +70,13 @@ def _main(arguments: list[str]) -> int:
         return 0
     first, rest = arguments[0], arguments[1:]
     below = [name.split()[1] for name in VERBS if name.startswith(f"{first} ")]
-    if below and (not rest or rest[0].startswith("-")):
+    alone = not rest or rest[0].startswith("-")
+    if below and alone and first not in VERBS:
         if rest and rest[0] in ("-h", "--help"):
             _print_overview({title: _below(first, verbs) for title, verbs in GROUPS.items() if _below(first, verbs)})
             return 0
         raise ConfigError(f"mdtnet {first} needs one of: {', '.join(below)}")
-    name, rest = (f"{first} {rest[0]}", rest[1:]) if below else (first, rest)
+    name, rest = (f"{first} {rest[0]}", rest[1:]) if below and not alone else (first, rest)
     if name not in VERBS:
         raise ConfigError(f"no such verb: {name}{nearest(name, VERBS)} (mdtnet --help lists them)")
     options = parse(name, VERBS[name], rest)

@@ -20,7 +20,7 @@ STALE_SHOWN = 5
 
 
 def study_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("study", metavar="FILE", help="YAML file of a study, such as studies/quick.yaml")
+    parser.add_argument("study", metavar="STUDY", help="a shipped study, such as quick, or a YAML file")
     parser.add_argument("--root", default="", help="folder that relative paths of data are in")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument(
@@ -123,8 +123,8 @@ VERBS = {
         "many runs side by side: systems x data x seeds x variants; tables with intervals, plots, a page",
         study_arguments,
         study,
-        "  mdtnet study studies/quick.yaml\n"
-        "  mdtnet study studies/ut_sets.yaml --root videos/ --jobs 2\n"
-        "  mdtnet study studies/ut_sets.yaml --only system=tsn,mdtnet2 seed=100 --list",
+        "  mdtnet study quick\n"
+        "  mdtnet study ut_sets --root videos/ --jobs 2\n"
+        "  mdtnet study ut_sets --only system=tsn,mdtnet2 seed=100 --list",
     ),
 }

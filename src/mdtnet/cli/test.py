@@ -17,33 +17,39 @@ if TYPE_CHECKING:
 def test_arguments(parser: "ArgumentParser") -> None:
     from mdtnet.config import TestConfig
 
-    parser.add_argument("checkpoint", help="a checkpoint file, such as RUN/checkpoints/best.pt")
+    parser.add_argument("checkpoint", help="a checkpoint, such as RUN/checkpoints/best.pt, or a zoo name")
     parser.add_argument("--data", required=True, help="folder of class folders, or list file, to test on")
     parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
     parser.add_argument("--classes", default="", help="file of class names, where labels are numbers")
     parser.add_argument("--out", default="", help="folder for scores and metrics; default: beside the checkpoint")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     parser.add_argument("--device", default="auto", help="auto, or cpu to keep off an accelerator")
-    parser.add_argument("--protocol", default="", help="a named protocol; default: `test` of the run's config")
+    parser.add_argument(
+        "--protocol",
+        default="",
+        help="a named protocol, `published` for that of a zoo name's figure; default: `test` of the run's config",
+    )
     parser.add_class_arguments(TestConfig)
 
 
 def test(options: "Namespace") -> None:
     from mdtnet.checks import check_ranges
-    from mdtnet.config import TestConfig, protocol_named
+    from mdtnet.config import PUBLISHED, TestConfig, protocol_named
     from mdtnet.config_file import to_dict
 
     named = options.protocol
-    preset = to_dict(protocol_named(named)) if named else None
+    preset = to_dict(protocol_named(named)) if named and named != PUBLISHED else None
     check_least(0, workers=options.workers)
     with options_of("test", TestConfig):
         check_ranges(config_from(TestConfig, options, preset), part="test")  # before torch loads
     from accelerate import PartialState
 
-    from mdtnet.checkpoint import load_checkpoint
+    from mdtnet.checkpoint import load_checkpoint, published_protocol
     from mdtnet.evaluation import evaluate_checkpoint, protocol
 
     checkpoint = load_checkpoint(options.checkpoint)
+    if named == PUBLISHED:
+        preset = to_dict(published_protocol(checkpoint))
     test = config_from(TestConfig, options, preset or to_dict(checkpoint.config.test))
     how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
     out = options.out or beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")

@@ -59,7 +59,7 @@ VERBS = {
         train_arguments,
         train,
         "  mdtnet train --data videos/ --model mdtnet2 --trunk mobilenet_v2 --model.weights imagenet\n"
-        "  mdtnet train --config configs/builtin.yaml --train.epochs 30 --out runs/mine\n"
+        "  mdtnet train --config builtin --train.epochs 30 --out runs/mine\n"
         "  mdtnet train --config runs/mine/config.yaml --resume\n\n"
         "--data, --model and --trunk stand for --data.train, --model.name and --model.trunk.",
     ),

@@ -93,7 +93,7 @@ class ClipDataset(Dataset[Item]):
         )
         self._mirrored = mirror_labels(videos.classes) if data.flip == "swap" else np.arange(len(videos.classes))
         self._shape = Shape(
-            num_segments=data.num_segments,
+            num_segments=data.num_segments if train else self.test.segments or data.num_segments,
             frames_per_segment=frames_per_segment,
             frame_stride=data.frame_stride,
             sampling=data.sampling,

@@ -8,30 +8,21 @@ import logging
 import os
 import shutil
 import subprocess
-import time
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Callable
-from http.client import HTTPResponse
 from pathlib import Path
 
 from mdtnet.data.official import SOURCES, Archive
 from mdtnet.errors import DataError
+from mdtnet.fetch import FetchError, Progress, fetch_part
 
 log = logging.getLogger(__name__)
 
-CHUNK = 2**20
-TRIES = 5
-TIMEOUT_SECONDS = 60
 UNPACKERS = {  # programs that unpack .rar -> their arguments before the archive and before the folder
     "unrar": (["x", "-o-", "-idq"], []),
     "unar": (["-skip", "-quiet"], ["-output-directory"]),
     "7z": (["x", "-aos", "-bso0"], ["-o"]),
     "bsdtar": (["-x", "-k", "-f"], ["-C"]),
 }
-
-Progress = Callable[[int, int], None]
 
 
 def download(name: str, root: str | os.PathLike, *, progress: Progress | None = None) -> None:
@@ -69,52 +60,16 @@ def fetch(archive: Archive, path: Path, *, progress: Progress | None = None) -> 
     """
     if not path.exists():
         part = path.with_name(f"{path.name}.part")
-        _fetch_part(archive, part, progress)
+        try:
+            fetch_part(archive.url, part, size=archive.size, progress=progress)
+        except FetchError as error:
+            raise DataError(f"{archive.url}: cannot be downloaded: {error}") from error
         if archive.size and part.stat().st_size != archive.size:
             log.warning("%s has %d bytes, expected %d", archive.url, part.stat().st_size, archive.size)
         _check(archive, part)
         os.replace(part, path)
     else:
         _check(archive, path)
-
-
-def _fetch_part(archive: Archive, part: Path, progress: Progress | None) -> None:
-    for attempt in range(TRIES):
-        try:
-            return _continue(archive, part, progress)
-        except (OSError, urllib.error.URLError, ConnectionError) as error:
-            refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
-            if refused or attempt == TRIES - 1:
-                raise DataError(f"{archive.url}: cannot be downloaded: {getattr(error, 'reason', error)}") from error
-            log.warning("%s: %s; trying again", archive.url, error)
-            time.sleep(2**attempt)
-
-
-def _continue(archive: Archive, part: Path, progress: Progress | None) -> None:
-    """Append the missing end of a file; a server that cannot continue in the middle sends the whole file again."""
-    have = part.stat().st_size if part.exists() else 0
-    if archive.size and have == archive.size:
-        return
-    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            _copy(answer, part, have if answer.status == 206 else 0, progress)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing after the last byte: the file is whole
-            raise
-
-
-def _copy(answer: HTTPResponse, part: Path, start: int, progress: Progress | None) -> None:
-    length = int(answer.headers.get("Content-Length") or 0)
-    total, done = (start + length if length else 0), start
-    with open(part, "ab" if start else "wb") as file:
-        while block := answer.read(CHUNK):
-            file.write(block)
-            done += len(block)
-            if progress:
-                progress(done, total)
-    if done < total:
-        raise ConnectionError(f"ended after {done} of {total} bytes")
 
 
 def _check(archive: Archive, path: Path) -> None:

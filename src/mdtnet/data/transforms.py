@@ -25,8 +25,9 @@ SCALES = (1.0, 0.875, 0.75, 0.66)  # shares of the short side: TSN's multi-scale
 # Its height and width differ by at most one scale.
 SCALE_PAIRS = [(h, w) for i, h in enumerate(SCALES) for j, w in enumerate(SCALES) if abs(i - j) <= 1]
 # Places of the crop, in quarters of the free height and width: corners and centre, middles of sides, points between.
+CORNERS_AND_CENTRE = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
 PLACES = (
-    *((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)),
+    *CORNERS_AND_CENTRE,
     *((0, 2), (4, 2), (2, 0), (2, 4)),
     *((1, 1), (1, 3), (3, 1), (3, 3)),
 )
@@ -203,7 +204,8 @@ def views(frames: Tensor, *, crops: int, crop_size: int) -> Tensor:
     """Test crops of a resized clip, `[T, K, 3, H, W]` -> `[V, T, K, 3, S, S]`.
 
     1 crop is the centre; 3 are left, centre, right (top, centre, bottom where the height is longer), in that
-    order, centred along the shorter side. Frames smaller than a crop are enlarged first.
+    order, centred along the shorter side; 5 are the corners, row by row, then the centre. Frames smaller than a crop
+    are enlarged first.
     """
     if min(frames.shape[-2:]) < crop_size:
         frames = resize_short(frames, crop_size)
@@ -217,12 +219,16 @@ def views_box(height: int, width: int, *, crops: int, crop_size: int) -> Box:
     if min(height, width) < crop_size:
         return Box(0, 0, height, width)
     corners = _view_corners(height, width, crops, crop_size)
-    (top, left), (bottom, right) = corners[0], corners[-1]
-    return Box(top, left, bottom - top + crop_size, right - left + crop_size)
+    tops, lefts = zip(*corners)
+    top, left = min(tops), min(lefts)
+    return Box(top, left, max(tops) - top + crop_size, max(lefts) - left + crop_size)
 
 
 def _view_corners(height: int, width: int, crops: int, crop_size: int) -> list[tuple[int, int]]:
-    places = [(2, 2)] if crops == 1 else [(2, p) if width >= height else (p, 2) for p in (0, 2, 4)]
+    if crops == 5:
+        places = list(CORNERS_AND_CENTRE)
+    else:
+        places = [(2, 2)] if crops == 1 else [(2, p) if width >= height else (p, 2) for p in (0, 2, 4)]
     return [((height - crop_size) * down // 4, (width - crop_size) * right // 4) for down, right in places]
 
 

@@ -29,6 +29,7 @@ COMPONENTS = (
     (r"\.temporal\.conv", "temporal convolution"),
     (r"\.temporal\.reduce", "reduction"),
     (r"\.temporal", "temporal modules"),
+    (r"\.at_input\.(spatiotemporal|channel|motion)", "excitations"),
     (r"\.at_input", "temporal shift"),
     (r"^fine", "fine differences"),
     (r"^trunk", "trunk"),

@@ -7,6 +7,7 @@ from torch import nn
 from mdtnet.checks import check_model
 from mdtnet.config import ModelConfig, System, TrunkName
 from mdtnet.errors import ConfigError
+from mdtnet.models.actionnet import ActionNet, act_every
 from mdtnet.models.mdtnet import MDTNet, excite
 from mdtnet.models.network import Network
 from mdtnet.models.pretrained import start_trunk, start_weights, take_over
@@ -84,7 +85,8 @@ def _tsn(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> 
 
 
 def _tsm(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TSM:
-    return TSM(trunk(at_input=shift_every(shift_step(config.trunk))), num_classes, dropout=config.dropout)
+    shifts = shift_every(shift_step(config.trunk), causal=config.tsm.causal)
+    return TSM(trunk(at_input=shifts), num_classes, dropout=config.dropout)
 
 
 def _tea(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TEA:
@@ -94,6 +96,10 @@ def _tea(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> 
 
 def _tdn(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TDN:
     return TDN(trunk(after_conv1=differ), num_classes, dropout=config.dropout)
+
+
+def _actionnet(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> ActionNet:
+    return ActionNet(trunk(at_input=act_every(shift_step(config.trunk))), num_classes, dropout=config.dropout)
 
 
 def _mdtnet(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> MDTNet:
@@ -107,6 +113,7 @@ MAKERS: dict[System, Callable[[ModelConfig, Callable[..., Trunk], int], Network]
     "tsm": _tsm,
     "tea": _tea,
     "tdn": _tdn,
+    "actionnet": _actionnet,
     "mdtnet1": _mdtnet,
     "mdtnet2": _mdtnet,
 }

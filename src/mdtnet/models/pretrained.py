@@ -7,6 +7,7 @@ loaded as the network it is (`mdtnet.checkpoint.load_model`) or taken as the sta
 
 import json
 import logging
+import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +25,18 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from mdtnet.errors import CheckpointError, ConfigError
-from mdtnet.models.renames import MMACTION_TSM, OFFICIAL_TSM, SOURCES, Renames
+from mdtnet.models.renames import (
+    FLAT_MOBILENET_V2,
+    MMACTION_TSM,
+    OFFICIAL_ACTION,
+    OFFICIAL_TSM,
+    OTHER_NETWORKS,
+    SOURCES,
+    Renames,
+)
 from mdtnet.models.trunk import RESNETS, Bottleneck, Trunk
 from mdtnet.models.tsm import shift_step
+from mdtnet.zoo.find import located
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +54,8 @@ class Weights:
     ignored: tuple[str, ...] = ()
     """Names in the file that nothing is computed with."""
     imagenet: bool = False
+    causal: bool = False
+    """Looks at the past alone (online TSM)."""
 
     @property
     def num_classes(self) -> int:
@@ -65,6 +77,26 @@ def _numpy_names() -> list[Any]:
     return [*names, np.dtype, *kinds]
 
 
+class _Skipped:
+    """Stands for an object in a file that nothing here reads: made without its arguments, it keeps no state."""
+
+    def __new__(cls, *_arguments: object) -> "_Skipped":
+        return super().__new__(cls)
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+
+SKIPPED = (
+    "mmengine.logging.history_buffer.HistoryBuffer",  # curves in checkpoints of mmengine's own runs
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+)
+"""Names of objects that are left out of a file that has the first of them: `_Skipped` is made in their place, and
+nothing of theirs runs."""
+
+
 def read_file(path: str | Path) -> dict[str, Any]:
     """What a checkpoint file holds, read without running anything in it: torch's own format or safetensors.
 
@@ -78,15 +110,25 @@ def read_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
-        if _is_safetensors(path):
-            content = _read_safetensors(path)
-        else:
-            with torch.serialization.safe_globals(_numpy_names()):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     except Exception as error:  # torch has no one error for "not mine": any of a dozen comes up
         raise CheckpointError(f"{path}: not an mdtnet checkpoint or known weights: {_why(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not an mdtnet checkpoint or known weights: holds a {type(content).__name__}")
+    return content
+
+
+def _read_torch(path: Path) -> Any:
+    names = _numpy_names()
+    try:
+        with torch.serialization.safe_globals(names):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if SKIPPED[0] not in str(error):
+            raise
+    with torch.serialization.safe_globals([*names, *((_Skipped, name) for name in SKIPPED)]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    log.info("%s: left out, since only tensors and plain values are read: %s", path, SKIPPED[0])
     return content
 
 
@@ -113,12 +155,12 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """The weights in any file that is recognised.
+    """The weights in any file that is recognised, or of a name of the zoo.
 
     Raises:
-        CheckpointError: see `read_file` and `recognise`.
+        CheckpointError: see `read_file`, `recognise` and `zoo.find.located`.
     """
-    content = read_file(path)
+    content = read_file(located(path).path)
     if content.get("format") == "mdtnet":
         model = content["config"]["model"]
         kind = content.get("source", {}).get("kind")  # of a converted file, what it was before
@@ -135,6 +177,9 @@ def recognise(content: Mapping[str, Any], *, where: str) -> Weights:
         CheckpointError: it is nothing known, or only nearly; the message lists what does not match.
     """
     state = _state_dict(content, where=where)
+    for part, what in OTHER_NETWORKS.items():
+        if has := [key for key in state if part in f".{key}"]:
+            raise CheckpointError(f"{where}: has {what}, which none of the systems here has: {some(has)}")
     tried = [(source, [key for key in state if _renamed(key, source.renames) is None]) for source in SOURCES]
     source, unmatched = min(tried, key=lambda pair: len(pair[1]))
     if len(unmatched) > len(state) / 2:
@@ -144,12 +189,14 @@ def recognise(content: Mapping[str, Any], *, where: str) -> Weights:
     pairs = [(_renamed(key, source.renames), value) for key, value in state.items()]
     ignored = tuple(key for key, (ours, _) in zip(state, pairs) if not ours)
     ours = _completed({name: value for name, value in pairs if name})
+    if source.causal and len(ours.get("head.fc.bias", ())) == IMAGENET_CLASSES:
+        source = FLAT_MOBILENET_V2
     trunk = _trunk_of(ours, where=where)
-    if source.renames in (OFFICIAL_TSM, MMACTION_TSM):
-        _check_shifts(state, trunk, where=where)
+    if source.renames in (OFFICIAL_TSM, OFFICIAL_ACTION, MMACTION_TSM):
+        _check_shifts(state, source.system, trunk, where=where)
     if ignored:
         log.info("%s: ignored, since %s computes nothing with it: %s", where, source.name, some(ignored))
-    return Weights(ours, source.name, source.system, trunk, ignored, source.imagenet)
+    return Weights(ours, source.name, source.system, trunk, ignored, source.imagenet, source.causal)
 
 
 def _state_dict(content: Mapping[str, Any], *, where: str) -> dict[str, Tensor]:
@@ -177,13 +224,18 @@ def _compiled(rules: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str],
 
 
 def _completed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same network as ours writes it: a convolution's bias goes into the mean that the batch norm after
-    it subtracts, and old files get the step counters they lack."""
+    """The same network as ours writes it.
+
+    A convolution's bias goes into the mean that the batch norm after it subtracts, ACTION-Net's 3D convolutions of one
+    channel become 2D ones of three, and old files get the step counters they lack.
+    """
     state = dict(state)
     for key in list(state):
         norm = re.sub(r"conv(\d)\.bias$", r"bn\1.", re.sub(r"downsample\.0\.bias$", "downsample.1.", key))
         if norm != key and f"{norm}running_mean" in state:
             state[f"{norm}running_mean"] = state[f"{norm}running_mean"] - state.pop(key)
+        if key.endswith(".spatiotemporal.conv.weight"):
+            state[key] = state[key].squeeze(1)
         if key.endswith(".running_var"):
             state.setdefault(f"{key.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))
     return state
@@ -207,15 +259,15 @@ def _trunk_of(names: Iterable[str], *, where: str) -> str:
     raise CheckpointError(f"{where}: a ResNet of {blocks} {kind}, expected one of {', '.join(RESNETS)}")
 
 
-def _check_shifts(state: Iterable[str], trunk: str, *, where: str) -> None:
-    """TSM's files show which blocks shift; it must be those that ours shifts."""
+def _check_shifts(state: Iterable[str], system: str, trunk: str, *, where: str) -> None:
+    """Files of TSM and ACTION-Net show which blocks shift; it must be those that ours shifts."""
     step, wrong = shift_step(trunk), []
     for key in state:
         block = re.search(r"layer\d\.(\d+)\.conv1\.(?:conv\.)?(net\.)?weight$", key)
         if block and bool(block[2]) != (int(block[1]) % step == 0):
             wrong.append(key)
     if wrong:
-        raise CheckpointError(f"{where}: TSM on {trunk} that does not shift in the usual blocks: {some(wrong)}")
+        raise CheckpointError(f"{where}: {system} on {trunk} that does not shift in the usual blocks: {some(wrong)}")
 
 
 def some(names: Iterable[str], most: int = 10) -> str:
@@ -244,6 +296,8 @@ def start_weights(source: str, *, system: str, trunk: str, width: float = 1.0) -
     name = RES2NETS.get(trunk, trunk) if system == "tea" else trunk
     return recognise(_imagenet_state(name), where=f"ImageNet weights of {name}")
 
+
+IMAGENET_CLASSES = 1000
 
 RES2NETS = {"resnet50": "res2net50", "resnet101": "res2net101"}
 """TEA's own trunks."""

@@ -57,6 +57,19 @@ OFFICIAL_TDN: Renames = {
     "new_fc": "head.fc",
 }
 
+OFFICIAL_ACTION: Renames = {
+    **OFFICIAL_TSM,
+    "base_model.layer#.#.conv1.action_shift": "trunk.layer#.#.at_input.shift",
+    "base_model.layer#.#.conv1.action_p1_conv1": "trunk.layer#.#.at_input.spatiotemporal.conv",
+    "base_model.layer#.#.conv1.action_p2_squeeze": "trunk.layer#.#.at_input.channel.reduce",
+    "base_model.layer#.#.conv1.action_p2_conv1": "trunk.layer#.#.at_input.channel.conv",
+    "base_model.layer#.#.conv1.action_p2_expand": "trunk.layer#.#.at_input.channel.expand",
+    "base_model.layer#.#.conv1.action_p3_squeeze": "trunk.layer#.#.at_input.motion.reduce.0",
+    "base_model.layer#.#.conv1.action_p3_bn1": "trunk.layer#.#.at_input.motion.reduce.1",
+    "base_model.layer#.#.conv1.action_p3_conv1": "trunk.layer#.#.at_input.motion.move",
+    "base_model.layer#.#.conv1.action_p3_expand": "trunk.layer#.#.at_input.motion.expand",
+}
+
 MMACTION_TSN: Renames = {
     "backbone.conv1.conv": "trunk.conv1",
     "backbone.conv1.bn": "trunk.bn1",
@@ -91,6 +104,61 @@ MOBILENET_V2: Renames = {
     "classifier.1": "head.fc",
 }
 
+MOBILENET_V2_BLOCKS = (1, 2, 3, 4, 3, 3, 1)
+"""Blocks of each stage of MobileNetV2; they are features 1 to 17."""
+MOBILENET_V2_SHIFTED = (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)
+"""Features that TSM shifts: those with an expansion and a skip."""
+
+
+def _flat_mobilenet_v2(start: str, *, shifted: tuple[int, ...] = ()) -> dict[str, str]:
+    """MobileNetV2 whose blocks are one flat list, as TSM's code has it; in front of every name stands `start`."""
+    names = {f"{start}features.{i}.#": f"trunk.features.{i}.#" for i in (0, 18)}
+    first = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+    others = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+    for i in range(1, 18):
+        for theirs, ours in (first if i == 1 else others).items():
+            net = ".net" if i in shifted and theirs == "0" else ""
+            names[f"{start}features.{i}.conv.{theirs}{net}"] = f"trunk.features.{i}.conv.{ours}"
+    return names
+
+
+OFFICIAL_TSN_MOBILENET_V2: Renames = {
+    **_flat_mobilenet_v2("base_model."),
+    "base_model.classifier": "head.fc",  # where it was trained without dropout
+    "new_fc": "head.fc",
+}
+
+OFFICIAL_TSM_MOBILENET_V2: Renames = {
+    **_flat_mobilenet_v2("base_model.", shifted=MOBILENET_V2_SHIFTED),
+    "base_model.classifier": "head.fc",
+    "new_fc": "head.fc",
+}
+
+OFFICIAL_ONLINE_TSM: Renames = {**_flat_mobilenet_v2(""), "classifier": "head.fc"}
+
+
+def _mmaction_mobilenet_v2(*, shifted: tuple[int, ...] = ()) -> dict[str, str]:
+    names = {
+        "backbone.conv1.conv": "trunk.features.0.0",
+        "backbone.conv1.bn": "trunk.features.0.1",
+        "backbone.conv2.conv": "trunk.features.18.0",
+        "backbone.conv2.bn": "trunk.features.18.1",
+        "cls_head.fc_cls": "head.fc",
+    }
+    for i, place in _numbered(*MOBILENET_V2_BLOCKS):
+        stage, block = map(int, place.split("."))
+        theirs, number = f"backbone.layer{stage + 1}.{block}.conv", i + 1
+        ours = f"trunk.features.{number}.conv"
+        last = 1 if number == 1 else 2
+        for k in range(last):
+            shifts = number in shifted and k == 0
+            names |= {f"{theirs}.{k}.conv{'.net' * shifts}": f"{ours}.{k}.0", f"{theirs}.{k}.bn": f"{ours}.{k}.1"}
+            if shifts:  # its source wraps the convolution with its batch norm, as a ResNet's the convolution alone
+                names |= {f"{theirs}.{k}.net.conv": f"{ours}.{k}.0", f"{theirs}.{k}.net.bn": f"{ours}.{k}.1"}
+        names |= {f"{theirs}.{last}.conv": f"{ours}.{last}", f"{theirs}.{last}.bn": f"{ours}.{last + 1}"}
+    return names
+
+
 EFFICIENTNET_LITE0: Renames = {
     "conv_stem": "trunk.conv_stem",
     "bn1": "trunk.bn1",
@@ -109,6 +177,10 @@ def _numbered(*stages: int) -> list[tuple[int, str]]:
     return list(enumerate(f"{stage}.{block}" for stage, count in enumerate(stages) for block in range(count)))
 
 
+MMACTION_TSN_MOBILENET_V2: Renames = _mmaction_mobilenet_v2()
+
+MMACTION_TSM_MOBILENET_V2: Renames = _mmaction_mobilenet_v2(shifted=MOBILENET_V2_SHIFTED)
+
 TIMM_MOBILENET_V2: Renames = {
     "conv_stem": "trunk.features.0.0",
     "bn1": "trunk.features.0.1",
@@ -118,7 +190,7 @@ TIMM_MOBILENET_V2: Renames = {
     "blocks.0.0.bn2": "trunk.features.1.conv.2",
     **{
         f"blocks.{block}.{name}": f"trunk.features.{number + 1}.conv.{ours}"
-        for number, block in _numbered(1, 2, 3, 4, 3, 3, 1)[1:]
+        for number, block in _numbered(*MOBILENET_V2_BLOCKS)[1:]
         for name, ours in {
             "conv_pw": "0.0",
             "bn1": "0.1",
@@ -167,6 +239,8 @@ class Source:
     renames: Renames
     imagenet: bool = False
     """Weights of an image classifier, a start for every system."""
+    causal: bool = False
+    """Online: it looks at the past alone."""
 
 
 SOURCES = (
@@ -174,8 +248,14 @@ SOURCES = (
     Source("official TSM", "tsm", OFFICIAL_TSM),
     Source("official TEA", "tea", OFFICIAL_TEA),
     Source("official TDN", "tdn", OFFICIAL_TDN),
+    Source("official ACTION-Net", "actionnet", OFFICIAL_ACTION),
     Source("mmaction2 TSN", "tsn", MMACTION_TSN),
     Source("mmaction2 TSM", "tsm", MMACTION_TSM),
+    Source("official TSN on MobileNetV2", "tsn", OFFICIAL_TSN_MOBILENET_V2),
+    Source("official TSM on MobileNetV2", "tsm", OFFICIAL_TSM_MOBILENET_V2),
+    Source("official online TSM", "tsm", OFFICIAL_ONLINE_TSM, causal=True),
+    Source("mmaction2 TSN on MobileNetV2", "tsn", MMACTION_TSN_MOBILENET_V2),
+    Source("mmaction2 TSM on MobileNetV2", "tsm", MMACTION_TSM_MOBILENET_V2),
     Source("torchvision or timm ResNet", "tsn", RESNET, imagenet=True),
     Source("timm Res2Net", "tea", RES2NET, imagenet=True),
     Source("torchvision MobileNetV2", "tsn", MOBILENET_V2, imagenet=True),
@@ -184,3 +264,16 @@ SOURCES = (
     Source("EfficientNet-Lite0", "tsn", LITE0_PYTORCH, imagenet=True),
 )
 """In the order they are tried: the first that has a place for every name is it."""
+
+FLAT_MOBILENET_V2 = Source("MobileNetV2 that TSM starts from", "tsn", OFFICIAL_ONLINE_TSM, imagenet=True)
+"""Has the names of the official online TSM, but the 1000 classes of ImageNet."""
+
+OTHER_NETWORKS: Mapping[str, str] = {
+    ".tam.": "temporal adaptive modules (TANet)",
+    ".offset_net.": "temporal interlacing (TIN)",
+    ".consensus.": "a relation head (TRN)",
+    ".neck.": "a temporal pyramid (TPN)",
+    ".non_local_block.": "non-local blocks",
+    ".nl.": "non-local blocks",
+}
+"""Part of a name -> what has it, of networks near to those above that are not among the systems here."""

@@ -13,7 +13,7 @@ Letters: N = B*T frames, C channels, H, W pixels.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -46,6 +46,15 @@ def as_compiled() -> Iterator[None]:
         _counted_as_compiled = before
 
 
+class Stream(NamedTuple):
+    """What temporal modules keep where the frames of a stream come one at a time."""
+
+    past: Mapping[nn.Module, Tensor]
+    """Of each module: what it kept at the frame before; nothing at the first frame."""
+    kept: dict[nn.Module, Tensor]
+    """What it keeps of this frame."""
+
+
 class Timeline(NamedTuple):
     """Context of a temporal module, beside its features."""
 
@@ -53,6 +62,8 @@ class Timeline(NamedTuple):
     """T: consecutive rows of the batch that belong to one clip."""
     low_level: Tensor | None = None
     """Stem features of the difference path, [N, C0, H/4, W/4], where a system has them."""
+    stream: Stream | None = None
+    """Of a stream whose frames come one at a time (`num_segments` 1)."""
 
 
 class Place(NamedTuple):

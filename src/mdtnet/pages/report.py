@@ -255,7 +255,7 @@ def protocol_in_words(run: RunFiles) -> str:
     test, data = _test_config(run), run.config.data if run.config else DataConfig()
     said = run.table.protocol if run.table else {}
     short_side = said.get("short_side", data.short_side)
-    size = test.crop_size or (said.get("size", data.size) if test.crops == 1 else short_side)
+    size = test.crop_size or (short_side if test.crops == 3 else said.get("size", data.size))
     clips = "1 clip per video" if test.clips == 1 else f"{test.clips} clips per video"
     crops = "centre crop" if test.crops == 1 else f"{test.crops} crops"
     segments = said.get("num_segments", data.num_segments)

@@ -312,7 +312,7 @@ def _is_trained(folder: Path, config: RunConfig) -> bool:
 
 def has_views(test: TestConfig) -> bool:
     """Whether a test differs from the one after training, which is one clip and its centre crop."""
-    keys = ("clips", "crops", "crop_size", "rule", "flip")
+    keys = ("clips", "crops", "crop_size", "rule", "flip", "segments")
     return any(getattr(test, key) != getattr(ONE_VIEW, key) for key in keys)
 
 
