@@ -51,6 +51,10 @@ class Description:
     """How a clip's brightness is brought to a middle value."""
     multi_label: bool = False
     """Whether a video can have several labels: probabilities are sigmoids, and do not sum to 1."""
+    fps: float = 0.0
+    """Frames per second that clips are drawn from; 0: the frames of the file."""
+    frame_pattern: str = ""
+    """Names of the frames in folders of frames; empty: the only sequence of colour pictures."""
     format_version: int = FORMAT_VERSION
     """Layout of this description."""
 
@@ -102,6 +106,8 @@ def describe(
         sampling=data.sampling,
         exposure=data.exposure,
         multi_label=data.multi_label,
+        fps=data.fps,
+        frame_pattern=data.frame_pattern,
         short_side=data.short_side,
         size=test_crop_size(data, replace(test, crops=check_views(1, crops), crop_size=own_size)),
         fusion=test.fusion,
