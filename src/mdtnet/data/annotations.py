@@ -273,6 +273,7 @@ def _but(others: Counter[str]) -> str:
 def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader) -> VideoList:
     layout = read_layout(path, root, multi_label=table is label_sets)
     where, what = layout.columns["path"], layout.columns["label"]
+    timed = "start" in layout.columns or "end" in layout.columns
     blob, offsets, codes = bytearray(), array("q", [0]), array("q")
     texts: dict[str, int] = {}  # label as written -> code, in order of appearance
     first_row: list[int] = []  # of each code
@@ -285,8 +286,10 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader)
             first_row.append(row)
             _check_utf8(path, fields[what])
         codes.append(code)
-        keys.append(hash((fields[where], field_of(fields, layout, "start"), field_of(fields, layout, "end"))))
-        if "start" in layout.columns or "end" in layout.columns:
+        if not timed:
+            keys.append(hash(fields[where]))
+        else:
+            keys.append(hash((fields[where], field_of(fields, layout, "start"), field_of(fields, layout, "end"))))
             times.extend(read_times(path, row, fields, layout))
         if "group" in layout.columns:
             groups.append(field_of(fields, layout, "group"))
