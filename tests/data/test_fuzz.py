@@ -9,13 +9,13 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="memory is not measured there")
 
 
-@pytest.mark.parametrize("kind", ["video", "frames", "list", "cache"])
+@pytest.mark.parametrize("kind", ["video", "frames", "list", "yaml", "cache"])
 def test_mutated_files_are_read_right_or_refused_in_one_line(kind):
-    counts, failures = fuzz.run(50, seed=3, kinds=(kind,))
+    counts, failures = fuzz.run(40, seed=3, kinds=(kind,))
     assert failures == []
     words = Counter({word: count for (_, word), count in counts.items()})
-    assert words.total() == 50
-    assert words["read"] + words["damaged"] >= 5  # not all are refused
+    assert words.total() == 40
+    assert words["read"] + words["damaged"] >= 2  # not all are refused
     assert kind == "cache" or words["refused"] >= 5
 
 
