@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-gpu test-lowest check house bench bench-gpu study-quick builtin-weights clean
+.PHONY: setup demo test test-slow test-gpu test-lowest check house bench bench-gpu study-quick builtin-weights fuzz clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -57,6 +57,9 @@ study-quick: setup  ## a small study: three systems, two seeds, tables with inte
 
 builtin-weights: setup  ## the small network that the package brings: rendered, trained, tested, written with its card
 	$(BIN)/python tools/builtin_weights.py
+
+fuzz: setup        ## N mutated files, each read right or refused in one line; those that are not stay in runs/fuzz
+	$(BIN)/python tests/fuzz.py --inputs $(or $(N),2000) --seed $(or $(SEED),0) --keep runs/fuzz
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build *.egg-info

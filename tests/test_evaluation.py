@@ -215,3 +215,33 @@ def test_split_is_the_same_for_every_seed_and_needs_videos(videos):
     assert [one.name(i) for i in range(4)] == [again.name(i) for i in range(4)]
     with pytest.raises(ConfigError, match=r"data\.train is empty"):
         load_split(DataConfig())
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "damaged", "videos", "top1"),
+    [
+        ("wrong", "use", 4, 0.5),
+        ("wrong", "wrong", 4, 0.5),
+        ("wrong", "exclude", 3, 2 / 3),
+        ("exclude", "exclude", 2, 1.0),
+        ("exclude", "wrong", 3, 2 / 3),
+    ],
+)
+def test_damaged_videos_count_by_a_policy_of_their_own(unreadable, damaged, videos, top1):
+    logits = np.array([[2, 0], [0, 2], [np.nan] * 2, [np.nan] * 2], dtype=np.float32)[:, None]
+    table = ScoreTable(
+        names=["a", "b", "c", "d"],
+        labels=np.array([0, 1, 0, 1]),
+        view_clip=np.zeros(1, dtype=np.int64),
+        view_crop=np.zeros(1, dtype=np.int64),
+        scores=logits,
+        errors=["", "", "empty file", "damaged: 2 of 120 frames"],
+        classes=("x", "y"),
+    )
+    config = TestConfig(on_unreadable=unreadable, on_damaged=damaged)
+    if damaged == "use":
+        table.errors[3] = "no frames"
+    figures = table.metrics(config)
+    counted = figures["unreadable_excluded" if config.on_unreadable == damaged == "exclude" else "unreadable_wrong"]
+    assert (counted["videos"], counted["top1"]) == (videos, pytest.approx(top1))
+    assert figures["top1"] == pytest.approx(top1)

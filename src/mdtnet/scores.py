@@ -20,6 +20,8 @@ from mdtnet.machine import hardware, versions
 from mdtnet.metrics import Figures
 
 Fusion = Literal["logits", "softmax"]
+DAMAGED = "damaged: "
+"""Start of the reason why a damaged video is not judged by its scores (`test.on_damaged`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +71,9 @@ class ScoreTable:
 
     def metrics(self, config: TestConfig) -> Figures:
         """Every figure under `config`'s fusion and policy (`metrics.summary`), with protocol and versions."""
-        fused = self.fuse(config.fusion)
-        figures = metrics.summary(fused, self.labels, self.classes, unreadable=config.on_unreadable)
+        rows, policy = self._judged(config)
+        fused = self.fuse(config.fusion)[rows]
+        figures = metrics.summary(fused, self.labels[rows], self.classes, unreadable=policy)
         return {
             **figures,
             "classes": list(self.classes),
@@ -78,6 +81,19 @@ class ScoreTable:
             "versions": versions(),
             "hardware": hardware(),
         }
+
+    def _judged(self, config: TestConfig) -> tuple[np.ndarray, Literal["wrong", "exclude"]]:
+        """Rows that the figures are of, bool [N], and how the unreadable ones among them count.
+
+        Damaged videos that `test.on_damaged` made unreadable can count in another way than the others.
+        """
+        damaged = np.array([error.startswith(DAMAGED) for error in self.errors], dtype=bool)
+        if config.on_damaged in ("use", config.on_unreadable):
+            return np.ones_like(damaged), config.on_unreadable
+        if config.on_damaged == "exclude":
+            return ~damaged, config.on_unreadable
+        others = np.array([bool(error) for error in self.errors], dtype=bool) & ~damaged
+        return ~others, "wrong"
 
     def validation(self, config: TestConfig) -> dict[str, float | None]:
         """The figures of `log.csv`: `val_loss`, and `val_top1`, `val_top5` and `val_mean_class`, or `val_map`."""

@@ -249,6 +249,7 @@ def test_mistakes(tmp_path, name, options, words):
         ("id,name\n1,a\n0,b\n", ("b", "a")),
         ("b b\t0\na\t1\n", ("b b", "a")),
         ("Moving [something] left\nx\n", ("Moving something left", "x")),
+        ("跳\n挥手\n", ("跳", "挥手")),
     ],
 )
 def test_label_maps(tmp_path, text, names):

@@ -119,8 +119,11 @@ def test_seconds_as_names_ascend(cases):
     assert (np.diff(brightness) > 0).all()
 
 
-def test_two_frames_of_one_number_are_refused(cases):
-    with pytest.raises(VideoError, match="have the same number"):
+@pytest.mark.parametrize("names", [("1.jpg", "01.jpg", "2.jpg"), ("1.jpg", "١.jpg")])
+def test_two_frames_of_one_number_are_refused(cases, tmp_path, names):
+    with pytest.raises(VideoError, match=r"frames \S+ and \S+ have the same number"):
+        read_clip(pictures(tmp_path, *names), np.arange)
+    with pytest.raises(VideoError, match=r"2 sequences of pictures, .*²1\.jpg \(1\)"):
         read_clip(cases / "attack/frames_digits", np.arange)
 
 

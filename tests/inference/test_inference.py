@@ -1,6 +1,7 @@
 """From a checkpoint and files to predictions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 import mdtnet
 from mdtnet.config import DataConfig, TestConfig
 from mdtnet.data import dataset
-from mdtnet.data.annotations import load_videos
+from mdtnet.data.annotations import Texts, VideoList, load_videos
+from mdtnet.data.dataset import ClipDataset
 from mdtnet.errors import CheckpointError, ConfigError, DataError, VideoError
 from mdtnet.inference import views
 from mdtnet.inference.prediction import expand_sources, read_ahead, write_json
@@ -123,16 +125,16 @@ def test_no_more_is_read_ahead_than_there_are_workers():
 
 
 def test_failures_of_the_system_are_tried_again(model, folder, monkeypatch):
-    tries, read = [], views.read_clip
+    tries, read = [], views.read_frames
 
-    def shaky(path, *args, **options):
-        tries.append(path)
+    def shaky(part, *args, **options):
+        tries.append(part)
         if len(tries) < 3:
-            raise VideoError(path, "cannot be opened") from OSError(5, "Input/output error")
-        return read(path, *args, **options)
+            raise VideoError(part.path, "cannot be opened") from OSError(5, "Input/output error")
+        return read(part, *args, **options)
 
     monkeypatch.setattr("mdtnet.data.retries.RETRY_SECONDS", 0)
-    monkeypatch.setattr(views, "read_clip", shaky)
+    monkeypatch.setattr(views, "read_frames", shaky)
     assert model.predict(folder / "videos/left/a.mp4").classes
     assert len(tries) == 3
     with pytest.raises(VideoError, match="no such file"):
@@ -142,14 +144,14 @@ def test_failures_of_the_system_are_tried_again(model, folder, monkeypatch):
 
 @pytest.mark.parametrize(("name", "count"), [("tsn", 3), ("tsm", 3), ("mdtnet1", 15)])
 def test_only_the_frames_a_system_needs_are_converted(folder, monkeypatch, name, count):
-    read, counts = views.read_clip, []
+    read, counts = views.read_frames, []
 
     def counted(*args, **keywords):
-        pixels, num_frames = read(*args, **keywords)
-        counts.append(len(pixels.reshape(-1, *pixels.shape[-3:])))
-        return pixels, num_frames
+        reading = read(*args, **keywords)
+        counts.append(len(reading.pixels.reshape(-1, *reading.pixels.shape[-3:])))
+        return reading
 
-    monkeypatch.setattr(views, "read_clip", counted)
+    monkeypatch.setattr(views, "read_frames", counted)
     model = Recogniser.load(make_checkpoint(folder / f"{name}.pt", name), device="cpu")
     model.predict(folder / "videos/left/a.mp4")
     assert counts == [count]
@@ -233,3 +235,34 @@ def test_odd_files_give_a_prediction_or_a_reason(model, shared):
     assert [p.path for p in found] == sources
     assert all(bool(p.error) != bool(p.classes) for p in found)
     assert all(np.isfinite(p.probabilities).all() for p in found)
+
+
+def test_damage_is_shown_with_the_prediction(model, shared):
+    found = model.predict(shared / "cases/video/one_bad_packet.mp4")
+    assert found.classes
+    assert found.damaged == found.to_dict()["damaged"] == "2 of 120 frames"
+    assert str(found).endswith("(damaged: 2 of 120 frames)")
+
+
+def test_frames_are_drawn_by_time_where_the_network_was_trained_so(folder, shared, tmp_path):
+    path = make_checkpoint(tmp_path / "timed.pt", "tsn")
+    timed = Recogniser.load(path, device="cpu")
+    by_frames = timed.views(shared / "cases/video/vfr.mp4")
+    timed.config = replace(timed.config, data=replace(timed.config.data, fps=25))
+    by_time = timed.views(shared / "cases/video/vfr.mp4")
+    assert (by_frames != by_time).any()
+    dataset = ClipDataset(
+        VideoList(
+            ("a", "b"), np.zeros(1, dtype=np.int64), "", Texts.of([str(shared / "cases/video/vfr.mp4")]), np.arange(1)
+        ),
+        timed.config.data,
+        frames_per_segment=1,
+        train=False,
+    )
+    np.testing.assert_array_equal(dataset[0]["frames"].movedim(3, -1).numpy(), by_time)
+
+
+def test_videos_behind_links_are_found(shared, tmp_path):
+    (tmp_path / "0.mp4").touch()
+    (tmp_path / "a").symlink_to(shared / "cases/folders/real")
+    assert len(expand_sources([tmp_path])) == 5

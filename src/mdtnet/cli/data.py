@@ -91,15 +91,21 @@ def check_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
     parser.add_argument("--timeout", type=float, default=300.0, help="longest time for one video, in seconds")
     parser.add_argument("--min_frames", type=int, default=5, help="videos with fewer frames are too short")
+    parser.add_argument("--frame_pattern", default="", help="names of the frames in folders: img_*.jpg")
+    parser.add_argument("--other", default="", help="list or folder that no video may be in as well, as of validation")
 
 
 def check(options: "Namespace") -> None:
     from collections import Counter
 
+    from mdtnet.data.annotations import load_videos
     from mdtnet.data.check import USABLE, check_videos
 
     check_least(1, workers=options.workers, min_frames=options.min_frames)
     videos = _listed(options)
+    other = None
+    if options.other:
+        other = load_videos(options.other, root=options.root, classes=videos.classes, multi_label=videos.multi_label)
     with bar(len(videos), text="decoding") as progress:
         found = check_videos(
             videos,
@@ -107,6 +113,8 @@ def check(options: "Namespace") -> None:
             workers=options.workers,
             timeout_seconds=options.timeout,
             min_frames=options.min_frames,
+            frame_pattern=options.frame_pattern,
+            other=other,
             progress=progress,
         )
     for kind, count in Counter(f.kind for f in found.problems).most_common():
@@ -142,6 +150,8 @@ def info(options: "Namespace") -> None:
     say(f"by the headers of {found.opened} videos, {found.bytes / 1e6:.1f} MB ({found.unopened} cannot be opened):")
     for (width, height), count in found.sizes.most_common(5):
         say(f"{count:8}  {width} x {height} pixels")
+    for note in found.notes():
+        say(f"note: {note}")
     if len(found.seconds):
         say(f"seconds: median {np.median(found.seconds):.2f}, in total {found.seconds.sum() / 3600:.2f} h")
         for line in histogram(found.seconds):

@@ -18,7 +18,8 @@ import numpy as np
 
 from mdtnet.data.folders import Found, find_videos, is_system
 from mdtnet.data.labels import class_counts, label_sets, label_table, label_text, nearest_class
-from mdtnet.data.tables import field_of, lines_of, read_count, read_layout, read_rows, read_times, shorten
+from mdtnet.data.suffixes import shorten
+from mdtnet.data.tables import field_of, lines_of, read_count, read_layout, read_rows, read_times
 from mdtnet.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -272,6 +273,7 @@ def _but(others: Counter[str]) -> str:
 def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader) -> VideoList:
     layout = read_layout(path, root, multi_label=table is label_sets)
     where, what = layout.columns["path"], layout.columns["label"]
+    timed = "start" in layout.columns or "end" in layout.columns
     blob, offsets, codes = bytearray(), array("q", [0]), array("q")
     texts: dict[str, int] = {}  # label as written -> code, in order of appearance
     first_row: list[int] = []  # of each code
@@ -284,8 +286,10 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader)
             first_row.append(row)
             _check_utf8(path, fields[what])
         codes.append(code)
-        keys.append(hash((fields[where], field_of(fields, layout, "start"), field_of(fields, layout, "end"))))
-        if "start" in layout.columns or "end" in layout.columns:
+        if not timed:
+            keys.append(hash(fields[where]))
+        else:
+            keys.append(hash((fields[where], field_of(fields, layout, "start"), field_of(fields, layout, "end"))))
             times.extend(read_times(path, row, fields, layout))
         if "group" in layout.columns:
             groups.append(field_of(fields, layout, "group"))
@@ -337,4 +341,4 @@ def _check_one_row_each(path: str, videos: VideoList) -> None:
 def _check_root(path: str, root: str, paths: Texts) -> None:
     first = [_join(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
     if not any(map(os.path.exists, first)):
-        raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {first[0]}")
+        raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {shorten(first[0], 300)}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
@@ -32,6 +33,7 @@ FORMATS = (
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0\r", b"v=0\n")
 THREADS_FROM_PIXELS = 500_000  # starting threads costs more than it saves on smaller frames
 MAX_THREADS = 8
+SMALLEST_FRAME = 2  # bytes; AVI files of packed B-frames have packets of one byte without a frame
 STALLED = 3  # failures of the demuxer in a row, after which nothing follows
 AT_END = 2  # frames by which a file may be shorter than its header says without being cut short
 
@@ -174,6 +176,8 @@ class Decoder:
         self.missing = 0
         """Frames that should follow by the file's own duration."""
         self._first_error = ""
+        self._packet_times: list[int] = []
+        self._frame_times: list[int] = []
         self._decoded = 0  # frames, also those before the part
         self._last = 0.0
         self._lost_before = 0  # the last decoded frame
@@ -215,11 +219,14 @@ class Decoder:
                 self.lost = self.corrupt = self._lost_before = 0  # before the part
                 continue
             self.num_frames += 1
+            if frame.pts is not None:
+                self._frame_times.append(frame.pts)
             self.corrupt += frame.is_corrupt
             yield seconds, frame
         if not self._decoded and self._first_error:
             raise VideoError(self.part.path, f"cannot be decoded: {self._first_error}")
         self.missing = self._missing_at_end()
+        self.lost = max(self.lost, self._holes())
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         failures = 0
@@ -238,6 +245,9 @@ class Decoder:
 
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Frames that a packet completes; without a packet those that are left."""
+        if packet is not None and packet.size >= SMALLEST_FRAME and not packet.is_discard:
+            time = packet.dts if packet.pts is None else packet.pts
+            self._packet_times += [] if time is None else [time]
         try:
             return self._stream.decode(packet)
         except av.error.EOFError:
@@ -252,6 +262,18 @@ class Decoder:
     def _lose(self, error: Exception) -> None:
         self._first_error = self._first_error or short_reason(error)
         self.lost += 1
+
+    def _holes(self) -> int:
+        """Packets whose frames were left out without an error: no decoded frame is near their time."""
+        base = self._stream.time_base
+        frames, packets = np.unique(self._frame_times), np.unique(self._packet_times)
+        if not base or not len(frames):
+            return 0
+        if not self.part.whole:
+            packets = packets[(packets >= frames[0]) & (packets <= frames[-1])]
+        after = np.searchsorted(frames, packets).clip(0, len(frames) - 1)
+        distance = np.minimum(abs(packets - frames[after]), abs(packets - frames[np.maximum(after - 1, 0)]))
+        return int((distance > 0.75 * self._period / float(base)).sum())
 
     def _missing_at_end(self) -> int:
         """Frames between the last and the end by the header, where it says one; 0 of a part that ends earlier."""

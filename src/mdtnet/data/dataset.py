@@ -25,6 +25,7 @@ from mdtnet.data.segments import Shape, clip_indices, train_indices
 from mdtnet.data.transforms import Box, ClipAugment, mirror_labels, stack_clips, views, views_box
 from mdtnet.data.video import Reading, check_backend
 from mdtnet.errors import VideoError
+from mdtnet.scores import DAMAGED
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class ClipDataset(Dataset[Item]):
         if damaged and self.train and self.data.on_damaged == "skip":
             return self._without_frames(i, damaged=damaged)
         if damaged and not self.train and self.test.on_damaged != "use":
-            return self._without_frames(i, error=f"damaged: {damaged}", damaged=damaged)
+            return self._without_frames(i, error=f"{DAMAGED}{damaged}", damaged=damaged)
         if not self.train:
             frames, label = self._test_views(pixels, table), self._label(i)
             return Item(frames=frames, label=label, index=i, error="", damaged=damaged, skipped=False)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 PIXELS = 3
 """Increased whenever reading gives other pixels than before, so that old caches are not used."""
 TRAILER = struct.Struct("<4sIII")
-"""End of a cache file: MAGIC, checksum (CRC-32) of the pixels, damaged frames, decoded frames."""
+"""End of a cache file: MAGIC, checksum (CRC-32) of all before it, damaged frames, decoded frames."""
 MAGIC = b"mdt1"
 
 
@@ -61,14 +61,15 @@ def _load(path: str, *, check: bool) -> Reading:
     Raises:
         OSError, ValueError: missing or damaged.
     """
-    pixels = np.load(path, mmap_mode="c")  # copy-on-write: tensors over this array may be modified
-    with open(path, "rb") as file:
-        file.seek(-TRAILER.size, os.SEEK_END)
-        magic, checksum, damaged, decoded = TRAILER.unpack(file.read())
-    if magic != MAGIC or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
-        raise ValueError("not a file of this cache")
-    if check and zlib.crc32(pixels.data) != checksum:
+    content = np.memmap(path, dtype=np.uint8, mode="r")
+    if len(content) <= TRAILER.size:
+        raise ValueError("too short")
+    magic, checksum, damaged, decoded = TRAILER.unpack(content[-TRAILER.size :].tobytes())
+    if magic != MAGIC:
+        raise ValueError("not a whole file of this cache")
+    if check and zlib.crc32(content[: -TRAILER.size].data) != checksum:
         raise ValueError("its checksum is wrong")
+    pixels = np.load(path, mmap_mode="c")  # copy-on-write: tensors over this array may be modified
     return Reading(pixels, len(pixels), damaged, decoded)
 
 
@@ -78,9 +79,10 @@ def _save_whole(path: str, reading: Reading) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), suffix=".part", delete=False) as file:
             temporary = file.name
-            pixels = np.ascontiguousarray(reading.pixels)
-            np.save(file, pixels)
-            file.write(TRAILER.pack(MAGIC, zlib.crc32(pixels.data), reading.damaged, reading.decoded))
+            np.save(file, reading.pixels)
+            file.flush()
+            checksum = zlib.crc32(np.memmap(temporary, dtype=np.uint8, mode="r").data)
+            file.write(TRAILER.pack(MAGIC, checksum, reading.damaged, reading.decoded))
         os.replace(temporary, path)
     except OSError as error:
         log.warning("%s: cannot be cached: %s", path, error.strerror)

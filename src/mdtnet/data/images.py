@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageOps
 
-from mdtnet.data.suffixes import is_image
+from mdtnet.data.suffixes import is_image, shorten
 from mdtnet.errors import VideoError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "AVIF", "GIF", "PPM")  # a .jpg from the web can be any of them
@@ -91,14 +91,14 @@ def _interleaved(names: list[str]) -> list[list[str]]:
 
 
 def _colour_sequences(found: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Sequences that can be a video's colour pictures: not those of other kinds, nor a single picture beside many."""
+    """Sequences that can be a video's colour pictures: not those of other kinds, nor unnumbered ones beside others."""
     found = {key: names for key, names in found.items() if not NOT_RGB.search(key.lower())}
-    numbered = {key: names for key, names in found.items() if not key.startswith("*") and len(names) > 1}
+    numbered = {key: names for key, names in found.items() if not key.startswith("*")}
     return numbered or found
 
 
 def _several(folder: str, found: dict[str, list[str]]) -> VideoError:
-    shown = [f"{min(names)} to {max(names)} ({len(names)})" for _, names in sorted(found.items())]
+    shown = [f"{shorten(min(names))} to {shorten(max(names))} ({len(names)})" for _, names in sorted(found.items())]
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return VideoError(
         folder,
@@ -114,7 +114,7 @@ def _in_order(folder: str, names: list[str]) -> list[str]:
     names = sorted(names, key=lambda name: list(zip(parsed[name][0], (*parsed[name][1], Fraction(0)))))
     for a, b in pairwise(names):
         if parsed[a] == parsed[b]:
-            raise VideoError(folder, f"frames {a} and {b} have the same number")
+            raise VideoError(folder, f"frames {shorten(a)} and {shorten(b)} have the same number")
     return names
 
 
@@ -157,7 +157,7 @@ def read_image(path: str, *, owner: str = "") -> np.ndarray:
     Raises:
         VideoError: of `owner` (the folder, else the file): no picture, too large, animated, or damaged.
     """
-    name = f"frame {os.path.basename(path)} " if owner else ""
+    name = f"frame {shorten(os.path.basename(path))} " if owner else ""
     try:
         if os.path.exists(path) and not is_regular(path):
             raise VideoError(owner or path, f"{name}is not a regular file")

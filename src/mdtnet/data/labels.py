@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mdtnet.data.tables import shorten
+from mdtnet.data.suffixes import shorten
 from mdtnet.errors import DataError
 
 MAX_CLASSES = 100_000  # a larger label is a mistake, not a class

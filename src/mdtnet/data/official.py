@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -214,8 +215,8 @@ def _name_of(path: str, number: str, names: tuple[str, ...]) -> str:
 
 
 def class_key(name: str) -> str:
-    """Letters and digits of a class name in lower case: equal for different spellings of one class."""
-    return re.sub(r"[^a-z0-9]+", "", name.lower())
+    """Letters and digits of a class name, of any script, in lower case: equal for different spellings of one class."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _in_order(used: Iterable[str], official: tuple[str, ...], chosen: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from mdtnet.data.annotations import Texts, VideoList, load_videos, write_list
+from mdtnet.data.folders import is_system
 from mdtnet.data.official import (
     SOURCES,
     Listed,
@@ -185,7 +186,7 @@ def _locate(root: str, stems: set[str], extra: re.Pattern[str] | None) -> dict[s
             if stem in stems or short in stems:
                 for name in {stem, short} & stems:
                     found.setdefault(name, []).append(os.path.join(place, entry.name))
-            elif depth < MAX_DEPTH and entry.is_dir():
+            elif depth < MAX_DEPTH and entry.is_dir() and not is_system(entry.name):
                 queue.append((os.path.join(place, entry.name), depth + 1))
     return found
 

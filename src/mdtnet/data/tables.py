@@ -13,13 +13,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mdtnet.data.suffixes import is_video
+from mdtnet.data.suffixes import is_video, shorten
 from mdtnet.errors import DataError
 
 log = logging.getLogger(__name__)
 
 Content = Literal["path", "label", "num_frames", "start", "end", "group"]
-SHOWN = 80  # characters of a field in a message
 LOOKED_AT = 50  # rows that the layout is found by
 IN_WORDS: dict[Content, str] = {"num_frames": "number of frames", "start": "start s", "end": "end s"}
 
@@ -48,11 +47,6 @@ class Layout:
     columns: dict[Content, int]
     num_columns: int
     has_header: bool
-
-
-def shorten(text: str) -> str:
-    """At most SHOWN characters of a field."""
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def read_layout(path: str, root: str, *, multi_label: bool = False) -> Layout:

@@ -20,12 +20,11 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from mdtnet.data.container import Decoder, Part, open_video, seconds_of, short_reason
+from mdtnet.data.container import SMALLEST_FRAME, Decoder, Part, open_video, seconds_of, short_reason
 from mdtnet.data.images import frame_files, is_picture, is_regular, read_image
 from mdtnet.data.suffixes import is_image
 from mdtnet.errors import ConfigError, VideoError
 
-SMALLEST_FRAME = 2  # bytes; AVI files of packed B-frames have packets of one byte without a frame
 PASSES = 3  # two suffice for a file that does not change
 MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 

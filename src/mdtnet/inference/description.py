@@ -53,6 +53,10 @@ class Description:
     """Whether a video can have several labels: probabilities are sigmoids, and do not sum to 1."""
     licence: str = ""
     """Licence of its code and terms of its data, of a network that has a name of the zoo."""
+    fps: float = 0.0
+    """Frames per second that clips are drawn from; 0: the frames of the file."""
+    frame_pattern: str = ""
+    """Names of the frames in folders of frames; empty: the only sequence of colour pictures."""
     format_version: int = FORMAT_VERSION
     """Layout of this description."""
 
@@ -104,6 +108,8 @@ def describe(
         sampling=data.sampling,
         exposure=data.exposure,
         multi_label=data.multi_label,
+        fps=data.fps,
+        frame_pattern=data.frame_pattern,
         short_side=data.short_side,
         size=test_crop_size(data, replace(test, crops=check_views(1, crops), crop_size=own_size)),
         fusion=test.fusion,

@@ -14,10 +14,12 @@ from typing import TypedDict, TypeVar
 
 import numpy as np
 
+from mdtnet.data.folders import find_videos
 from mdtnet.data.suffixes import is_image, is_video
 from mdtnet.errors import ConfigError, DataError, VideoError
 from mdtnet.files import atomic_write, check_file
 from mdtnet.inference.description import check_views
+from mdtnet.inference.views import Views
 
 T = TypeVar("T")
 
@@ -35,6 +37,7 @@ class PlainPrediction(TypedDict):
     """The most probable class first."""
     seconds: float
     error: str | None
+    damaged: str | None
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,24 @@ class Prediction:
     """Time for reading and computing."""
     error: str = ""
     """Why the video could not be read; empty where it could."""
+    damaged: str = ""
+    """`2 of 120 frames`: damaged, lost, or missing at the end; empty where none is."""
 
     def to_dict(self) -> PlainPrediction:
         """The same as plain values, fit for JSON."""
         best: list[Best] = [{"class": name, "probability": p} for name, p in zip(self.classes, self.probabilities)]
-        return {"path": self.path, "predictions": best, "seconds": self.seconds, "error": self.error or None}
+        return {
+            "path": self.path,
+            "predictions": best,
+            "seconds": self.seconds,
+            "error": self.error or None,
+            "damaged": self.damaged or None,
+        }
 
     def __str__(self) -> str:
         best = ", ".join(f"{name} {100 * p:.1f} %" for name, p in zip(self.classes, self.probabilities))
-        return f"{self.path}: {self.error or best or NOTHING}"
+        damage = f" (damaged: {self.damaged})" if self.damaged else ""
+        return f"{self.path}: {self.error or best or NOTHING}{damage}"
 
 
 class Predictor(ABC):
@@ -72,13 +84,17 @@ class Predictor(ABC):
     """Licence of its code and terms of its data, where it has a name of the zoo."""
 
     @abstractmethod
-    def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
-        """The views of a video that the network sees: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
+    def video(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Views:
+        """The views of a video that the network sees, V = `clips` * `crops`, and its damage.
 
         Raises:
             VideoError: the video cannot be read.
             ConfigError: `clips` or `crops` is out of range.
         """
+
+    def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
+        """The pixels of `video`: uint8 [V, T, K, S, S, 3]."""
+        return self.video(source, clips=clips, crops=crops).pixels
 
     @abstractmethod
     def probabilities(self, views: np.ndarray) -> np.ndarray:
@@ -129,9 +145,9 @@ class Predictor(ABC):
         if workers < 0:
             raise ConfigError(f"workers is {workers}, expected 0 or more")
 
-        def read(path: str) -> tuple[str, np.ndarray | VideoError]:
+        def read(path: str) -> tuple[str, Views | VideoError]:
             try:
-                return path, self.views(path, clips=clips, crops=crops)
+                return path, self.video(path, clips=clips, crops=crops)
             except VideoError as error:
                 return path, error
 
@@ -139,15 +155,15 @@ class Predictor(ABC):
         return self._predictions(read_ahead(read, paths, workers), topk, threshold)
 
     def _predictions(
-        self, videos: Iterable[tuple[str, np.ndarray | VideoError]], topk: int, threshold: float | None
+        self, videos: Iterable[tuple[str, Views | VideoError]], topk: int, threshold: float | None
     ) -> Iterator[Prediction]:
         before = time.perf_counter()
         for path, views in videos:
-            error, order, values = "", np.empty(0, dtype=np.int64), np.empty(0)
+            error, damage, order, values = "", "", np.empty(0, dtype=np.int64), np.empty(0)
             if isinstance(views, VideoError):
                 error = views.reason
             else:
-                values = self.probabilities(views)
+                values, damage = self.probabilities(views.pixels), views.damage
                 order = best_classes(values, topk=topk, threshold=threshold)
             yield Prediction(
                 path=path,
@@ -155,6 +171,7 @@ class Predictor(ABC):
                 probabilities=tuple(values[order].tolist()),
                 seconds=time.perf_counter() - before,
                 error=error,
+                damaged=damage,
             )
             del views  # before the next is read: the views of one video can be hundreds of MB
             before = time.perf_counter()
@@ -199,9 +216,9 @@ def best_classes(probabilities: np.ndarray, *, topk: int, threshold: float | Non
 def expand_sources(sources: Iterable[str | Path]) -> list[str]:
     """Files, folders and glob patterns -> videos, each once; sorted within a folder or a pattern.
 
-    A folder stands for the videos in it and in the folders below it, or, where it holds images, for itself: a
-    video as a folder of frames. A file counts whatever its extension, even a missing one: reading it shows what is
-    wrong.
+    A folder stands for the videos in it and in the folders below it, behind links too, or, where it holds images, for
+    itself: a video as a folder of frames. A file counts whatever its extension, even a missing one: reading it shows
+    what is wrong.
 
     Raises:
         DataError: a folder without videos, a pattern that nothing matches, or no source at all.
@@ -220,16 +237,14 @@ def expand_sources(sources: Iterable[str | Path]) -> list[str]:
 
 
 def _in_folder(folder: str) -> list[str]:
-    found = []
-    for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        videos = sorted(name for name in files if is_video(name))
-        if not videos and any(map(is_image, files)):
-            found.append(path)
-        found += [os.path.join(path, name) for name in videos]
-    if not found:
-        raise DataError(f"{folder}: no videos in this folder or below it")
-    return found
+    try:
+        found = find_videos(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+    if not found.videos:
+        only = f", only {found.left_out()}" if found.others else ""
+        raise DataError(f"{folder}: no videos in this folder or below it{only}")
+    return [folder if name == "." else os.path.join(folder, name) for name in found.videos]
 
 
 def _matching(pattern: str) -> list[str]:

@@ -16,7 +16,7 @@ from mdtnet.errors import ConfigError
 from mdtnet.hub import HubMixin
 from mdtnet.inference.description import check_views, describe
 from mdtnet.inference.prediction import Predictor
-from mdtnet.inference.views import read_views
+from mdtnet.inference.views import Views, read_video
 from mdtnet.models.folding import folded
 from mdtnet.models.network import Network
 
@@ -49,8 +49,8 @@ class Recogniser(Predictor, HubMixin):
         model = load_model(checkpoint)
         return cls(model, classes=model.classes, config=model.config, device=device)
 
-    def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
-        """The views of a video that the network sees: uint8 [V, T, K, S, S, 3], V = `clips` * `crops`.
+    def video(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Views:
+        """The views of a video that the network sees, V = `clips` * `crops`, and its damage.
 
         Raises:
             VideoError: the video cannot be read.
@@ -59,7 +59,7 @@ class Recogniser(Predictor, HubMixin):
         check_views(clips, crops)
         frames = self.model.frames_per_segment
         description = describe(self.config, classes=self.classes, frames_per_segment=frames, crops=crops)
-        return read_views(source, description, clips=clips, crops=crops, resize=resize)
+        return read_video(source, description, clips=clips, crops=crops, resize=resize)
 
     def read(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Tensor:
         """`views` as a tensor in the order of the network, uint8 [V, T, K, 3, S, S]."""

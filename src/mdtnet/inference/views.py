@@ -4,15 +4,18 @@ The views are those of `mdtnet test`, bit for bit. Letters: V views, T segments,
 frame, S the side of a crop.
 """
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mdtnet.data.container import Part
 from mdtnet.data.exposure import expose
 from mdtnet.data.retries import with_retries
 from mdtnet.data.segments import clip_indices
-from mdtnet.data.video import read_clip
+from mdtnet.data.video import Request, read_frames
 from mdtnet.inference.description import Description, check_views
 from mdtnet.inference.resize import resize_short
 
@@ -20,10 +23,27 @@ Resize = Callable[[np.ndarray, int], np.ndarray]
 """A uint8 frame [H, W, 3] and its new short side in pixels -> the resized frame."""
 
 
+@dataclass(frozen=True)
+class Views:
+    """Views of a video as the network needs them, and what was found when it was read."""
+
+    pixels: np.ndarray
+    """uint8 [V, T, K, S, S, 3]; view = clip * crops + crop."""
+    damage: str
+    """`2 of 120 frames`: damaged, lost, or missing at the end; empty where none is."""
+
+
 def read_views(
     path: str | Path, description: Description, *, clips: int = 1, crops: int = 1, resize: Resize = resize_short
 ) -> np.ndarray:
-    """Views of a video as the network needs them, uint8 [V, T, K, S, S, 3]; view = clip * crops + crop.
+    """The pixels of `read_video`."""
+    return read_video(path, description, clips=clips, crops=crops, resize=resize).pixels
+
+
+def read_video(
+    path: str | Path, description: Description, *, clips: int = 1, crops: int = 1, resize: Resize = resize_short
+) -> Views:
+    """Views of a video as the network needs them.
 
     `resize` is torch's own where it is loaded: the same pixels, sooner.
 
@@ -41,11 +61,18 @@ def read_views(
         return clip_table(num_frames, description, clips=clips)
 
     size = description.size
-    pixels, num_frames = with_retries(
-        lambda: read_clip(path, lambda n: np.unique(table(n)), short_side=description.short_side, transform=prepare)
+    request = Request(
+        lambda n: np.unique(table(n)),
+        short_side=description.short_side,
+        transform=prepare,
+        fps=description.fps,
+        frame_pattern=description.frame_pattern,
     )
-    chosen = table(num_frames)
-    return views_of(pixels, np.searchsorted(np.unique(chosen), chosen), description, crops=crops, resize=resize)
+    reading = with_retries(lambda: read_frames(Part(os.fspath(path)), request))
+    chosen = table(reading.num_frames)
+    chosen = np.searchsorted(np.unique(chosen), chosen)
+    pixels = views_of(reading.pixels, chosen, description, crops=crops, resize=resize)
+    return Views(pixels, f"{reading.damaged} of {reading.decoded} frames" if reading.damaged else "")
 
 
 def clip_table(num_frames: int, description: Description, *, clips: int = 1) -> np.ndarray:
