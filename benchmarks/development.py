@@ -29,17 +29,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdtnet import recipe
 from mdtnet.builtin.render import RenderConfig, encode, render_clip
 from mdtnet.config import ModelConfig, TrainConfig
 from mdtnet.config_file import from_dict
 from mdtnet.data.segments import test_indices, train_indices
 from mdtnet.data.transforms import resize_short
 from mdtnet.data.video import read_clip
-from mdtnet.models import deform
 from mdtnet.models.build import build_model
 from mdtnet.models.gates import gate_figures, knocked_out, parts_of
-from mdtnet.models.reading import exchange_scenes, key_frame
+from mdtnet.models.reading import exchange_scenes
+from mdtnet.training import recipe
 
 # ---- what is run ----------------------------------------------------------------------------------------
 
@@ -307,7 +306,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         pixels = self.clips.frames[rows[..., None, None], y[:, None, None, :, None], x[:, None, None, None, :]]
         if self.config.exchange:
-            moved = exchange_scenes(pixels.movedim(-1, 3), share=self.config.exchange, key=key_frame(self.model))
+            moved = exchange_scenes(pixels.movedim(-1, 3), share=self.config.exchange, key=self.model.key_frame)
             pixels = moved.movedim(3, -1)
         logits = self.model(self.normalised(pixels))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
@@ -430,9 +429,7 @@ def work(tasks: Any, results: Any, folder: Path, device: str) -> None:
 
 
 def _make_capturable() -> None:
-    """Constants that networks make in a forward pass are kept, and deformable convolution is that of the CPU:
-    torchvision launches its kernels on the default stream, which no graph records."""
-    deform.by_torchvision = deform._by_grid_sample  # type: ignore[attr-defined]
+    """Constants that networks make in a forward pass are kept: a graph cannot copy from the host."""
     make = torch.tensor
     kept: dict[tuple[str, str], Tensor] = {}
 

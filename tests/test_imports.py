@@ -17,7 +17,7 @@ FLOORS = [
     {"study"},
     {"demo", "measure"},
     {"pages", "deploy"},
-    {"training", "inference", "publish"},
+    {"training", "inference"},
     {"evaluation", "convert", "hub"},
     {"checkpoint"},
     {"data", "models"},

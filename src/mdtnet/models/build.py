@@ -11,7 +11,7 @@ from mdtnet.models.actionnet import ActionNet, act_every
 from mdtnet.models.mdtnet import MDTNet, excite
 from mdtnet.models.network import Network
 from mdtnet.models.pretrained import start_trunk, start_weights, take_over
-from mdtnet.models.reading import KeyFrameReading, Reading, widen_stem_
+from mdtnet.models.reading import KeyFrameReading, widen_stem_
 from mdtnet.models.tdn import TDN, differ
 from mdtnet.models.tea import SPLITS, TEA, Res2NetBlock, excite_and_aggregate
 from mdtnet.models.trunk import (
@@ -40,9 +40,6 @@ TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
     "mobilenet_v2": MobileNetV2Trunk,
     "efficientnet_lite0": EfficientNetLite0Trunk,
 }
-
-OWN_READING: Reading = "without_scene"
-"""The salience of MDT-Net2: its key frames without what stands still."""
 
 TEA_TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
     **TRUNK_MAKERS,

@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from mdtnet import cli, map_bench
 from mdtnet.builtin.drawing import render
 from mdtnet.builtin.render import RenderConfig, clip_scene
+from mdtnet.cli import main as cli
 from mdtnet.errors import ConfigError
+from mdtnet.measure import maps as map_bench
 
 
 def test_clip_without_its_figure_differs_where_the_figure_is_alone():
