@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from mdtnet.config import SYSTEMS, DataConfig, MDTNetConfig, ModelConfig, RunConfig, TestConfig, reading_of
+from mdtnet.config import SYSTEMS, DataConfig, MDTNetConfig, ModelConfig, RunConfig, TestConfig
 from mdtnet.errors import ConfigError
 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -71,7 +71,7 @@ def check_model(config: ModelConfig) -> None:
     if "mdtnet" in parts:
         _check_parts(config.mdtnet)
     _check_reading(config)
-    if "saliency" in parts and reading_of(config) == "raw" and config.saliency.pool % 2:
+    if "saliency" in parts and config.input == "raw" and config.saliency.pool % 2:
         raise ConfigError(
             f"model.saliency.pool is {config.saliency.pool}, expected an even number: the network takes its salience "
             "of frames of half size"
@@ -80,7 +80,7 @@ def check_model(config: ModelConfig) -> None:
 
 def _check_reading(config: ModelConfig) -> None:
     """Check that a system can see its key frames in this way."""
-    reading, maps = reading_of(config), "mdtnet" in SYSTEMS[config.name].parts
+    reading, maps = config.input, "mdtnet" in SYSTEMS[config.name].parts
     has_differences = config.name == "tdn" or (maps and config.mdtnet.fine)
     if config.input_to == "differences" and reading != "raw" and not has_differences:
         raise ConfigError(

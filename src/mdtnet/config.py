@@ -134,7 +134,7 @@ class SaliencyConfig:
     """w_u for u = 1, 2, ... up to half the window, for `amplitude`; empty: all 1."""
 
 
-Reading = Literal["own", "raw", "without_scene", "median", "learned"]
+Reading = Literal["raw", "without_scene", "median", "learned"]
 ReadingTo = Literal["frames", "stem", "differences"]
 Part = Literal["fine", "coarse", "dcme", "stce", "motion", "reading"]
 """A part of a network that can be silenced in a test."""
@@ -227,10 +227,10 @@ class ModelConfig:
     """Part of the trunk that is not trained: nothing, the stem, the stem and stages 1 to 3, or all of it."""
     tsm: TSMConfig = field(default_factory=TSMConfig)
     """The variant of TSM; used by tsm."""
-    input: Reading = "own"
+    input: Reading = "raw"
     """How key frames are seen: `raw`; `without_scene`, less their mean over the clip; `median`, less their median;
-    `learned`, through a learned gain of each frequency in time; `own` is the system's way: without_scene of mdtnet2,
-    raw of the others. mdtnet2 with `raw` has the map of `saliency`."""
+    `learned`, through a learned gain per frequency in time. In mdtnet2 `raw` frames are weighted by the map of
+    `saliency`."""
     input_to: ReadingTo = "frames"
     """Where key frames that are not raw go: in the place of the raw ones (`frames`); beside them into a stem of six
     channels (`stem`); or as three more channels into the path of `differences`, the trunk seeing raw ones."""
@@ -239,17 +239,6 @@ class ModelConfig:
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
     """The motion salience map of mdtnet2 with `input: raw`; its noise, quantile, pool and scene are for other inputs
     too."""
-
-
-OWN_READING: Reading = "without_scene"
-"""The salience of MDT-Net2: its key frames without what stands still."""
-
-
-def reading_of(config: ModelConfig) -> Reading:
-    """How a network sees its key frames, with the system's own way spelled out."""
-    if config.input != "own":
-        return config.input
-    return OWN_READING if config.name == "mdtnet2" else "raw"
 
 
 @dataclass(frozen=True)

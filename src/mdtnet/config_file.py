@@ -204,7 +204,6 @@ RENAMED: dict[int, dict[str, str]] = {}
 """Version -> name of an option before it, such as `model.mdtnet.causal`, and since."""
 LACKED: dict[int, Values] = {
     2: {
-        "model.input": "raw",
         "model.mdtnet.fine_start": 1.0,
         "model.mdtnet.fine_stage1": False,
         "model.mdtnet.spatial_difference": "none",

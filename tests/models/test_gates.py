@@ -28,6 +28,8 @@ PARTS = {
 
 
 def network(system: str, **options) -> torch.nn.Module:
+    """A small network; MDT-Net2 sees its key frames without the scene, so that it has every part."""
+    options = {"input": "without_scene" if system == "mdtnet2" else "raw", **options}
     model = build_model(ModelConfig(name=system, trunk="resnet18", width=0.125, dropout=0.0, **options), num_classes=3)
     model(clips(model))  # batch norms have seen something
     return model.eval()

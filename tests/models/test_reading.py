@@ -116,7 +116,7 @@ def test_scene_that_does_not_move_is_gone():
 
 
 def test_differences_inside_segments_do_not_change():
-    model, raw = build("mdtnet2"), build("mdtnet1")
+    model, raw = build("mdtnet2", input="without_scene"), build("mdtnet1")
     assert torch.equal(model.enhanced(clip())[1], raw.enhanced(clip())[1])
 
 
@@ -179,7 +179,7 @@ def test_causal_reading_sees_the_past_alone_and_the_first_segment_raw():
 
 
 def test_causal_mdtnet2_does_not_see_the_future():
-    model = build("mdtnet2", mdtnet=MDTNetConfig(causal=True)).eval()
+    model = build("mdtnet2", input="without_scene", mdtnet=MDTNetConfig(causal=True)).eval()
     x = clip(6)
     changed = x.clone()
     changed[:, 4:] = 255 - changed[:, 4:]
@@ -213,9 +213,12 @@ CAUSAL = MDTNetConfig(causal=True)
             },
             "model.saliency.variant is 'without_scene'",
         ),
-        ({"saliency": SaliencyConfig(to="action")}, "this would be mdtnet1"),
+        ({"input": "without_scene", "saliency": SaliencyConfig(to="action")}, "this would be mdtnet1"),
         ({"name": "tsn", "input": "median", "input_to": "differences"}, "tsn as configured has no path of differences"),
-        ({"mdtnet": MDTNetConfig(fine=False), "input_to": "differences"}, "has no path of differences"),
+        (
+            {"input": "without_scene", "mdtnet": MDTNetConfig(fine=False), "input_to": "differences"},
+            "has no path of differences",
+        ),
     ],
     ids=str,
 )

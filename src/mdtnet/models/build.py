@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from mdtnet.checks import check_model
-from mdtnet.config import ModelConfig, System, TrunkName, reading_of
+from mdtnet.config import ModelConfig, System, TrunkName
 from mdtnet.errors import ConfigError
 from mdtnet.models.actionnet import ActionNet, act_every
 from mdtnet.models.mdtnet import MDTNet, excite
@@ -85,9 +85,7 @@ def build_model(config: ModelConfig, *, num_classes: int, classes: Sequence[str]
 
 
 def _reading(config: ModelConfig, trunk: Trunk, *, causal: bool = False) -> KeyFrameReading:
-    return KeyFrameReading(
-        reading_of(config), to=config.input_to, saliency=config.saliency, std=trunk.std, causal=causal
-    )
+    return KeyFrameReading(config.input, to=config.input_to, saliency=config.saliency, std=trunk.std, causal=causal)
 
 
 def _tsn(config: ModelConfig, trunk: Callable[..., Trunk], num_classes: int) -> TSN:

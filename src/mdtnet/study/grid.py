@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from mdtnet.builtin.render import RENDERER_VERSION, RenderConfig
-from mdtnet.config import SYSTEMS, Plain, RunConfig, System, Values, reading_of
+from mdtnet.config import SYSTEMS, Plain, RunConfig, System, Values
 from mdtnet.config_file import find_preset, flat, from_dict, merged, nested, read_config, read_yaml, to_dict
 from mdtnet.errors import ConfigError, nearest
 
@@ -104,7 +104,7 @@ class Spec:
         """Every option that decides the run's result, without seed and fold: flat, plain values."""
         values = flat(to_dict(self.config))
         ignored = tuple(f"model.{part}." for part in PARTS if part not in SYSTEMS[self.system].parts)
-        if reading_of(self.config.model) != "raw":  # then every system looks at them
+        if self.config.model.input != "raw":  # then every system looks at them
             ignored = tuple(part for part in ignored if part != "model.saliency.")
         if self.data.render:
             values |= flat({"render": render_options(self.data.render)})
