@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from mdtnet.builtin.render import RenderConfig, encode, render_clip
 from mdtnet.config import ModelConfig, TrainConfig
 from mdtnet.config_file import from_dict
-from mdtnet.data.segments import test_indices, train_indices
+from mdtnet.data.segments import spread_indices, train_indices
 from mdtnet.data.transforms import resize_short
 from mdtnet.data.video import read_clip
 from mdtnet.models.build import build_model
@@ -364,7 +364,7 @@ class Run:
     def logits(self, part: str, *, backwards: bool = False) -> tuple[Tensor, Tensor]:
         """Scores of a part, one clip and centre crop each, and its labels; `backwards` plays clips from the end."""
         p, clips = self.protocol, load(self.folder, part, self.protocol.short, self.device)
-        rows = clips.indices(range(len(clips.counts)), lambda n: test_indices(n, **self.sampling))
+        rows = clips.indices(range(len(clips.counts)), lambda n: spread_indices(n, **self.sampling))
         if backwards:
             rows = np.ascontiguousarray(rows[:, ::-1, ::-1])
         top, left = ((side - p.size) // 2 for side in clips.frames.shape[1:3])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mdtnet.checkpoint import save_checkpoint
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from mdtnet.models.build import build_model
 
 FPS = 12
@@ -38,7 +38,7 @@ def make_checkpoint(path: Path, name: str = "mdtnet2", **test) -> Path:
     config = RunConfig(
         data=DataConfig(num_segments=3, short_side=40, size=32, cache=str(path.parent / "cache")),
         model=ModelConfig(name=name, trunk="resnet18", width=0.25),
-        test=TestConfig(**test),
+        test=EvalConfig(**test),
     )
     torch.manual_seed(5)
     model = build_model(config.model, num_classes=len(CLASSES))

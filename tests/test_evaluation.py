@@ -11,7 +11,7 @@ import torch
 
 from mdtnet import evaluation
 from mdtnet.checkpoint import save_checkpoint
-from mdtnet.config import DataConfig, TestConfig
+from mdtnet.config import DataConfig, EvalConfig
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.data.splits import load_split
@@ -20,7 +20,7 @@ from mdtnet.evaluation import evaluate, evaluate_checkpoint
 from mdtnet.models.build import build_model
 from mdtnet.scores import ScoreTable
 
-TEN_BY_THREE = TestConfig(clips=2, crops=3, crop_size=32)
+TEN_BY_THREE = EvalConfig(clips=2, crops=3, crop_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_labels_follow_the_checkpoints_names(tmp_path, checkpoint, videos):
             root=str(videos),
             classes=classes,
             out=tmp_path / "test",
-            test=TestConfig(),
+            test=EvalConfig(),
             device="cpu",
         )
         return ScoreTable.load(tmp_path / "test" / "scores.npz").labels.tolist()
@@ -180,11 +180,11 @@ def test_labels_follow_the_checkpoints_names(tmp_path, checkpoint, videos):
 
 
 def test_a_bad_test_leaves_earlier_results_alone(tmp_path, checkpoint, videos):
-    evaluate_checkpoint(checkpoint, data=str(videos), out=tmp_path / "test", test=TestConfig(), device="cpu")
+    evaluate_checkpoint(checkpoint, data=str(videos), out=tmp_path / "test", test=EvalConfig(), device="cpu")
     before = (tmp_path / "test" / "scores.npz").read_bytes()
     with pytest.raises(DataError):
         evaluate_checkpoint(
-            checkpoint, data=str(tmp_path / "none"), out=tmp_path / "test", test=TestConfig(), device="cpu"
+            checkpoint, data=str(tmp_path / "none"), out=tmp_path / "test", test=EvalConfig(), device="cpu"
         )
     assert (tmp_path / "test" / "scores.npz").read_bytes() == before
 
@@ -199,7 +199,7 @@ def test_scores_that_are_no_numbers_are_no_unreadable_video(dataset, config):
 def test_a_test_reads_as_this_machine_can(tmp_path, model, config, videos):
     there = replace(config, data=replace(config.data, cache=str(tmp_path / "cache"), backend="torchcodec"))
     save_checkpoint(tmp_path / "model.pt", model=model, config=there, classes=("left", "right"))
-    evaluate_checkpoint(tmp_path / "model.pt", data=str(videos), out=tmp_path / "test", test=TestConfig(), device="cpu")
+    evaluate_checkpoint(tmp_path / "model.pt", data=str(videos), out=tmp_path / "test", test=EvalConfig(), device="cpu")
     assert not (tmp_path / "cache").exists()
 
 
@@ -238,7 +238,7 @@ def test_damaged_videos_count_by_a_policy_of_their_own(unreadable, damaged, vide
         errors=["", "", "empty file", "damaged: 2 of 120 frames"],
         classes=("x", "y"),
     )
-    config = TestConfig(on_unreadable=unreadable, on_damaged=damaged)
+    config = EvalConfig(on_unreadable=unreadable, on_damaged=damaged)
     if damaged == "use":
         table.errors[3] = "no frames"
     figures = table.metrics(config)

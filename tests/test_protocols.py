@@ -8,8 +8,7 @@ import pytest
 import tiny
 import torch
 
-from mdtnet.config import PROTOCOLS, DataConfig, TestConfig, protocol_name, protocol_named
-from mdtnet.config import test_crop_size as crop_size_of
+from mdtnet.config import PROTOCOLS, DataConfig, EvalConfig, eval_crop_size, protocol_name, protocol_named
 from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
@@ -27,7 +26,7 @@ def videos(tmp_path_factory):
 
 
 def dataset(videos, *, k: int = 1, data: DataConfig = SMALL, **test) -> ClipDataset:
-    return ClipDataset(videos, data, frames_per_segment=k, train=False, test=TestConfig(**test))
+    return ClipDataset(videos, data, frames_per_segment=k, train=False, test=EvalConfig(**test))
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -37,12 +36,12 @@ def test_presets_have_their_names_and_views(name, videos):
     views = {"efficient": 1, "tdn": 1, "tsm_something": 6}.get(name, 30)
     frames = dataset(videos, k=5 if "tdn" in name else 1, **to_dict(PROTOCOLS[name]))[0]["frames"]
     assert frames.shape[0] == views
-    assert crop_size_of(DataConfig(), test) == (224 if test.crops == 1 else 256)
+    assert eval_crop_size(DataConfig(), test) == (224 if test.crops == 1 else 256)
 
 
 def test_ten_crops_are_five_places_and_their_mirror_images(videos):
-    test = TestConfig(crops=5, flip=True)
-    assert crop_size_of(DataConfig(), test) == 224
+    test = EvalConfig(crops=5, flip=True)
+    assert eval_crop_size(DataConfig(), test) == 224
     found = ClipDataset(videos, SMALL, frames_per_segment=1, train=False, test=test)
     table = evaluate(Halves(), found)
     assert table.scores.shape[:2] == (4, 10)
@@ -53,16 +52,16 @@ def test_ten_crops_are_five_places_and_their_mirror_images(videos):
 def test_tests_can_have_a_t_of_their_own(videos):
     assert dataset(videos, segments=6)[0]["frames"].shape[1] == 6
     assert dataset(videos)[0]["frames"].shape[1] == SMALL.num_segments
-    trained = ClipDataset(videos, SMALL, frames_per_segment=1, train=True, test=TestConfig(segments=6))
+    trained = ClipDataset(videos, SMALL, frames_per_segment=1, train=True, test=EvalConfig(segments=6))
     assert trained[0]["frames"].shape[1] == SMALL.num_segments
-    assert protocol(SMALL, TestConfig(segments=6))["num_segments"] == 6
-    assert protocol_name(TestConfig(segments=6)) == ""
+    assert protocol(SMALL, EvalConfig(segments=6))["num_segments"] == 6
+    assert protocol_name(EvalConfig(segments=6)) == ""
 
 
 def test_a_changed_preset_has_no_name():
-    assert protocol_name(TestConfig(clips=10, crops=3, crop_size=224)) == ""
-    assert protocol_name(TestConfig(clips=5)) == ""
-    assert protocol_name(TestConfig(clips=10, crops=3, batch_size=2, on_unreadable="exclude")) == "accurate"
+    assert protocol_name(EvalConfig(clips=10, crops=3, crop_size=224)) == ""
+    assert protocol_name(EvalConfig(clips=5)) == ""
+    assert protocol_name(EvalConfig(clips=10, crops=3, batch_size=2, on_unreadable="exclude")) == "accurate"
     with pytest.raises(ConfigError, match="did you mean 'accurate'"):
         protocol_named("acurate")
 
@@ -161,7 +160,7 @@ class Halves(torch.nn.Module):
 def mirrored_and_not(videos, *, flip) -> ScoreTable:
     """Two clips of three crops of each video, each also mirrored; classes are left and right."""
     data = dataclasses.replace(SMALL, flip=flip, short_side=36)
-    options = TestConfig(clips=2, crops=3, flip=True)
+    options = EvalConfig(clips=2, crops=3, flip=True)
     return evaluate(Halves(), ClipDataset(videos, data, frames_per_segment=1, train=False, test=options), batch_size=5)
 
 
@@ -187,9 +186,9 @@ def test_mirrored_views_are_kept_and_stored(videos, tmp_path):
     table = mirrored_and_not(videos, flip=True)
     table.save(tmp_path / "scores.npz")
     assert ScoreTable.load(tmp_path / "scores.npz").view_flip.tolist() == table.view_flip.tolist()
-    stored = protocol(dataclasses.replace(SMALL, flip="swap"), TestConfig(clips=10, crops=3, flip=True))
+    stored = protocol(dataclasses.replace(SMALL, flip="swap"), EvalConfig(clips=10, crops=3, flip=True))
     assert {"flip": True, "flip_labels": "swapped", "preset": ""}.items() <= stored.items()
-    assert protocol(SMALL, TestConfig(flip=True))["flip_labels"] == "same"
+    assert protocol(SMALL, EvalConfig(flip=True))["flip_labels"] == "same"
 
 
 def test_tables_from_before_there_were_mirrored_views(tmp_path):
@@ -229,7 +228,7 @@ def test_what_one_test_could_not_read_is_unreadable():
     fused = fuse_tables([ONE, broken], "softmax", names=["one", "broken"])
     assert fused.unreadable() == {"b": "empty file"}
     assert np.isnan(fused.scores[1]).all()
-    figures = fused.metrics(TestConfig())
+    figures = fused.metrics(EvalConfig())
     assert (figures["unreadable_wrong"]["videos"], figures["unreadable_excluded"]["videos"]) == (3, 2)
     assert (figures["videos"], figures["top1"], figures["unreadable_excluded"]["top1"]) == (3, 2 / 3, 1.0)
 
@@ -259,12 +258,12 @@ def test_thirty_views_of_a_long_video_fit_in_4_gib(tmp_path):
         tiny.write_video(tmp_path / name / "long.mp4", np.tile(frame, (1000, 1, 1, 1)))
     code = """
 import resource, sys
-from mdtnet.config import DataConfig, TestConfig
+from mdtnet.config import DataConfig, EvalConfig
 from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset, make_loader
 data = DataConfig(num_segments=16)
-test = TestConfig(clips=10, crops=3)
+test = EvalConfig(clips=10, crops=3)
 dataset = ClipDataset(load_videos(sys.argv[1]), data, frames_per_segment=5, train=False, test=test)
 for batch in make_loader(dataset, batch_size=1, shuffle=False, seed=0, workers=0):
     assert batch["frames"].shape[:2] == (1, 30), batch["errors"]

@@ -30,7 +30,7 @@ KINDS = {
     "DataConfig().train": "str",
     "ModelConfig().trunk": "Literal['resnet18'] | Literal['resnet34'] |",
     "TrainConfig().lr": "float",
-    "TestConfig().crops": "Literal[1, 3]",
+    "EvalConfig().crops": "Literal[1, 3]",
     "VideoError('a', 'b').reason": "str",
     "Interrupted(2, '').exit_code": "int",
 }
@@ -69,7 +69,7 @@ def test_help_shows_every_public_name():
 
 
 def test_names_without_torch_load_none():
-    names = ["Prediction", "Predictor", "ExportedRecogniser", "load", "RunConfig", "TestConfig", "VideoError"]
+    names = ["Prediction", "Predictor", "ExportedRecogniser", "load", "RunConfig", "EvalConfig", "VideoError"]
     code = f"import sys, mdtnet; [getattr(mdtnet, name) for name in {names}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -76,7 +76,7 @@ def labels(maps: Path) -> dict[str, list[str]]:
 
 
 def published(entry: Facts) -> Iterator[Facts]:
-    """The published figures of an entry, each with its protocol as words and as values of `TestConfig`."""
+    """The published figures of an entry, each with its protocol as words and as values of `EvalConfig`."""
     facts = entry["published"]
     fusion = {"fusion": "logits"} if entry["licence"] == "MIT" else {}
     if "protocol_in_config" in facts:

@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # for type checkers and editors; programs get the same names from `_PUBLIC`
     from mdtnet.checkpoint import load_model as load_model
     from mdtnet.config import DataConfig as DataConfig
+    from mdtnet.config import EvalConfig as EvalConfig
     from mdtnet.config import ModelConfig as ModelConfig
     from mdtnet.config import RunConfig as RunConfig
-    from mdtnet.config import TestConfig as TestConfig
     from mdtnet.config import TrainConfig as TrainConfig
     from mdtnet.deploy.export import export as export
     from mdtnet.deploy.exported import ExportedRecogniser as ExportedRecogniser
@@ -49,7 +49,7 @@ _PUBLIC = {
     "DataConfig": "mdtnet.config",
     "ModelConfig": "mdtnet.config",
     "TrainConfig": "mdtnet.config",
-    "TestConfig": "mdtnet.config",
+    "EvalConfig": "mdtnet.config",
     "build_model": "mdtnet.models.build",
     "load_model": "mdtnet.checkpoint",
     "Network": "mdtnet.models.network",

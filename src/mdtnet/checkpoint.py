@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mdtnet.config import PUBLISHED, DataConfig, ModelConfig, RunConfig, TestConfig, Values
+from mdtnet.config import PUBLISHED, DataConfig, EvalConfig, ModelConfig, RunConfig, Values
 from mdtnet.config_file import CONFIG_VERSION, from_dict, to_dict, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.files import atomic_write
@@ -263,7 +263,7 @@ def with_facts(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
     )
 
 
-def published_protocol(checkpoint: Checkpoint) -> TestConfig:
+def published_protocol(checkpoint: Checkpoint) -> EvalConfig:
     """The protocol of the published figure of a checkpoint that was given by name.
 
     Raises:

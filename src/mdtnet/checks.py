@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from mdtnet.config import SYSTEMS, DataConfig, MDTNetConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.config import SYSTEMS, DataConfig, EvalConfig, MDTNetConfig, ModelConfig, RunConfig
 from mdtnet.errors import ConfigError
 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -157,7 +157,7 @@ def check_config(config: RunConfig, *, processes: int) -> None:
         raise ConfigError("train.trackers has wandb, which is not installed: pip install 'mdtnet[wandb]'")
 
 
-def check_rule(data: DataConfig, test: TestConfig, frames_per_segment: int) -> None:
+def check_rule(data: DataConfig, test: EvalConfig, frames_per_segment: int) -> None:
     """Raise ConfigError where `test.rule` cannot draw what is asked for."""
     if test.clips < 1:
         raise ConfigError(f"test.clips is {test.clips}, expected at least 1")

@@ -143,7 +143,7 @@ GATE_FIGURES = ("e_coarse", "e_dcme", "e_stce", "e_motion", "fine_share", "taps_
 """Columns of `log.csv`: mean |E| of coarse differences, DCME, STCE and TEA's motion excitation; size of the path of
 fine differences where it joins first, as a share of the appearance's; share of DCME's taps inside the picture."""
 Sampling = Literal["consecutive", "random"]
-TestRule = Literal["uniform", "random", "dense", "tsm_twice", "tdn"]
+ClipRule = Literal["uniform", "random", "dense", "tsm_twice", "tdn"]
 Exposure = Literal["none", "gain", "gamma"]
 
 
@@ -316,12 +316,12 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class TestConfig:
+class EvalConfig:
     """How it is tested; stored with every result. `PROTOCOLS` has the named ones."""
 
     clips: int = 1
     """Clips per video."""
-    rule: TestRule = "uniform"
+    rule: ClipRule = "uniform"
     """How clips are drawn: spread evenly; random with `seed`; TSM's dense or twice; TDN's (docs/protocols.md)."""
     seed: int = 0
     """Of rule `random`: the same clips of a video every time, whatever list it is in."""
@@ -344,17 +344,15 @@ class TestConfig:
     on_damaged: Literal["use", "wrong", "exclude"] = "use"
     """Test videos with damaged or missing frames: use what decodes, count as wrong, or leave out."""
 
-    __test__ = False  # not a test class, whatever pytest thinks of the name
 
-
-PROTOCOLS: dict[str, TestConfig] = {
-    "efficient": TestConfig(),
-    "accurate": TestConfig(clips=10, crops=3),
-    "tsm_kinetics": TestConfig(rule="dense", clips=10, crops=3, fusion="logits"),
-    "tsm_something": TestConfig(rule="tsm_twice", clips=2, crops=3, fusion="logits"),
-    "tea": TestConfig(rule="random", clips=10, crops=3, fusion="logits"),
-    "tdn_kinetics": TestConfig(rule="random", clips=10, crops=3),
-    "tdn": TestConfig(rule="tdn"),
+PROTOCOLS: dict[str, EvalConfig] = {
+    "efficient": EvalConfig(),
+    "accurate": EvalConfig(clips=10, crops=3),
+    "tsm_kinetics": EvalConfig(rule="dense", clips=10, crops=3, fusion="logits"),
+    "tsm_something": EvalConfig(rule="tsm_twice", clips=2, crops=3, fusion="logits"),
+    "tea": EvalConfig(rule="random", clips=10, crops=3, fusion="logits"),
+    "tdn_kinetics": EvalConfig(rule="random", clips=10, crops=3),
+    "tdn": EvalConfig(rule="tdn"),
 }
 """Named protocols (docs/protocols.md): the paper's two, then those of the official code of TSM, TEA and TDN. Three
 crops are `data.short_side` pixels wide, 256 by default."""
@@ -364,7 +362,7 @@ PUBLISHED = "published"
 """Name of the protocol of a checkpoint's published figure, which the checkpoint knows."""
 
 
-def protocol_named(name: str) -> TestConfig:
+def protocol_named(name: str) -> EvalConfig:
     """A named protocol.
 
     Raises:
@@ -376,21 +374,18 @@ def protocol_named(name: str) -> TestConfig:
     return PROTOCOLS[name]
 
 
-def protocol_name(test: TestConfig) -> str:
+def protocol_name(test: EvalConfig) -> str:
     """The name of a protocol, or "" where it is none of the named ones."""
     alike = replace(
-        TestConfig(), clips=test.clips, crops=test.crops, rule=test.rule, fusion=test.fusion, flip=test.flip
+        EvalConfig(), clips=test.clips, crops=test.crops, rule=test.rule, fusion=test.fusion, flip=test.flip
     )
     other = test.crop_size or test.segments
     return next((name for name, named in PROTOCOLS.items() if named == alike and not other), "")
 
 
-def test_crop_size(data: DataConfig, test: TestConfig) -> int:
+def eval_crop_size(data: DataConfig, test: EvalConfig) -> int:
     """Side of the test crops in pixels."""
     return test.crop_size or (data.short_side if test.crops == 3 else data.size)
-
-
-test_crop_size.__test__ = False  # type: ignore[attr-defined]  # nor is this
 
 
 @dataclass(frozen=True)
@@ -405,7 +400,7 @@ class RunConfig:
     """System and trunk."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training recipe."""
-    test: TestConfig = field(default_factory=TestConfig)
+    test: EvalConfig = field(default_factory=EvalConfig)
     """Test protocol."""
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mdtnet.builtin.actions import REVERSAL_PAIRS
 from mdtnet.builtin.render import RenderConfig, render_dataset
-from mdtnet.config import DataConfig, ModelConfig, RunConfig, System, TestConfig, TrainConfig
+from mdtnet.config import DataConfig, EvalConfig, ModelConfig, RunConfig, System, TrainConfig
 from mdtnet.errors import DataError
 from mdtnet.evaluation import evaluate_checkpoint
 from mdtnet.inference.recogniser import Recogniser
@@ -90,7 +90,7 @@ def _train_and_test(videos: Path, out: Path, system: System, seed: int) -> DemoR
     checkpoint = out / system / "checkpoints" / "last.pt"
     result = train(config, resume=checkpoint.is_file())
     # the last weights, not the best ones: the best were chosen on the videos that are tested here
-    figures = evaluate_checkpoint(checkpoint, data=config.data.val, out=out / system / "test", test=TestConfig())
+    figures = evaluate_checkpoint(checkpoint, data=config.data.val, out=out / system / "test", test=EvalConfig())
     table = ScoreTable.load(out / system / "test" / "scores.npz")
     inside = pair_accuracy(table.fuse("softmax"), table.labels, table.classes, REVERSAL_PAIRS)
     seconds = sum(row["seconds"] or 0 for row in result.history)

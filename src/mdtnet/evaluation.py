@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mdtnet.checkpoint import load_checkpoint, model_of
 from mdtnet.checks import check_ranges
-from mdtnet.config import DataConfig, TestConfig, Values, protocol_name, test_crop_size
+from mdtnet.config import DataConfig, EvalConfig, Values, eval_crop_size, protocol_name
 from mdtnet.config_file import to_dict
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
@@ -145,7 +145,7 @@ def evaluate_checkpoint(
     *,
     data: str,
     out: str | Path,
-    test: TestConfig,
+    test: EvalConfig,
     root: str = "",
     classes: str = "",
     device: str = "auto",
@@ -204,12 +204,12 @@ def evaluate_checkpoint(
     return table.metrics(test)
 
 
-def protocol(data: DataConfig, test: TestConfig, /, **more: str) -> Values:
+def protocol(data: DataConfig, test: EvalConfig, /, **more: str) -> Values:
     """How videos are tested, as plain values: sampling, sizes in pixels, views, fusion and policy."""
     sampling = {key: getattr(data, key) for key in ("num_segments", "frame_stride", "sampling", "short_side", "size")}
     if data.exposure != "none":
         sampling["exposure"] = data.exposure
-    size = {"preset": protocol_name(test), "crop_size": test_crop_size(data, test)}
+    size = {"preset": protocol_name(test), "crop_size": eval_crop_size(data, test)}
     if test.segments:
         sampling["num_segments"] = test.segments
     mirrored = {"flip_labels": "swapped" if data.flip == "swap" else "same"} if test.flip else {}

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from mdtnet import metrics
-from mdtnet.config import Plain, TestConfig, Values
+from mdtnet.config import EvalConfig, Plain, Values
 from mdtnet.errors import DataError
 from mdtnet.files import atomic_write
 from mdtnet.machine import hardware, versions
@@ -69,7 +69,7 @@ class ScoreTable:
         """Name and reason of every video that could not be read."""
         return {name: error for name, error in zip(self.names, self.errors) if error}
 
-    def metrics(self, config: TestConfig) -> Figures:
+    def metrics(self, config: EvalConfig) -> Figures:
         """Every figure under `config`'s fusion and policy (`metrics.summary`), with protocol and versions."""
         rows, policy = self._judged(config)
         fused = self.fuse(config.fusion)[rows]
@@ -82,7 +82,7 @@ class ScoreTable:
             "hardware": hardware(),
         }
 
-    def _judged(self, config: TestConfig) -> tuple[np.ndarray, Literal["wrong", "exclude"]]:
+    def _judged(self, config: EvalConfig) -> tuple[np.ndarray, Literal["wrong", "exclude"]]:
         """Rows that the figures are of, bool [N], and how the unreadable ones among them count.
 
         Damaged videos that `test.on_damaged` made unreadable can count in another way than the others.
@@ -95,7 +95,7 @@ class ScoreTable:
         others = np.array([bool(error) for error in self.errors], dtype=bool) & ~damaged
         return ~others, "wrong"
 
-    def validation(self, config: TestConfig) -> dict[str, float | None]:
+    def validation(self, config: EvalConfig) -> dict[str, float | None]:
         """The figures of `log.csv`: `val_loss`, and `val_top1`, `val_top5` and `val_mean_class`, or `val_map`."""
         figures = self.metrics(config)
         best = metrics.headline(figures)
@@ -198,7 +198,7 @@ def fusion_name(how: str, multi_label: bool) -> str:
     return "sigmoid" if multi_label and how == "softmax" else how
 
 
-def save_results(out: Path, table: ScoreTable, config: TestConfig) -> Figures:
+def save_results(out: Path, table: ScoreTable, config: EvalConfig) -> Figures:
     """Write `scores.npz` and `metrics.json` into the folder `out`; returns the metrics."""
     out.mkdir(parents=True, exist_ok=True)
     figures = table.metrics(config)

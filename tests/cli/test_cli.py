@@ -17,7 +17,7 @@ from mdtnet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from mdtnet.cli import train
 from mdtnet.cli.main import GROUPS, VERBS, main
 from mdtnet.cli.parse import parse
-from mdtnet.config import TestConfig
+from mdtnet.config import EvalConfig
 from mdtnet.config_file import PRESETS
 from mdtnet.terminal import say
 
@@ -268,7 +268,7 @@ def test_a_test_without_a_readable_video(trained, tmp_path, capsys):
 
 def test_a_test_is_as_the_run_says_unless_told_otherwise(videos, trained, tmp_path, capsys):
     found = load_checkpoint(trained / "checkpoints/best.pt")
-    config = replace(found.config, test=TestConfig(clips=2, crops=3, fusion="logits"))
+    config = replace(found.config, test=EvalConfig(clips=2, crops=3, fusion="logits"))
     path = tmp_path / "run/checkpoints/best.pt"
     path.parent.mkdir(parents=True)
     save_checkpoint(path, model=load_model(trained / "checkpoints/best.pt"), config=config, classes=found.classes)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mdtnet.checkpoint import load_checkpoint
 from mdtnet.cli.main import main
-from mdtnet.config import SYSTEMS, RunConfig, TestConfig, protocol_name
+from mdtnet.config import SYSTEMS, EvalConfig, RunConfig, protocol_name
 from mdtnet.config_file import PRESETS, load_yaml
 from mdtnet.data.prepare import prepare
 from mdtnet.data.splits import load_split
@@ -201,7 +201,7 @@ def check_one_step(name: str, config: RunConfig) -> None:
     assert math.isfinite(result.history[0]["train_loss"])
     best = load_checkpoint(Path(config.out, "checkpoints/best.pt"))
     assert best.classes == tuple(f"Class{i:03}" for i in range(CLASSES[name]))
-    assert best.config.test == TestConfig(clips=10, crops=3)
+    assert best.config.test == EvalConfig(clips=10, crops=3)
     said = Path(config.out, "train.log").read_text()
     assert "learning rate 0.01 x 4 / 64 = 0.000625" in said
     if config.model.weights:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mdtnet.config import DataConfig, TestConfig
+from mdtnet.config import DataConfig, EvalConfig
 from mdtnet.data import frames as module
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipBatches, ClipDataset, collate, make_loader
@@ -136,7 +136,7 @@ def test_processes_share_the_batches_of_one():
 def test_views(folder):
     videos = load_videos(str(folder))
     config = DataConfig(**SMALL)
-    protocol = TestConfig(clips=4, crops=3)
+    protocol = EvalConfig(clips=4, crops=3)
     dataset = ClipDataset(videos, config, frames_per_segment=5, train=False, test=protocol)
     frames = dataset[0]["frames"]
     assert frames.shape == (12, 3, 5, 3, 20, 20)
@@ -162,7 +162,7 @@ def test_only_the_crop_is_kept_with_the_same_result(folder, crop, size):
 @pytest.mark.parametrize(("crops", "crop_size"), [(1, 0), (3, 0), (3, 17), (1, 40), (5, 0), (5, 17)])
 def test_only_the_views_are_kept_with_the_same_result(folder, crops, crop_size):
     videos = load_videos(str(folder))
-    test = TestConfig(clips=2, crops=crops, crop_size=crop_size)
+    test = EvalConfig(clips=2, crops=crops, crop_size=crop_size)
     dataset = ClipDataset(videos, DataConfig(**SMALL), frames_per_segment=5, train=False, test=test)
     frames = resize_short(torch.from_numpy(read_clip(videos[2].path, np.arange)[0]).movedim(-1, 1), 20)
     expected = [views(frames[t], crops=crops, crop_size=dataset.crop_size) for t in dataset._indices(2, 30)]

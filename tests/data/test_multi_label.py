@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from mdtnet import metrics
 from mdtnet.checks import check_config
 from mdtnet.cli.main import main
-from mdtnet.config import DataConfig, RunConfig, TestConfig, TrainConfig
+from mdtnet.config import DataConfig, EvalConfig, RunConfig, TrainConfig
 from mdtnet.data.annotations import describe, load_videos, write_list
 from mdtnet.data.dataset import ClipDataset, collate
 from mdtnet.data.info import contact_sheet, data_info
@@ -233,7 +233,7 @@ def test_score_tables_average_sigmoids(tmp_path):
     again = ScoreTable.load(tmp_path / "scores.npz")
     assert again.labels.dtype == bool
     assert (again.labels == LABELS).all()
-    assert again.metrics(TestConfig())["map"] == table.metrics(TestConfig())["map"]
+    assert again.metrics(EvalConfig())["map"] == table.metrics(EvalConfig())["map"]
     both = fuse_tables([table, make_table(scores[:, :1])], "softmax", names=["a", "b"])
     assert np.allclose(both.probabilities("softmax"), (p.sigmoid().mean(1) + p[:, 0].sigmoid()) / 2, atol=1e-6)
     assert both.protocol["fusion"] == "sigmoid"
@@ -241,7 +241,7 @@ def test_score_tables_average_sigmoids(tmp_path):
     with pytest.raises(DataError, match="b: other labels than in a"):
         fuse_tables([table, single], "softmax", names=["a", "b"])
     for name, each in (("several", table), ("one", single)):
-        save_results(tmp_path / name, each, TestConfig())
+        save_results(tmp_path / name, each, EvalConfig())
     assert main(["mean", str(tmp_path / "several"), str(tmp_path / "one")]) == 3
     page = build_comparison([tmp_path / "several", tmp_path / "one"], tmp_path / "page.html").read_text()
     assert all(f">{title}<" in page for title in ("Top-1", "Mean class accuracy", "mAP"))

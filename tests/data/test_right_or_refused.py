@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdtnet.config import DataConfig, TestConfig
+from mdtnet.config import DataConfig, EvalConfig
 from mdtnet.data import container
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.container import Part
@@ -320,7 +320,7 @@ def test_damaged_training_videos_are_used_or_left_out(half_damaged, tmp_path, ca
 
 @pytest.mark.parametrize("policy", ["use", "wrong", "exclude"])
 def test_damaged_test_videos_are_used_or_unreadable(half_damaged, policy):
-    test = TestConfig(on_damaged=policy)
+    test = EvalConfig(on_damaged=policy)
     dataset = ClipDataset(half_damaged, DataConfig(**SMALL), frames_per_segment=1, train=False, test=test)
     assert dataset[1]["damaged"] == ""
     assert dataset[0]["damaged"] == "2 of 120 frames"

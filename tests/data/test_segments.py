@@ -18,7 +18,7 @@ def _golden(shared, name: str) -> dict[int, list]:
 @pytest.mark.parametrize("t", [8, 16])
 def test_official_tsm_rules(shared, t):
     for n, rows in _golden(shared, f"tsm_uniform_T{t}").items():
-        assert segments.test_indices(n, num_segments=t, frames_per_segment=1)[:, 0].tolist() == rows, n
+        assert segments.spread_indices(n, num_segments=t, frames_per_segment=1)[:, 0].tolist() == rows, n
     for n, rows in _golden(shared, f"tsm_twice_T{t}").items():
         clips = [segments.tsm_twice_indices(n, num_segments=t, clip=c) for c in range(2)]
         assert np.concatenate(clips)[:, 0].tolist() == rows, n
@@ -40,7 +40,7 @@ def test_centred_rule_is_the_written_one(n, t, k):
     tick = max(n - k + 1, 1) / t
     starts = [int(tick / 2 + tick * i + 1e-9) for i in range(t)]
     expected = [[min(start + j, n - 1) for j in range(k)] for start in starts]
-    assert segments.test_indices(n, num_segments=t, frames_per_segment=k).tolist() == expected
+    assert segments.spread_indices(n, num_segments=t, frames_per_segment=k).tolist() == expected
 
 
 @pytest.mark.parametrize("sampling", ["consecutive", "random"])
@@ -48,7 +48,7 @@ def test_centred_rule_is_the_written_one(n, t, k):
 @pytest.mark.parametrize("k", [1, 5])
 def test_every_table_is_in_range_and_in_order(n, k, sampling):
     shape = {"num_segments": 8, "frames_per_segment": k, "sampling": sampling}
-    tables = [segments.test_indices(n, clip=c, num_clips=10, **shape) for c in range(10)]
+    tables = [segments.spread_indices(n, clip=c, num_clips=10, **shape) for c in range(10)]
     tables += [segments.train_indices(n, np.random.default_rng(s), frame_stride=2, **shape) for s in range(10)]
     tables += [segments.dense_indices(n, num_segments=8, frames_per_segment=k, clip=c) for c in range(10)]
     for table in tables:
@@ -73,12 +73,12 @@ def test_random_sampling_takes_different_frames_of_the_segment():
     for t, row in enumerate(table):
         assert len(set(row)) == 5
         assert 10 * t <= row.min() <= row.max() < 10 * (t + 1)
-    even = segments.test_indices(80, num_segments=8, frames_per_segment=5, sampling="random")
+    even = segments.spread_indices(80, num_segments=8, frames_per_segment=5, sampling="random")
     assert (np.diff(even.reshape(-1)) == 2).all()
 
 
 def test_short_clips_repeat_the_last_frame():
-    table = segments.test_indices(3, num_segments=2, frames_per_segment=5)
+    table = segments.spread_indices(3, num_segments=2, frames_per_segment=5)
     assert table.tolist() == [[0, 1, 2, 2, 2], [0, 1, 2, 2, 2]]
 
 
@@ -94,5 +94,5 @@ def test_same_generator_same_indices():
 def test_ten_clips_are_ten_different_clips(t, k, sampling):
     for n in range(2 * t + k if sampling == "consecutive" else t * k + t, 400):
         shape = {"num_segments": t, "frames_per_segment": k, "sampling": sampling}
-        clips = {segments.test_indices(n, clip=c, num_clips=10, **shape).tobytes() for c in range(10)}
+        clips = {segments.spread_indices(n, clip=c, num_clips=10, **shape).tobytes() for c in range(10)}
         assert len(clips) == 10, n

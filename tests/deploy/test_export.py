@@ -15,7 +15,7 @@ from PIL import Image
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.cli.main import main
 from mdtnet.cli.measure import forms
-from mdtnet.config import SYSTEMS, DataConfig, Format, MDTNetConfig, ModelConfig, RunConfig, TestConfig
+from mdtnet.config import SYSTEMS, DataConfig, EvalConfig, Format, MDTNetConfig, ModelConfig, RunConfig
 from mdtnet.data.annotations import Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.deploy import export as module
@@ -43,7 +43,7 @@ def make_checkpoint(path: Path, name: str, *, trunk: str = "resnet18", **test) -
     config = RunConfig(
         data=DataConfig(num_segments=4, short_side=72, size=64),
         model=ModelConfig(name=name, trunk=trunk, width=0.125),
-        test=TestConfig(**test),
+        test=EvalConfig(**test),
     )
     torch.manual_seed(5)
     model = build_model(config.model, num_classes=len(CLASSES))
@@ -236,7 +236,7 @@ def test_views_are_those_of_a_test_bit_for_bit(videos, tmp_path, exposure, size)
     for source in sources:
         for crops in (1, 3):
             list_ = VideoList(CLASSES, np.zeros(1, dtype=np.int64), "", Texts.of([str(source)]), np.arange(1))
-            test = TestConfig(clips=2, crops=crops)
+            test = EvalConfig(clips=2, crops=crops)
             item = ClipDataset(list_, config.data, frames_per_segment=1, train=False, test=test)[0]
             expected = item["frames"].movedim(-3, -1).numpy()
             np.testing.assert_array_equal(model.views(source, clips=2, crops=crops), expected)

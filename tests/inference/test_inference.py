@@ -11,7 +11,7 @@ from clips import CLASSES, frames_of_square, make_checkpoint, write_video
 from PIL import Image
 
 import mdtnet
-from mdtnet.config import DataConfig, TestConfig
+from mdtnet.config import DataConfig, EvalConfig
 from mdtnet.data import dataset
 from mdtnet.data.annotations import Texts, VideoList, load_videos
 from mdtnet.data.dataset import ClipDataset
@@ -64,7 +64,7 @@ def test_equals_the_test_of_the_same_video(folder, fusion):
         DataConfig(num_segments=3, short_side=40, size=32),
         frames_per_segment=5,
         train=False,
-        test=TestConfig(clips=2, crops=3),
+        test=EvalConfig(clips=2, crops=3),
     )
     with torch.inference_mode():
         logits = model.model(data[1]["frames"]).double()  # right/b.mp4, [6, classes]

@@ -8,7 +8,7 @@ import torch
 
 from mdtnet.builtin.render import RenderConfig, render_clip
 from mdtnet.config import SYSTEMS, MDTNetConfig, ModelConfig, SaliencyConfig
-from mdtnet.data.segments import test_indices as segment_indices
+from mdtnet.data.segments import spread_indices as segment_indices
 from mdtnet.deploy.graph import pure, traced
 from mdtnet.errors import ConfigError
 from mdtnet.models.build import build_model

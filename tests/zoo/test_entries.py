@@ -10,7 +10,7 @@ from official import golden_state, of_resnet101
 from torch import Tensor
 
 import mdtnet
-from mdtnet.config import TestConfig
+from mdtnet.config import EvalConfig
 from mdtnet.data.transforms import mirror_labels
 from mdtnet.models.trunk import RESNETS
 from mdtnet.zoo.find import Located
@@ -108,6 +108,6 @@ def test_the_names_of_its_code_load_and_compute(name, shared, monkeypatch):
     assert config.data.multi_label == entry.multi_label
     if not entry.causal:
         assert config.data.num_segments == model.num_segments_trained == entry.segments
-    assert config.test == (entry.protocol or TestConfig())
+    assert config.test == (entry.protocol or EvalConfig())
     if config.data.flip == "swap":
         assert (mirror_labels(model.classes) != range(entry.classes)).any()  # the labels do name sides

@@ -14,7 +14,7 @@ from zoo.loopback import serve, write_table
 import mdtnet
 from mdtnet.checkpoint import load_checkpoint, save_checkpoint
 from mdtnet.cli.main import main
-from mdtnet.config import ModelConfig, RunConfig, TestConfig
+from mdtnet.config import EvalConfig, ModelConfig, RunConfig
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models.build import build_model
 from mdtnet.zoo.find import located
@@ -104,7 +104,7 @@ def test_convert_keeps_what_came_with_the_name(zoo, tmp_path):
     found = load_checkpoint(tmp_path / "x.safetensors")
     assert list(found.classes) == UCF101
     assert found.config.data.num_segments == found.num_segments_trained == 2
-    assert found.config.test == TestConfig(segments=3, crops=5, flip=True)
+    assert found.config.test == EvalConfig(segments=3, crops=5, flip=True)
     assert found.source["licence"] == TERMS
     assert found.source["file"] == "a.pth"
     assert found.source["published"] == "top-1 90 % (2 frames)"

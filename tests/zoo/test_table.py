@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mdtnet.config import SYSTEMS, TestConfig
+from mdtnet.config import SYSTEMS, EvalConfig
 from mdtnet.data.transforms import mirror_labels
 from mdtnet.errors import ConfigError
 from mdtnet.zoo import table as module
@@ -89,11 +89,11 @@ def test_published_protocols_are_options_of_tests():
                 assert not figure.test.flip or entry.flip == "true", entry.name
                 assert figure.test.segments != entry.segments, entry.name
     tsn = entry_named("tsn-resnet50-kinetics400-8f")
-    assert tsn.protocol == TestConfig(crops=5, flip=True, segments=25)
+    assert tsn.protocol == EvalConfig(crops=5, flip=True, segments=25)
     dense = entry_named("tsm-resnet50-kinetics400-8f-dense-mit")
-    assert dense.protocol == TestConfig(rule="dense", clips=10, crops=3, fusion="logits")
+    assert dense.protocol == EvalConfig(rule="dense", clips=10, crops=3, fusion="logits")
     twice = entry_named("tsm-resnet50-sthv2-8f")
-    assert twice.protocol == TestConfig(rule="tsm_twice", clips=2, crops=3)
+    assert twice.protocol == EvalConfig(rule="tsm_twice", clips=2, crops=3)
 
 
 def test_something_something_v1_has_two_orders():

@@ -24,12 +24,12 @@ def fuse_arguments(parser: "ArgumentParser") -> None:
 
 
 def fuse(options: "Namespace") -> None:
-    from mdtnet.config import TestConfig
+    from mdtnet.config import EvalConfig
     from mdtnet.scores import ScoreTable, fuse_tables, save_results
 
     paths = [Path(run, "scores.npz") if Path(run).is_dir() else Path(run) for run in options.runs]
     table = fuse_tables([ScoreTable.load(path) for path in paths], options.fusion, names=[str(p) for p in paths])
-    figures = save_results(Path(options.out), table, TestConfig(fusion=options.fusion))
+    figures = save_results(Path(options.out), table, EvalConfig(fusion=options.fusion))
     show(figures_table(figures, title=f"{len(paths)} score tables, mean of {options.fusion}"))
     say(f"scores {options.out}/scores.npz, metrics {options.out}/metrics.json")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def test_arguments(parser: "ArgumentParser") -> None:
-    from mdtnet.config import TestConfig
+    from mdtnet.config import EvalConfig
 
     parser.add_argument("checkpoint", help="a checkpoint, such as RUN/checkpoints/best.pt, or a zoo name")
     parser.add_argument("--data", required=True, help="folder of class folders, or list file, to test on")
@@ -32,19 +32,19 @@ def test_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--without", default="", help="silence a part: fine, coarse, dcme, stce (MDT-Net, TDN), motion (TEA), reading"
     )
-    parser.add_class_arguments(TestConfig)
+    parser.add_class_arguments(EvalConfig)
 
 
 def test(options: "Namespace") -> None:
     from mdtnet.checks import check_ranges
-    from mdtnet.config import PUBLISHED, TestConfig, protocol_named
+    from mdtnet.config import PUBLISHED, EvalConfig, protocol_named
     from mdtnet.config_file import to_dict
 
     named = options.protocol
     preset = to_dict(protocol_named(named)) if named and named != PUBLISHED else None
     check_least(0, workers=options.workers)
-    with options_of("test", TestConfig):
-        check_ranges(config_from(TestConfig, options, preset), part="test")  # before torch loads
+    with options_of("test", EvalConfig):
+        check_ranges(config_from(EvalConfig, options, preset), part="test")  # before torch loads
     from accelerate import PartialState
 
     from mdtnet.checkpoint import load_checkpoint, published_protocol
@@ -53,7 +53,7 @@ def test(options: "Namespace") -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     if named == PUBLISHED:
         preset = to_dict(published_protocol(checkpoint))
-    test = config_from(TestConfig, options, preset or to_dict(checkpoint.config.test))
+    test = config_from(EvalConfig, options, preset or to_dict(checkpoint.config.test))
     how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
     how += f"_without_{options.without}" if options.without else ""
     out = options.out or beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
@@ -62,7 +62,7 @@ def test(options: "Namespace") -> None:
         now = protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint, **part)
         _check_unused(out, now)
     title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
-    with options_of("test", TestConfig):
+    with options_of("test", EvalConfig):
         figures = evaluate_checkpoint(
             options.checkpoint,
             data=options.data,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mdtnet.checks import check_rule
-from mdtnet.config import DataConfig, Exposure, TestConfig, test_crop_size
+from mdtnet.config import DataConfig, EvalConfig, Exposure, eval_crop_size
 from mdtnet.data.annotations import VideoList
 from mdtnet.data.exposure import expose
 from mdtnet.data.frames import cached_frames, read_resized, resize
@@ -81,14 +81,14 @@ class ClipDataset(Dataset[Item]):
         frames_per_segment: int,
         train: bool,
         seed: int = 0,
-        test: TestConfig | None = None,
+        test: EvalConfig | None = None,
     ) -> None:
         check_backend(data.backend)
         self.videos, self.data, self.train, self.seed = videos, data, train, seed % 2**32
-        self.test = test or TestConfig()
+        self.test = test or EvalConfig()
         if not train:
             check_rule(data, self.test, frames_per_segment)
-        self.crop_size = test_crop_size(data, self.test)
+        self.crop_size = eval_crop_size(data, self.test)
         self.augment = ClipAugment(
             data.short_side, data.size, data.crop, bool(data.flip), data.color_jitter, data.randaugment
         )

@@ -4,13 +4,12 @@ A video of N frames gives T segments of K frames. Integers only: floors are exac
 rules depend on the given generator alone. Indices beyond the last frame repeat it.
 """
 
-# ruff: noqa: PT028  (test_indices is no test)
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import numpy as np
 
-from mdtnet.config import Sampling, TestRule
+from mdtnet.config import ClipRule, Sampling
 
 REDRAWS = 20  # of a random clip that equals an earlier clip of the video
 
@@ -46,7 +45,7 @@ def train_indices(
     return _runs(first, num_frames, frames_per_segment, frame_stride)
 
 
-def test_indices(
+def spread_indices(
     num_frames: int,
     *,
     num_segments: int,
@@ -98,16 +97,16 @@ def tsm_twice_indices(num_frames: int, *, num_segments: int, clip: int = 0) -> n
 
 
 def tdn_indices(num_frames: int, *, num_segments: int, frames_per_segment: int = 5) -> np.ndarray:
-    """TDN's official test rule, `[T, K]`: `test_indices`, but short videos give their first K frames."""
+    """TDN's official test rule, `[T, K]`: `spread_indices`, but short videos give their first K frames."""
     if num_frames <= num_segments + frames_per_segment - 1:
         return _runs(np.zeros(num_segments, dtype=np.int64), num_frames, frames_per_segment, 1)
-    return test_indices(num_frames, num_segments=num_segments, frames_per_segment=frames_per_segment)
+    return spread_indices(num_frames, num_segments=num_segments, frames_per_segment=frames_per_segment)
 
 
 def clip_indices(
     num_frames: int,
     *,
-    rule: TestRule,
+    rule: ClipRule,
     num_clips: int,
     seed: Sequence[int],
     num_segments: int,
@@ -120,8 +119,8 @@ def clip_indices(
     shape = Shape(num_segments=t, frames_per_segment=k, frame_stride=frame_stride, sampling=sampling)
     if rule == "random":
         return _random_clips(n, num_clips, np.random.default_rng(list(seed)), shape)
-    by_rule: dict[TestRule, Callable[[int], np.ndarray]] = {
-        "uniform": lambda c: test_indices(n, clip=c, num_clips=num_clips, **shape),
+    by_rule: dict[ClipRule, Callable[[int], np.ndarray]] = {
+        "uniform": lambda c: spread_indices(n, clip=c, num_clips=num_clips, **shape),
         "dense": lambda c: dense_indices(n, num_segments=t, frames_per_segment=k, clip=c, num_clips=num_clips),
         "tsm_twice": lambda c: tsm_twice_indices(n, num_segments=t, clip=c),
         "tdn": lambda c: tdn_indices(n, num_segments=t, frames_per_segment=k),

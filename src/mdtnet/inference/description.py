@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mdtnet.config import Exposure, Precision, RunConfig, Sampling, test_crop_size
+from mdtnet.config import Exposure, Precision, RunConfig, Sampling, eval_crop_size
 from mdtnet.errors import CheckpointError, ConfigError
 
 KEY = "mdtnet"
@@ -111,7 +111,7 @@ def describe(
         fps=data.fps,
         frame_pattern=data.frame_pattern,
         short_side=data.short_side,
-        size=test_crop_size(data, replace(test, crops=check_views(1, crops), crop_size=own_size)),
+        size=eval_crop_size(data, replace(test, crops=check_views(1, crops), crop_size=own_size)),
         fusion=test.fusion,
     )
 

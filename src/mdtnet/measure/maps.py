@@ -23,7 +23,7 @@ from mdtnet.builtin.actions import ACTIONS
 from mdtnet.builtin.drawing import render
 from mdtnet.builtin.render import RenderConfig, clip_scene
 from mdtnet.config import SaliencyConfig
-from mdtnet.data.segments import test_indices
+from mdtnet.data.segments import spread_indices
 from mdtnet.errors import ConfigError
 from mdtnet.files import atomic_write
 from mdtnet.models.reading import mean_frame, median_frame
@@ -130,7 +130,7 @@ def clip_with_truth(action: str, index: int, config: RenderConfig) -> tuple[Tens
     frames, empty = render(scene), render(scene, figure=False)
     if ACTIONS[action].backwards:
         frames, empty = frames[::-1], empty[::-1]
-    table = test_indices(len(frames), num_segments=SEGMENTS, frames_per_segment=FRAMES, frame_stride=STRIDE)
+    table = spread_indices(len(frames), num_segments=SEGMENTS, frames_per_segment=FRAMES, frame_stride=STRIDE)
     differs = (frames[table[:, KEY]] != empty[table[:, KEY]]).any(-1)
     share = pool(torch.from_numpy(differs).float()[None, :, None], CELL)[0, :, 0]
     pixels = torch.from_numpy(frames[table]).movedim(-1, -3)[None] / 255

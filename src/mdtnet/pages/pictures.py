@@ -18,7 +18,7 @@ from PIL import Image
 from mdtnet.checks import check_ranges
 from mdtnet.config import Exposure, MDTNetConfig, SaliencyConfig
 from mdtnet.data.exposure import expose
-from mdtnet.data.segments import test_indices
+from mdtnet.data.segments import spread_indices
 from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
 from mdtnet.errors import ConfigError
 from mdtnet.files import atomic_write
@@ -214,7 +214,7 @@ class _Segments:
         self.indices = np.empty(0)
 
         def choose(num_frames: int) -> np.ndarray:
-            self.indices = test_indices(
+            self.indices = spread_indices(
                 num_frames,
                 num_segments=num_segments,
                 frames_per_segment=frames_per_segment,

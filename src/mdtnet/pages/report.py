@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from mdtnet import metrics
-from mdtnet.config import SYSTEMS, DataConfig, RunConfig, TestConfig
+from mdtnet.config import SYSTEMS, DataConfig, EvalConfig, RunConfig
 from mdtnet.config_file import flat, from_dict, load_yaml, nested, to_dict
 from mdtnet.data.labels import label_text
 from mdtnet.errors import ConfigError, DataError, MdtnetError, VideoError
@@ -201,14 +201,14 @@ def _figures(run: RunFiles) -> Figures | None:
     return figures
 
 
-def _test_config(run: RunFiles) -> TestConfig:
+def _test_config(run: RunFiles) -> EvalConfig:
     """The protocol of the score table: its own record, else the test options of the training's config."""
-    test = run.config.test if run.config else TestConfig()
+    test = run.config.test if run.config else EvalConfig()
     said = run.table.protocol if run.table else {}
-    own = {f.name: said[f.name] for f in fields(TestConfig) if f.name in said}
+    own = {f.name: said[f.name] for f in fields(EvalConfig) if f.name in said}
     if own.get("fusion") == "sigmoid":  # the name of `softmax` where a video can have several labels
         own["fusion"] = "softmax"
-    return from_dict(TestConfig, to_dict(test) | own, where=f"{run.folder}/scores.npz")
+    return from_dict(EvalConfig, to_dict(test) | own, where=f"{run.folder}/scores.npz")
 
 
 def _unreadable(run: RunFiles) -> dict[str, str]:

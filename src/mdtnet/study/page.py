@@ -16,7 +16,7 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
-from mdtnet.config import PARTS, SYSTEMS, RunConfig, System, test_crop_size
+from mdtnet.config import PARTS, SYSTEMS, RunConfig, System, eval_crop_size
 from mdtnet.config import Part as NetworkPart
 from mdtnet.errors import DataError
 from mdtnet.files import atomic_write
@@ -151,7 +151,7 @@ def _network(spec: Spec) -> str:
 
 
 def _size(config: RunConfig) -> int:
-    return test_crop_size(config.data, config.test)
+    return eval_crop_size(config.data, config.test)
 
 
 def _latency(study: Study, found: Sequence[Cell], *, measure: bool) -> Latency:

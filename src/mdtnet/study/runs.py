@@ -23,7 +23,7 @@ import torch
 
 from mdtnet.builtin.actions import REVERSAL_PAIRS
 from mdtnet.builtin.render import render_dataset
-from mdtnet.config import GATE_FIGURES, PARTS, DataConfig, RunConfig, TestConfig, test_crop_size
+from mdtnet.config import GATE_FIGURES, PARTS, DataConfig, EvalConfig, RunConfig, eval_crop_size
 from mdtnet.config_file import from_dict, load_yaml, save_yaml, to_dict
 from mdtnet.data.annotations import write_list
 from mdtnet.data.splits import group_keys, load_split
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.2
-ONE_VIEW = TestConfig()
+ONE_VIEW = EvalConfig()
 
 
 class StudyFailed(MdtnetError):
@@ -317,7 +317,7 @@ def _is_trained(folder: Path, config: RunConfig) -> bool:
     )
 
 
-def has_views(test: TestConfig) -> bool:
+def has_views(test: EvalConfig) -> bool:
     """Whether a test differs from the one after training, which is one clip and its centre crop."""
     keys = ("clips", "crops", "crop_size", "rule", "flip", "segments")
     return any(getattr(test, key) != getattr(ONE_VIEW, key) for key in keys)
@@ -471,4 +471,4 @@ def cost_of(config: RunConfig, num_classes: int) -> Cost:
     """Cost of one view of a run's network."""
     with torch.device("meta"):
         model = build_model(replace(config.model, weights=""), num_classes=num_classes)
-    return count(model, num_segments=config.data.num_segments, size=test_crop_size(config.data, config.test))
+    return count(model, num_segments=config.data.num_segments, size=eval_crop_size(config.data, config.test))

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from mdtnet.config import SYSTEMS, TRUNKS, Plain, System, TestConfig, TrunkName, Values
+from mdtnet.config import SYSTEMS, TRUNKS, EvalConfig, Plain, System, TrunkName, Values
 from mdtnet.config_file import from_dict
 from mdtnet.errors import ConfigError, nearest
 
@@ -56,7 +56,7 @@ class Figure:
     top5: float | None = None
     map: float | None = None
     """Mean average precision, where a video has several labels."""
-    test: TestConfig | None = None
+    test: EvalConfig | None = None
     """Its protocol; None where no protocol here does the same."""
 
     def __str__(self) -> str:
@@ -123,7 +123,7 @@ class Entry:
         return f"{self.name}: {self.licence} (its repository); trained on {self.data}: {self.terms}"
 
     @property
-    def protocol(self) -> TestConfig | None:
+    def protocol(self) -> EvalConfig | None:
         """Protocol of the published figure: of several, of the one with the most views; None where there is none."""
         tests = [figure.test for figure in self.published if figure.test is not None]
         return tests[-1] if tests else None
@@ -259,11 +259,11 @@ def _entry(row: Plain, *, where: str, folder: Path) -> Entry:
 def _figure(row: Plain, *, where: str) -> Figure:
     values = _keys(row, Figure, needed=1, where=f"{where}: published")
     if "test" in values:
-        values["test"] = from_dict(TestConfig, values["test"], where=where, prefix="test.")
+        values["test"] = from_dict(EvalConfig, values["test"], where=where, prefix="test.")
     return Figure(**values)
 
 
-def said_values(test: TestConfig) -> Values:
+def said_values(test: EvalConfig) -> Values:
     """The options of a test that are not what they are by default."""
     return {f.name: getattr(test, f.name) for f in fields(test) if getattr(test, f.name) != f.default}
 
