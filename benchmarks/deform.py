@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mdtnet.machine import keep_freed_memory
 from mdtnet.models.deform import deform_conv2d_sum
+from mdtnet.system.machine import keep_freed_memory
 
 MAPS = ((8, 56), (8, 28), (16, 14), (32, 7))  # channels, side in pixels
 KERNELS = ((3,), (5,), (3, 5))

@@ -10,9 +10,9 @@ from mdtnet.checks import RANGES, check_config, check_ranges
 from mdtnet.config import RunConfig
 from mdtnet.config_file import PRESETS, from_dict, load_yaml, merged
 from mdtnet.errors import ConfigError
-from mdtnet.files import check_file, make_folder
 from mdtnet.models.build import build_model
 from mdtnet.study.grid import load_study
+from mdtnet.system.files import check_file, make_folder
 
 ELSEWHERE = {
     "data.fold",  # with `folds`, where the videos are split

@@ -22,23 +22,18 @@ FLOORS = [
     {"checkpoint"},
     {"data", "models"},
     {"zoo"},
-    {"config_file", "checks", "files", "machine", "terminal", "processes", "metrics", "scores", "builtin", "work"},
-    {"config"},
+    {"config_file", "checks", "metrics", "scores", "builtin", "work"},
+    {"config", "system"},
     {"errors", "__init__"},
 ]
 """Top to bottom: rooms (folders, or files of the package's root). A room imports from the floors below its own."""
 
-ON_THE_GROUND = {
-    ("scores", "metrics"),
-    ("scores", "machine"),
-    ("scores", "files"),
-    ("processes", "files"),
-    ("work", "files"),
-}
+ON_THE_GROUND = {("scores", "metrics")}
 """Imports between rooms of one floor that are meant."""
 
 TORCH_FREE = [
-    *("errors", "config", "config_file", "checks", "files", "machine", "terminal", "metrics", "scores"),
+    *("errors", "config", "config_file", "checks", "metrics", "scores"),
+    *("system.files", "system.machine", "system.terminal"),
     *("builtin.render", "data.video", "data.segments", "data.exposure", "data.labels", "data.annotations"),
     *("data.splits", "data.official", "data.prepare", "data.check", "data.info", "data.suffixes"),
     *("inference.prediction", "inference.description", "inference.views", "inference.resize", "data.retries"),

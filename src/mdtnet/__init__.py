@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; programs get the same names 
     from mdtnet.inference.recogniser import Recogniser as Recogniser
     from mdtnet.models.build import build_model as build_model
     from mdtnet.models.network import Network as Network
-    from mdtnet.processes import Interrupted as Interrupted
+    from mdtnet.system.processes import Interrupted as Interrupted
     from mdtnet.training.loop import train as train
 
 _PUBLIC = {
@@ -60,7 +60,7 @@ _PUBLIC = {
     "CheckpointError": "mdtnet.errors",
     "ExportError": "mdtnet.errors",
     "DivergedError": "mdtnet.errors",
-    "Interrupted": "mdtnet.processes",
+    "Interrupted": "mdtnet.system.processes",
 }
 """Public name -> the module that defines it; imported when first used, so that `import mdtnet` is quick."""
 

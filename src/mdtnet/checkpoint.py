@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from mdtnet.config import PUBLISHED, DataConfig, EvalConfig, ModelConfig, RunConfig, Values
 from mdtnet.config_file import CONFIG_VERSION, from_dict, to_dict, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
-from mdtnet.files import atomic_write
-from mdtnet.machine import versions
 from mdtnet.models.build import build_model
 from mdtnet.models.network import Network
 from mdtnet.models.pretrained import read_file, recognise
+from mdtnet.system.files import atomic_write
+from mdtnet.system.machine import versions
 from mdtnet.zoo.find import located
 from mdtnet.zoo.table import Entry
 

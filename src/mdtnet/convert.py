@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mdtnet.checkpoint import load_checkpoint, model_of, save_safetensors, trained_with
 from mdtnet.errors import CheckpointError, ConfigError
-from mdtnet.files import check_file
+from mdtnet.system.files import check_file
 from mdtnet.zoo.find import located
 from mdtnet.zoo.store import sha256
 

@@ -20,7 +20,7 @@ from mdtnet.metrics import pair_accuracy
 from mdtnet.pages.pictures import draw_saliency
 from mdtnet.pages.report import build_comparison, build_report
 from mdtnet.scores import ScoreTable
-from mdtnet.terminal import headline, say, show
+from mdtnet.system.terminal import headline, say, show
 from mdtnet.training.loop import train
 
 COMPARED: tuple[System, ...] = ("tsn", "mdtnet2")

@@ -24,13 +24,13 @@ from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.splits import relabel
 from mdtnet.data.transforms import mirror_labels, stack_clips
 from mdtnet.errors import ConfigError, DivergedError, nearest
-from mdtnet.files import make_folder
 from mdtnet.metrics import Figures
 from mdtnet.models.folding import folded
 from mdtnet.models.gates import knocked_out, parts_of
-from mdtnet.processes import ignore_signals, make_accelerator
 from mdtnet.scores import ScoreTable, fusion_name, save_results
-from mdtnet.terminal import bar
+from mdtnet.system.files import make_folder
+from mdtnet.system.processes import ignore_signals, make_accelerator
+from mdtnet.system.terminal import bar
 
 CROP_ORDERS = {
     1: ("centre",),

@@ -15,10 +15,10 @@ from mdtnet.checkpoint import Checkpoint, load_checkpoint, model_of, save_safete
 from mdtnet.config import SYSTEMS, RunConfig
 from mdtnet.config_file import save_yaml
 from mdtnet.errors import ConfigError
-from mdtnet.files import atomic_write, make_folder
 from mdtnet.metrics import TITLES, Figures, headline
 from mdtnet.models.network import Network
 from mdtnet.scores import load_figures
+from mdtnet.system.files import atomic_write, make_folder
 from mdtnet.zoo.store import sha256
 
 FILE, CARD, CONFIG = "model.safetensors", "README.md", "config.yaml"

@@ -15,9 +15,9 @@ import numpy as np
 from mdtnet import metrics
 from mdtnet.config import EvalConfig, Plain, Values
 from mdtnet.errors import DataError
-from mdtnet.files import atomic_write
-from mdtnet.machine import hardware, versions
 from mdtnet.metrics import Figures
+from mdtnet.system.files import atomic_write
+from mdtnet.system.machine import hardware, versions
 
 Fusion = Literal["logits", "softmax"]
 DAMAGED = "damaged: "

@@ -19,7 +19,7 @@ from mdtnet.cli.main import GROUPS, VERBS, main
 from mdtnet.cli.parse import parse
 from mdtnet.config import EvalConfig
 from mdtnet.config_file import PRESETS
-from mdtnet.terminal import say
+from mdtnet.system.terminal import say
 
 CONFIGS = PRESETS / "configs"
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "huggingface_hub", "onnxruntime", "openvino")

@@ -13,10 +13,10 @@ import pytest
 from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.config_file import save_yaml
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.files import write_csv
 from mdtnet.pages.charts import Line, chart
 from mdtnet.pages.report import build_comparison, build_report
 from mdtnet.scores import ScoreTable, save_results
+from mdtnet.system.files import write_csv
 from mdtnet.training.run_folder import COLUMNS
 
 CLASSES = ("sit_down", "stand_up", "pick_up", "put_down", "wave", "jump")

@@ -24,8 +24,8 @@ from mdtnet.data.dataset import ClipBatches
 from mdtnet.errors import CheckpointError, ConfigError, DivergedError, VideoError
 from mdtnet.models.build import build_model
 from mdtnet.pages.report import build_report
-from mdtnet.processes import Interrupted
 from mdtnet.scores import ScoreTable
+from mdtnet.system.processes import Interrupted
 from mdtnet.training import loop
 from mdtnet.training.loop import train
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mdtnet.cli.parse import Verb
 from mdtnet.cli.results import beside
 from mdtnet.errors import ConfigError
-from mdtnet.terminal import say
+from mdtnet.system.terminal import say
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

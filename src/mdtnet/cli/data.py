@@ -7,7 +7,7 @@ from rich.table import Table
 
 from mdtnet.cli.parse import Verb, check_least, config_from
 from mdtnet.errors import DataError
-from mdtnet.terminal import bar, bytes_bar, say, show
+from mdtnet.system.terminal import bar, bytes_bar, say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

@@ -16,8 +16,8 @@ from mdtnet import __version__
 from mdtnet.cli import convert, data, demo, measure, pictures, predict, results, study, test, train, zoo
 from mdtnet.cli.parse import Verb, parse
 from mdtnet.errors import ConfigError, MdtnetError, nearest
-from mdtnet.machine import keep_freed_memory
-from mdtnet.terminal import complain, log_to_terminal, mistake, say, show
+from mdtnet.system.machine import keep_freed_memory
+from mdtnet.system.terminal import complain, log_to_terminal, mistake, say, show
 
 GROUPS: dict[str, dict[str, Verb]] = {
     "Begin": demo.VERBS,

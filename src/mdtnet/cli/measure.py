@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mdtnet.cli.parse import Verb, check_least
 from mdtnet.errors import ConfigError
-from mdtnet.terminal import say, show, working
+from mdtnet.system.terminal import say, show, working
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -136,9 +136,9 @@ def bench_arguments(parser: "ArgumentParser") -> None:
 
 
 def bench(options: "Namespace") -> None:
-    from mdtnet.files import make_folder
     from mdtnet.measure.bench import BenchConfig, check
     from mdtnet.measure.bench import bench as run_bench
+    from mdtnet.system.files import make_folder
 
     if options.maps:
         _bench_maps(options)
@@ -227,8 +227,8 @@ def _roofline_components(counts: dict[str, "Roofline"], trunk: str, device: "Dev
 
 
 def _bench_maps(options: "Namespace") -> None:
-    from mdtnet.files import make_folder
     from mdtnet.measure.maps import bench_maps, save_maps
+    from mdtnet.system.files import make_folder
 
     if options.out:
         make_folder(options.out)

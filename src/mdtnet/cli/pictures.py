@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mdtnet.cli.parse import Verb, check_least, config_from, options_of
 from mdtnet.errors import ConfigError
-from mdtnet.terminal import say
+from mdtnet.system.terminal import say
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

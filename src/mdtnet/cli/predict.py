@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mdtnet.cli.parse import Verb
-from mdtnet.terminal import complain, say
+from mdtnet.system.terminal import complain, say
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -36,8 +36,8 @@ def predict_arguments(parser: "ArgumentParser") -> None:
 
 def predict(options: "Namespace") -> int:
     from mdtnet.deploy.load import load
-    from mdtnet.files import check_file
     from mdtnet.inference.prediction import expand_sources, write_json
+    from mdtnet.system.files import check_file
 
     sources = expand_sources(options.sources)
     if options.json:

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb
-from mdtnet.terminal import say, show
+from mdtnet.system.terminal import say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mdtnet.cli.parse import Verb
 from mdtnet.errors import ConfigError, MdtnetError
-from mdtnet.terminal import say, show
+from mdtnet.system.terminal import say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

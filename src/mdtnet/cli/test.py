@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mdtnet.cli.parse import Verb, check_least, config_from, options_of
 from mdtnet.cli.results import beside, figures_table
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.terminal import say, show
+from mdtnet.system.terminal import say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

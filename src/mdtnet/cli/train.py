@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mdtnet.cli.parse import Verb, config_from
-from mdtnet.terminal import say
+from mdtnet.system.terminal import say
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

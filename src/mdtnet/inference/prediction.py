@@ -17,9 +17,9 @@ import numpy as np
 from mdtnet.data.folders import find_videos
 from mdtnet.data.suffixes import is_image, is_video
 from mdtnet.errors import ConfigError, DataError, VideoError
-from mdtnet.files import atomic_write, check_file
 from mdtnet.inference.description import check_views
 from mdtnet.inference.views import Views
+from mdtnet.system.files import atomic_write, check_file
 
 T = TypeVar("T")
 

@@ -38,11 +38,11 @@ from mdtnet.config import SYSTEMS, TRUNKS, DataConfig, Format, ModelConfig, Prec
 from mdtnet.config_file import from_dict
 from mdtnet.deploy.export import SUFFIXES, export, load_network
 from mdtnet.errors import ConfigError, nearest
-from mdtnet.machine import describe_machine
 from mdtnet.measure.cost import component, count
 from mdtnet.measure.roofline import Roofline, roofline
 from mdtnet.models.build import build_model
 from mdtnet.models.folding import folded, stored_in
+from mdtnet.system.machine import describe_machine
 
 CLASSES = 400
 FORMATS: dict[str, tuple[Format, Precision] | None] = {

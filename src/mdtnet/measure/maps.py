@@ -25,9 +25,9 @@ from mdtnet.builtin.render import RenderConfig, clip_scene
 from mdtnet.config import SaliencyConfig
 from mdtnet.data.segments import spread_indices
 from mdtnet.errors import ConfigError
-from mdtnet.files import atomic_write
 from mdtnet.models.reading import mean_frame, median_frame
 from mdtnet.models.saliency import contrast, luma, pool, pooled_saliency, smooth
+from mdtnet.system.files import atomic_write
 
 NORMAL_95 = 1.96  # half width of a 95 % interval, in standard errors of a mean over many clips
 SEGMENTS, FRAMES, STRIDE, KEY, CELL = 8, 5, 2, 3, 4

@@ -331,7 +331,7 @@ def _imagenet_state(name: str) -> Mapping[str, Any]:
     try:
         if name in TIMM:
             return timm.create_model(TIMM[name], pretrained=True).state_dict()
-        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(check_hash=True)  # type: ignore[attr-defined]
+        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(check_hash=True)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(

@@ -307,7 +307,7 @@ class ConvBN(nn.Sequential):
             return bn(conv(x))
         scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
         weight = conv.weight * scale.view(-1, 1, 1, 1)
-        return F.conv2d(x, weight, bn.bias - bn.running_mean * scale, padding=conv.padding)  # type: ignore[arg-type]
+        return F.conv2d(x, weight, bn.bias - bn.running_mean * scale, padding=conv.padding)
 
     def folded(self) -> nn.Conv2d:
         """One convolution that computes what the two do in evaluation."""
@@ -444,5 +444,5 @@ def scaled(module: M, factor: float) -> M:
     """A copy whose weight is multiplied by `factor`; a bias stays as it is."""
     module = copy.deepcopy(module)
     with torch.no_grad():
-        module.weight.mul_(factor)  # type: ignore[union-attr, operator]
+        module.weight.mul_(factor)  # type: ignore[operator]
     return module

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader
 
 from mdtnet.config import SYSTEMS
 from mdtnet.errors import ConfigError
-from mdtnet.files import atomic_write
+from mdtnet.system.files import atomic_write
 
 
 @lru_cache

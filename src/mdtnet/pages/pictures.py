@@ -21,10 +21,10 @@ from mdtnet.data.exposure import expose
 from mdtnet.data.segments import spread_indices
 from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
 from mdtnet.errors import ConfigError
-from mdtnet.files import atomic_write
 from mdtnet.models.saliency import floored, frames_saliency
 from mdtnet.models.trunk import Trunk
 from mdtnet.pages.sheet import SHEETS, checked_output, colour_scale, heat, panels, save_sheet, sheet
+from mdtnet.system.files import atomic_write
 
 VIDEOS = (".mp4",)
 SHORT_SIDE = 256  # pixels; salience depends on it a little, and networks see frames of about this size

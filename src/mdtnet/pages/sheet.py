@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mdtnet.errors import ConfigError
-from mdtnet.files import atomic_write
 from mdtnet.models.saliency import LUMA
+from mdtnet.system.files import atomic_write
 
 SHEETS = (".png", ".jpg", ".jpeg")
 PANEL_HEIGHT = 160  # pixels, of one picture on a contact sheet

@@ -19,8 +19,6 @@ from PIL import Image
 from mdtnet.config import PARTS, SYSTEMS, RunConfig, System, eval_crop_size
 from mdtnet.config import Part as NetworkPart
 from mdtnet.errors import DataError
-from mdtnet.files import atomic_write
-from mdtnet.machine import describe_machine
 from mdtnet.measure.cost import latency as seconds_of
 from mdtnet.models.build import build_model
 from mdtnet.pages.charts import Dots, Scatter, Strips, data_uri, scatter, strips
@@ -31,6 +29,8 @@ from mdtnet.study.predictions import Predictions, column_name, read_predictions
 from mdtnet.study.results import RESULTS, Standing, read_configs, read_rows, standing
 from mdtnet.study.runs import duration, picture_of
 from mdtnet.study.stats import Cell, Interval, cells, difference, interval
+from mdtnet.system.files import atomic_write
+from mdtnet.system.machine import describe_machine
 
 LATENCY = "latency.json"
 REPEATS = 7

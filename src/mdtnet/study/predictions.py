@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdtnet.errors import DataError
-from mdtnet.files import atomic_write
 from mdtnet.study.grid import Spec
+from mdtnet.system.files import atomic_write
 
 if sys.platform != "win32":
     import fcntl

@@ -19,8 +19,8 @@ from mdtnet.builtin.render import RenderConfig
 from mdtnet.config import RunConfig, Values
 from mdtnet.config_file import LACKED
 from mdtnet.errors import DataError
-from mdtnet.files import atomic_write
 from mdtnet.study.grid import RunKey, Spec, Study
+from mdtnet.system.files import atomic_write
 
 RESULTS = "results.csv"
 CONFIGS = "configs.json"

@@ -28,17 +28,17 @@ from mdtnet.config_file import from_dict, load_yaml, save_yaml, to_dict
 from mdtnet.data.annotations import write_list
 from mdtnet.data.splits import group_keys, load_split
 from mdtnet.errors import ConfigError, DataError, MdtnetError
-from mdtnet.machine import commit, hardware
 from mdtnet.measure.cost import Cost, count
 from mdtnet.metrics import pair_accuracy, readable
 from mdtnet.models.build import build_model
 from mdtnet.models.gates import parts_of
 from mdtnet.pages.pictures import VARIANTS, saliency_sheet
-from mdtnet.processes import Signals
 from mdtnet.scores import ScoreTable, load_figures
 from mdtnet.study.grid import PATHS, Spec, Study, hash_of, render_options
 from mdtnet.study.predictions import UNREADABLE, add_predictions
 from mdtnet.study.results import RESULTS, RunRow, append_row, write_configs
+from mdtnet.system.machine import commit, hardware
+from mdtnet.system.processes import Signals
 from mdtnet.training.run_folder import BEST, LAST, read_history
 
 if sys.platform != "win32":  # on Windows nothing keeps two studies from the same run
@@ -400,7 +400,7 @@ def collect(study: Study, spec: Spec, folder: Path) -> RunRow:
         mean_class=figures["mean_class"] or 0.0,
         pairs=pairs,
         pair_videos=pair_videos,
-        **_parts(folder, history[-1]),  # type: ignore[arg-type]
+        **_parts(folder, history[-1]),
         videos=figures["videos"],
         unreadable=figures["unreadable"],
         clips=test.clips,

@@ -11,8 +11,8 @@ from accelerate.utils import ProjectConfiguration
 
 from mdtnet.checks import check_config
 from mdtnet.config import RunConfig
-from mdtnet.processes import Interrupted, Signals, make_accelerator
-from mdtnet.terminal import Display, log_file
+from mdtnet.system.processes import Interrupted, Signals, make_accelerator
+from mdtnet.system.terminal import Display, log_file
 from mdtnet.training.recipe import set_train_mode
 from mdtnet.training.record import Record
 from mdtnet.training.run import Run, TrainResult

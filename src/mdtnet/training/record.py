@@ -12,9 +12,9 @@ from mdtnet.config import Values
 from mdtnet.config_file import save_yaml, to_dict
 from mdtnet.data.transforms import mirror_labels
 from mdtnet.errors import CheckpointError, ConfigError
-from mdtnet.files import write_csv
 from mdtnet.models.pretrained import cost_of_start
 from mdtnet.scores import ScoreTable, save_results
+from mdtnet.system.files import write_csv
 from mdtnet.training.recipe import (
     REFERENCE_BATCH,
     rng_state,

@@ -29,9 +29,9 @@ from mdtnet.models.build import build_model
 from mdtnet.models.gates import gate_figures
 from mdtnet.models.network import Network
 from mdtnet.models.reading import exchange_scenes
-from mdtnet.processes import Signals, ignore_signals, sum_over_processes
 from mdtnet.scores import ScoreTable
-from mdtnet.terminal import Display
+from mdtnet.system.processes import Signals, ignore_signals, sum_over_processes
+from mdtnet.system.terminal import Display
 from mdtnet.training.recipe import (
     clip_loss,
     freeze_partial_bn,

@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from mdtnet.config import Plain, Values
 from mdtnet.errors import ConfigError, DataError
-from mdtnet.files import atomic_write, make_folder
+from mdtnet.system.files import atomic_write, make_folder
 
 try:
     import fcntl

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mdtnet.errors import CheckpointError
-from mdtnet.terminal import bytes_bar
+from mdtnet.system.terminal import bytes_bar
 from mdtnet.zoo.store import local_file, obtain
 from mdtnet.zoo.table import Entry, entry_named, nearest_name
 

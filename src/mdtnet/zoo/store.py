@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mdtnet.errors import CheckpointError
-from mdtnet.files import atomic_write, make_folder
+from mdtnet.system.files import atomic_write, make_folder
 from mdtnet.zoo.table import Entry, mirror
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from mdtnet.machine import keep_freed_memory
+from mdtnet.system.machine import keep_freed_memory
 
 PASSES = """
 import resource, sys
 import torch
-from mdtnet.machine import keep_freed_memory
+from mdtnet.system.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = []

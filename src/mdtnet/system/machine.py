@@ -53,7 +53,7 @@ def commit() -> str:
 
     Empty without a repository, or where the package is not part of it (an installed one below a checkout).
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
         return subprocess.run(
