@@ -268,6 +268,17 @@ def test_resume_does_without_the_weights_that_the_run_started_from(tmp_path, vid
     assert train(replace(config, train=replace(config.train, epochs=2)), resume=True).epochs == 2
 
 
+def test_resume_refuses_the_optimiser_of_another_version(tmp_path, videos):
+    config = tiny.config(tmp_path / "run", videos, epochs=1)
+    train(config)
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    content = torch.load(last, weights_only=True)
+    content["training"]["optimizer"]["param_groups"].pop()
+    torch.save(content, last)
+    with pytest.raises(CheckpointError, match=r"last\.pt: the optimiser's state is of another version"):
+        train(replace(config, train=replace(config.train, epochs=2)), resume=True)
+
+
 def test_resume_needs_a_training_state(tmp_path, videos):
     config = tiny.config(tmp_path / "run", videos, epochs=1)
     train(config)

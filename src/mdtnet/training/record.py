@@ -91,7 +91,13 @@ class Record:
         fill(self.run.model, saved["model"] or checkpoint.model_state, where=str(path))
         if self.run.average is not None:
             fill(self.run.average, checkpoint.model_state, where=str(path))
-        self.run.optimizer.load_state_dict(saved["optimizer"])
+        try:
+            self.run.optimizer.load_state_dict(saved["optimizer"])
+        except ValueError as error:  # other parameter groups than those of this version
+            raise CheckpointError(
+                f"{path}: the optimiser's state is of another version of mdtnet and cannot be resumed: start a new run "
+                f"with --model.weights {path}"
+            ) from error
         if self.run.accelerator.scaler and saved["scaler"]:
             self.run.accelerator.scaler.load_state_dict(saved["scaler"])
         self.run.state = State(**saved["state"])
