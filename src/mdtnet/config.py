@@ -81,7 +81,7 @@ class MDTNetConfig:
     dcme_kernels: tuple[int, ...] = (3, 3)
     """Kernel sizes of the deformable convolutions, one per scale."""
     dcme_dilations: tuple[int, ...] = (1, 2)
-    """How far apart their taps are, in cells: kernels of 3 at 1 and 2 span 3 and 5 cells."""
+    """Distance of their taps, in cells: kernels of 3 at 1 and 2 span 3 and 5 cells."""
     dcme_deformable: bool = True
     """Deformable convolutions; false: plain ones in their place (ablation)."""
     dcme_reach: float = 2.0
@@ -170,7 +170,7 @@ class DataConfig:
     fold: int = 0
     """The fold, from 0, that is the validation part."""
     num_segments: int = 8
-    """T, the number of segments a clip is divided into."""
+    """T, the number of segments per clip."""
     frame_stride: int = 1
     """Distance in frames between the neighbouring frames of a segment."""
     sampling: Literal["consecutive", "random"] = "consecutive"

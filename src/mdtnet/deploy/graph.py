@@ -75,7 +75,7 @@ def traced(
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """An error as one line."""
     lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
 

@@ -47,7 +47,7 @@ def by_config(config: SaliencyConfig) -> Callable[[Tensor], Tensor]:
 
 
 def by_reading(static: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """What a reading of the key frames leaves, |Y - static part| with the statistics of the clip, as a map."""
+    """Rest of the key frames, |Y - static part| with the statistics of the clip, as a map."""
 
     def salience(y: Tensor) -> Tensor:
         key = y[:, :, KEY]
@@ -138,7 +138,7 @@ def clip_with_truth(action: str, index: int, config: RenderConfig) -> tuple[Tens
 
 
 def judge(salience: np.ndarray, figure: np.ndarray) -> tuple[float, float, float, float]:
-    """AUC, mean on the figure, mean off it and flicker of a map [T, h, w]; NaN what a clip does not tell."""
+    """AUC, mean on the figure, mean off it and flicker of a map [T, h, w]; NaN where a clip does not show it."""
     on, off = salience[figure], salience[~figure]
     never = ~figure.any(0)
     still = float(salience.std(0)[never].mean()) if never.any() else math.nan

@@ -53,7 +53,7 @@ MOST_READS = 4
 
 @dataclass(frozen=True)
 class Device:
-    """What an accelerator reaches; the defaults are the datasheet of an H100 SXM in bf16."""
+    """Limits of an accelerator; the defaults are the datasheet of an H100 SXM in bf16."""
 
     bandwidth: float = 3.35e12
     """Bytes per second of its memory."""

@@ -55,7 +55,7 @@ class ChannelGate(nn.Module):
 
 
 class MotionGate(nn.Module):
-    """What moves: the pooled difference to the next segment, [N, C, H, W] -> gate [N, C, 1, 1].
+    """Motion: the pooled difference to the next segment, [N, C, H, W] -> gate [N, C, 1, 1].
 
     The last segment, which has no next one, has difference 0 and so a gate of 1/2.
     """

@@ -1,4 +1,4 @@
-"""From features of frames to scores of clips: dropout, a linear classifier, average (METHOD section 7)."""
+"""From features of frames to scores of clips: dropout, a linear classifier, average (docs/method.md, section 7)."""
 
 from torch import Tensor, nn
 

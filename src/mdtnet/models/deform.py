@@ -113,7 +113,7 @@ def _sampled(x: Tensor, offset: Tensor, weight: Tensor, kernels: Kernels) -> Ten
 
 
 def _taps(kernels: Kernels, device: torch.device) -> tuple[Tensor, Tensor]:
-    """How far the taps lie from the pixel: rows and columns, [K, 1, 1] each."""
+    """Distance of the taps from the pixel: rows and columns, [K, 1, 1] each."""
     numbers = [torch.arange(k * k, device=device) for k, _ in kernels]
     rows = torch.cat([d * (i // k - k // 2) for i, (k, d) in zip(numbers, kernels)])
     columns = torch.cat([d * (i % k - k // 2) for i, (k, d) in zip(numbers, kernels)])

@@ -1,9 +1,9 @@
 """MDT-Net: motion salience, coarse and fine temporal differences, DCME and STCE on a 2D network.
 
 Xu, Cao, Yi: "Video Human Action Recognition by the Fusion of Significant Motion and Coarse-fine Temporal Granularity
-Features". The paper fixes the ideas in prose; what is our reading of them is METHOD sections 2 to 6, one switch each.
+Features". The paper fixes the ideas in prose; our readings of it are config switches, see docs/method.md.
 
-Letters: B clips, T segments, K frames a segment, N = B*T, C channels, c reduced channels, H, W pixels.
+Letters: B clips, T segments, K frames per segment, N = B*T, C channels, c reduced channels, H, W pixels.
 """
 
 import copy
@@ -81,7 +81,7 @@ class MDTNet(Network):
         return self.head(self.trunk.pool(y), num_segments)
 
     def enhanced(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the two paths see, both normalised: key frames [N, 3, H, W] (6 channels where the stem sees raw and
+        """Inputs of the two paths, both normalised: key frames [N, 3, H, W] (6 channels where the stem sees raw and
         changed ones) and differences [N, 3(K-1), H/2, W/2] (3 channels more where they see changed key frames too).
 
         A salience map is one for a segment, so enhancing frames and then subtracting them is the same as
@@ -108,7 +108,7 @@ class MDTNet(Network):
 
 
 class FineDifference(nn.Module):
-    """Short-term motion inside segments, joined to the stem's output (METHOD section 3).
+    """Short-term motion inside segments, joined to the stem's output (docs/method.md, section 3).
 
     Differences of half size pass a copy of the trunk's own stem. `norm` adds them through a batch norm, whose scale is
     the factor of the sum; `average` is the mean of both paths, which have started as the same layers.
@@ -306,7 +306,7 @@ def excite(config: MDTNetConfig) -> Maker:
 
 
 class DCME(TemporalModule):
-    """Motion excitation by deformable convolutions of several scales (METHOD section 5).
+    """Motion excitation by deformable convolutions of several scales (docs/method.md, section 5).
 
     M_k(t) = DeformConv_k(Z(t+1); offsets from Z(t), Z(t+1)) - Z(t), summed over scales and expanded to a map s in
     (0, 1); the excitation is E_D = s - 1/2, and 0 for the last segment, which has no next one.
@@ -402,7 +402,7 @@ class RuntimeDCME(DCME):
 
 
 class Offsets(nn.Conv2d):
-    """How far taps are moved, from features of both key frames [M, 2c, H, W]: [M, 2 * taps, H, W], (dy, dx) in cells.
+    """Offsets of the taps, from features of both key frames [M, 2c, H, W]: [M, 2 * taps, H, W], (dy, dx) in cells.
 
     Starts at zero; a `reach` other than 0 is the furthest, by reach * tanh(offset / reach), of slope 1 at the start.
     """
@@ -426,7 +426,7 @@ def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
 
 
 class STCE(TemporalModule):
-    """Spatio-temporal channel excitation (METHOD section 6): which channels matter, from when and from where.
+    """Spatio-temporal channel excitation (docs/method.md, section 6): which channels matter, judged by time and by place.
 
     Gives an excitation in (-1/2, 1/2) of [B, T, C, 1, 1]. Its last layers start at N(0, `start`^2), or at 0.
     """

@@ -49,7 +49,7 @@ class Weights:
     state: dict[str, Tensor]
     """`trunk.*`, `head.*` and what else the system has."""
     source: str
-    """What the file was recognised as."""
+    """Name of the source that the file was recognised as."""
     system: str
     trunk: str
     ignored: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ nothing of theirs runs."""
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint file holds, read without running anything in it: torch's own format or safetensors.
+    """Content of a checkpoint file, read without running anything in it: torch's own format or safetensors.
 
     Of a file of this project that is what `mdtnet.checkpoint` wrote, else a dict with a state dict somewhere
     in it.
@@ -415,7 +415,7 @@ from Kinetics weights, as the field has found it; nothing of it is measured here
 
 
 def cost_of_start(pretrained: str, classes: Sequence[str]) -> str:
-    """What a small data set is known to lose by a start from other than video weights; empty if nothing is known."""
+    """Known loss of a small data set that starts from other than video weights, in words; empty if none is known."""
     if pretrained == "video":
         return ""
     for (name, count, known), (imagenet, kinetics) in KINETICS_GAINS.items():

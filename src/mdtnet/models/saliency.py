@@ -1,7 +1,7 @@
-"""Motion salience maps by a temporal Fourier transform (METHOD section 2). Pure functions, no parameters.
+"""Motion salience maps by a temporal Fourier transform (docs/method.md, section 2). Pure functions, no parameters.
 
 Where pixels change over time is where people move; there frames stay as they are, elsewhere they fade towards the
-mean colour. Letters: B clips, T segments, K frames a segment, W_n frames a window, H, W pixels, h, w pooled pixels.
+mean colour. Letters: B clips, T segments, K frames per segment, W_n frames per window, H, W pixels, h, w pooled pixels.
 """
 
 import math

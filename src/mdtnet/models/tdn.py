@@ -2,7 +2,7 @@
 
 Wang et al., "TDN: Temporal Difference Networks for Efficient Action Recognition", CVPR 2021.
 
-Letters: B clips, T segments, K frames a segment, N = B*T, C channels, H, W pixels.
+Letters: B clips, T segments, K frames per segment, N = B*T, C channels, H, W pixels.
 """
 
 import copy

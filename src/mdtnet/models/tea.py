@@ -24,7 +24,7 @@ class TEA(TSN):
 
 
 class MotionExcitation(nn.Module):
-    """x + x * E, E = sigmoid(...) - 1/2, a number a channel, from the pooled difference to the next segment.
+    """x + x * E, E = sigmoid(...) - 1/2, a number per channel, from the pooled difference to the next segment.
 
     [N, C, H, W] -> [N, C, H, W]. The last segment, which has no next one, has difference 0.
     """

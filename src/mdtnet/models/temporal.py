@@ -365,7 +365,7 @@ class _Gated(torch.autograd.Function):
 
 
 class CoarseDifference(TemporalModule):
-    """How far motion between neighbouring segments opens a gate (TDN's multi-scale module; docs/method.md).
+    """Gate that motion between neighbouring segments opens (TDN's multi-scale module; docs/method.md).
 
     From reduced features, at three spatial scales, in both directions. `start` is the scale of the batch norm before
     the gate at the start, 0 leaves the gate half open; `causal` looks backward only.

@@ -47,12 +47,12 @@ def as_compiled() -> Iterator[None]:
 
 
 class Stream(NamedTuple):
-    """What temporal modules keep where the frames of a stream come one at a time."""
+    """Memory of temporal modules, where the frames of a stream come one at a time."""
 
     past: Mapping[nn.Module, Tensor]
     """Of each module: what it kept at the frame before; nothing at the first frame."""
     kept: dict[nn.Module, Tensor]
-    """What it keeps of this frame."""
+    """Memory after this frame."""
 
 
 class Timeline(NamedTuple):

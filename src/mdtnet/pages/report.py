@@ -300,7 +300,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def _start(run: RunFiles) -> list[tuple[str, str]]:
-    """What the network started from, and how many tensors it took over, as the log of the training says."""
+    """The start of the network, and how many tensors it took over, as the log of the training says."""
     try:
         text = (run.folder / "train.log").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -137,7 +137,7 @@ def _claim(folder: Path, about: Values) -> None:
 
 
 def read_about(folder: str | Path) -> Values:
-    """What the rows of a folder of work share.
+    """The settings that the rows of a folder of work share.
 
     Raises:
         DataError: it is no such folder.

@@ -1,4 +1,4 @@
-"""What is given as a checkpoint -> the file: a path, or a name of the zoo."""
+"""From a checkpoint as it is given to its file: a path, or a name of the zoo."""
 
 import os
 from pathlib import Path

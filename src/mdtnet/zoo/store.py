@@ -25,7 +25,7 @@ HOME, OFFLINE = "MDTNET_HOME", "MDTNET_OFFLINE"
 
 
 class Note(NamedTuple):
-    """What is noted of a file when it is first seen."""
+    """Facts of a file, noted when it is first seen."""
 
     sha256: str
     address: str
@@ -173,7 +173,7 @@ def _note(entry: Entry, digest: str, address: str) -> None:
 
 
 def noted(entry: Entry) -> Note | None:
-    """What was noted when the entry's file was first seen, or None."""
+    """The facts noted when the entry's file was first seen, or None."""
     try:
         values = json.loads(_note_file(entry).read_text(encoding="utf-8"))
         return Note(str(values["sha256"]), str(values["address"]), str(values["date"]))

@@ -69,7 +69,7 @@ class Entry:
     """A public checkpoint: what it is, where it lies, what is published about it."""
 
     name: str
-    """SYSTEM-TRUNK-DATA-Tf, and what tells it from others of these."""
+    """SYSTEM-TRUNK-DATA-Tf, and a word where several share these."""
     system: System
     trunk: TrunkName
     data: str
@@ -93,7 +93,7 @@ class Entry:
     flip: Literal["true", "false", "swap"] = "false"
     """Whether training mirrored clips, as `DataConfig.flip`."""
     start: str = ""
-    """What its training started from; empty where it is not known."""
+    """Start of its training; empty where it is not known."""
     published: tuple[Figure, ...] = ()
     causal: bool = False
     """Looks at the past alone (online TSM)."""
