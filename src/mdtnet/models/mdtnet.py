@@ -29,9 +29,9 @@ from mdtnet.models.temporal import (
     gated,
     halved,
     padded,
-    reduced,
+    reduced_width,
     scaled,
-    started,
+    start_norm_,
 )
 from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_bn_features, normalise
 
@@ -121,12 +121,12 @@ class FineDifference(nn.Module):
         more = 3 if self.spatial == "gradient" else 0
         self.stem = trunk.difference_stem(self.differences + more, frames=int(beside))
         if not self.average:
-            self.bn = started(nn.BatchNorm2d(last_bn_features(trunk.stem_layers())), config.fine_start)
+            self.bn = start_norm_(nn.BatchNorm2d(last_bn_features(trunk.stem_layers())), config.fine_start)
         self.stage1: nn.ModuleList | None = None
         if config.fine_stage1:
             self.stage1 = nn.ModuleList(copy.deepcopy(trunk.stage_blocks(1)))
             if not self.average:
-                self.bn1 = started(nn.BatchNorm2d(last_bn_features(trunk.stage_blocks(1))), config.fine_start)
+                self.bn1 = start_norm_(nn.BatchNorm2d(last_bn_features(trunk.stage_blocks(1))), config.fine_start)
         self.run_block = trunk.run_block
 
     def forward(self, stem: Tensor, differences: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -188,7 +188,7 @@ class Excitation(TemporalModule):
         self.halves = place.stride == 2
         here = place.block % config.excite_every == 0
         coarse, dcme, stce = (here and part for part in (config.coarse, config.dcme, config.stce))
-        self.reduce = ConvBN(channels, reduced(channels, reduction), 1) if coarse or dcme or stce else None
+        self.reduce = ConvBN(channels, reduced_width(channels, reduction), 1) if coarse or dcme or stce else None
         start = config.gate_start
         self.coarse = CoarseDifference(channels, reduction=reduction, start=start, causal=causal) if coarse else None
         self.dcme = DCME(place, config) if dcme else None
@@ -314,7 +314,7 @@ class DCME(TemporalModule):
 
     def __init__(self, place: Place, config: MDTNetConfig) -> None:
         super().__init__()
-        width = reduced(place.channels, config.reduction)
+        width = reduced_width(place.channels, config.reduction)
         self.directions = ("past",) if config.causal else ("next", "past") if config.dcme_backward else ("next",)
         self.dilations = config.dcme_dilations
         self.kernels = nn.ParameterList(dirac(width, k) for k in config.dcme_kernels)
@@ -322,7 +322,7 @@ class DCME(TemporalModule):
         if config.dcme_deformable:
             self.offset = Offsets(width, sum(k * k for k in config.dcme_kernels), reach=config.dcme_reach)
         self.expand = ConvBN(width, place.channels, 1)
-        started(self.expand[1], config.gate_start)  # type: ignore[arg-type]
+        start_norm_(self.expand[1], config.gate_start)  # type: ignore[arg-type]
         self.low_level = nn.Conv2d(place.stem_channels, width, 1, bias=False) if config.dcme_low_level else None
         self.joined: nn.Parameter | None = None  # the kernels' taps side by side, once folded
 
@@ -426,14 +426,14 @@ def dirac(channels: int, kernel: int, *, noise: float = 0.02) -> nn.Parameter:
 
 
 class STCE(TemporalModule):
-    """Spatio-temporal channel excitation (docs/method.md, section 6): which channels matter, judged by time and by place.
+    """Spatio-temporal channel excitation (docs/method.md, section 6): which channels matter, by time and place.
 
     Gives an excitation in (-1/2, 1/2) of [B, T, C, 1, 1]. Its last layers start at N(0, `start`^2), or at 0.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16, start: float = 0.0, causal: bool = False) -> None:
         super().__init__()
-        width = reduced(channels, reduction)
+        width = reduced_width(channels, reduction)
         self.causal = causal
         self.time_conv = nn.Conv1d(width, width, 3, padding=0 if causal else 1)
         self.time_expand = nn.Linear(width, channels)

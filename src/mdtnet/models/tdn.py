@@ -23,7 +23,7 @@ from mdtnet.models.temporal import (
     combined,
     fan_out_,
     gated,
-    reduced,
+    reduced_width,
     scaled,
 )
 from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise, whole_graph
@@ -104,7 +104,7 @@ class LongTermDifference(TemporalModule):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.reduce = ConvBN(channels, reduced(channels), 1)
+        self.reduce = ConvBN(channels, reduced_width(channels), 1)
         self.coarse = CoarseDifference(channels)
         self.conv = DepthwiseConv(channels, start="shift")
         fan_out_(self)

@@ -287,7 +287,7 @@ def neighbour_differences(z: Tensor, moved: Tensor, num_segments: int) -> tuple[
     return as_maps(forward), as_maps(backward)
 
 
-def reduced(channels: int, reduction: int = 16) -> int:
+def reduced_width(channels: int, reduction: int = 16) -> int:
     """Channels inside a motion module: max(channels / reduction, 8)."""
     return max(channels // reduction, 8)
 
@@ -315,7 +315,7 @@ class ConvBN(nn.Sequential):
         return fuse_conv_bn_eval(conv, bn)  # type: ignore[arg-type, return-value, type-var]
 
 
-def started(bn: nn.BatchNorm2d, scale: float) -> nn.BatchNorm2d:
+def start_norm_(bn: nn.BatchNorm2d, scale: float) -> nn.BatchNorm2d:
     """Start a batch norm at this scale and no bias; at 0 a sigmoid after it starts at 1/2, and its gate at 0."""
     nn.init.constant_(bn.weight, scale)
     nn.init.zeros_(bn.bias)
@@ -373,13 +373,13 @@ class CoarseDifference(TemporalModule):
 
     def __init__(self, channels: int, *, reduction: int = 16, start: float = 1.0, causal: bool = False) -> None:
         super().__init__()
-        width = reduced(channels, reduction)
+        width = reduced_width(channels, reduction)
         self.causal = causal
         self.move = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
         self.pooled = ConvBN(width, width, 3)
         self.full = ConvBN(width, width, 3)
         self.expand = ConvBN(width, channels, 1)
-        started(self.expand[1], start)  # type: ignore[arg-type]
+        start_norm_(self.expand[1], start)  # type: ignore[arg-type]
 
     def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """[N, c, H, W] -> the excitation E_C, -1/2 to 1/2, where features become x * (1 + E_C); [N, C, H, W]."""
