@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from mdtnet import checkpoint as ckpt
-from mdtnet.builtin.drawing import BEFORE
-from mdtnet.config import DataConfig, MDTNetConfig, ModelConfig, RunConfig, SaliencyConfig
+from mdtnet.config import DataConfig, ModelConfig, RunConfig
 from mdtnet.errors import CheckpointError
 from mdtnet.models.build import build_model
 
@@ -66,32 +65,6 @@ class Bomb:
 
     def __reduce__(self):
         return (open, (self.target, "w"))
-
-
-@pytest.mark.parametrize("system", ["tsn", "mdtnet1", "mdtnet2"])
-def test_network_of_an_earlier_version_computes_what_it_did(system, tmp_path):
-    """Its file lacks the keys that have come since, and today's defaults are others."""
-    first = MDTNetConfig(fine_start=1.0, fine_stage1=False, spatial_difference="none", gate_start=0.0, dcme_reach=0.0)
-    options = {"input": "raw", "saliency": SaliencyConfig(normalise="segment"), "mdtnet": first}
-    then = replace(CONFIG, model=replace(CONFIG.model, name=system, weights="", **options))
-    network = build_model(then.model, num_classes=2)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    ckpt.save_checkpoint(tmp_path / "then.pt", model=network, config=then, classes=("a", "b"))
-    content = torch.load(tmp_path / "then.pt", weights_only=True)
-    for key in BEFORE:
-        *parents, last = key.split(".")
-        place = content["config"]
-        for parent in parents:
-            place = place[parent]
-        del place[last]
-    torch.save(content, tmp_path / "then.pt")
-    found = ckpt.load_model(tmp_path / "then.pt")
-    assert found.config.train.decay_norms
-    x = torch.randint(0, 256, (1, 2, network.frames_per_segment, 3, 32, 32), dtype=torch.uint8)
-    with torch.no_grad():
-        assert torch.equal(found(x), network.eval()(x))
 
 
 def test_code_in_a_file_is_not_run(tmp_path):

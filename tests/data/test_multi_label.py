@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from mdtnet import metrics
 from mdtnet.checks import check_config
 from mdtnet.cli.main import main
-from mdtnet.config import DataConfig, EvalConfig, RunConfig, TrainConfig
+from mdtnet.config import GATE_FIGURES, DataConfig, EvalConfig, RunConfig, TrainConfig
 from mdtnet.data.annotations import describe, load_videos, write_list
 from mdtnet.data.dataset import ClipDataset, collate
 from mdtnet.data.info import contact_sheet, data_info
@@ -268,7 +268,8 @@ def run(tmp_path_factory) -> Path:
 def test_training_learns_and_keeps_the_best_by_map(run):
     with open(run / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s"]
+    columns = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s", *GATE_FIGURES)
+    assert tuple(rows[0]) == columns
     values = [float(row["val_map"]) for row in rows]
     assert max(values) > 0.95
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])

@@ -4,6 +4,7 @@ import contextlib
 import re
 import sys
 import types
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -267,13 +268,15 @@ def test_mdtnet_from_tdn(saved, caplog):
     given = load_checkpoint(path).model_state
     state = start("mdtnet2", path, classes=6).state_dict()
     shared_names = [k for k in state if k in given and not k.startswith("head.")]
-    assert all(torch.equal(state[k], given[k]) for k in shared_names)
+    stem, ours = given.pop("fine.stem.0.weight"), state.pop("fine.stem.0.weight")
+    assert torch.equal(ours[:, :12], stem)
+    assert ours.shape[1] == 15  # and the spatial difference, afresh
+    assert all(torch.equal(state[k], given[k]) for k in shared_names if k in given)
     kinds = {pretrained.components([k]).split()[0] for k in shared_names}
-    assert kinds == {"trunk", "temporal.reduce", "temporal.coarse", "temporal.conv", "fine.stem"}
+    assert kinds == {"trunk", "temporal.reduce", "temporal.coarse", "temporal.conv", "fine.stem", "fine.stage1"}
     assert (state["fine.bn.weight"] == MDTNetConfig().fine_start).all()
     assert "taken over" in caplog.text
     assert "temporal.dcme" in caplog.text.split("afresh")[1].splitlines()[0]
-    assert "not used fine.stage1" in caplog.text
     assert "classifier of 4 classes replaced by a new one of 6" in caplog.text
     assert all(len(record.getMessage()) < 160 for record in caplog.records)  # a line or two at a terminal
 
@@ -285,17 +288,16 @@ def test_mdtnet_from_a_network_without_differences(saved, system):
     model = start("mdtnet1", path)
     state = model.state_dict()
     assert all(torch.equal(state[k], given[k]) for k in given)  # the classifier too: as many classes
-    stem = given["trunk.conv1.weight"].mean(1, keepdim=True).expand(-1, 12, -1, -1)
+    stem = given["trunk.conv1.weight"].mean(1, keepdim=True).expand(-1, 15, -1, -1)
     torch.testing.assert_close(state["fine.stem.0.weight"], stem)
-    assert not state["trunk.layer2.0.temporal.coarse.expand.1.weight"].any()
+    assert (state["trunk.layer2.0.temporal.coarse.expand.1.weight"] == MDTNetConfig().gate_start).all()
 
 
 def test_start_keeps_what_has_another_shape(saved):
     path = saved("tdn")
     config = ModelConfig(name="mdtnet1", trunk="resnet18", width=0.125, weights=path)
-    config = config.__class__(**{**vars(config), "mdtnet": type(config.mdtnet)(frames_per_segment=3, key_frame=1)})
-    model = build_model(config, num_classes=4)
-    assert model.fine.stem[0].weight.shape[1] == 6
+    model = build_model(replace(config, mdtnet=MDTNetConfig(frames_per_segment=3, key_frame=1)), num_classes=4)
+    assert model.fine.stem[0].weight.shape[1] == 9
 
 
 def test_start_from_another_trunk_is_refused(saved):

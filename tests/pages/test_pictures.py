@@ -153,11 +153,11 @@ def test_the_key_frame_is_the_networks_or_the_last_of_a_shorter_segment(clip):
 
 
 def test_all_variants_on_one_sheet(clip, tmp_path):
-    assert set(VARIANTS) == {"amplitude", "phase", "spectral_residual", "difference"}
+    assert set(VARIANTS) == {"amplitude", "phase", "spectral_residual", "difference", "without_scene"}
     one = Image.open(draw_saliency(clip, tmp_path / "one.png", num_segments=2))
     every = Image.open(draw_saliency(clip, tmp_path / "all.png", num_segments=2, all_variants=True))
     row = PANEL_HEIGHT + 4
-    assert every.height - one.height == 6 * row  # two rows more for each of three variants more
+    assert every.height - one.height == 8 * row  # two rows more for each of four variants more
     first, second = (np.asarray(every)[60 + k * row :][:PANEL_HEIGHT, -500:] for k in (1, 3))
     assert (first != second).mean() > 0.05  # amplitude is not phase
     with pytest.raises(ConfigError, match="are for contact sheets, expected"):

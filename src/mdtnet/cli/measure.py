@@ -91,22 +91,18 @@ def cost(options: "Namespace") -> None:
         say(f"latency here, eager, one view: {median(times) * 1e3:.0f} ms ({spread} over {len(times)})")
 
 
-def forms() -> list[str]:
-    """Forms of a network that can be timed: eager, and every exported one, with `_int8` where it can be so computed."""
-    from mdtnet.deploy.formats import FORMATS
-
-    small = [f"{name}_int8" for name, form in FORMATS.items() if "int8" in form.precisions]
-    return ["eager", *FORMATS, *small]
-
-
 def bench_arguments(parser: "ArgumentParser") -> None:
-    from typing import Literal
+    from typing import Literal, get_args
 
-    from mdtnet.config import SYSTEMS
+    from mdtnet.config import SYSTEMS, Format
 
     parser.add_argument("--models", default=",".join(SYSTEMS), help="systems; ratios are to the first")
     parser.add_argument("--trunks", default="resnet50", help="2D networks, such as resnet50,mobilenet_v2")
-    parser.add_argument("--formats", default="eager", help=f"forms of each network, of {','.join(forms())}")
+    parser.add_argument(
+        "--formats",
+        default="eager",
+        help=f"forms of each network: {','.join(('eager', *get_args(Format)))}, or NAME_int8",
+    )
     parser.add_argument("--width", type=float, default=1.0, help="channel multiplier of the trunks")
     parser.add_argument("--segments", type=int, default=8, help="T")
     parser.add_argument("--size", type=int, default=224, help="side of the crop in pixels")

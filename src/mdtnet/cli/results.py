@@ -64,6 +64,10 @@ def report_arguments(parser: "ArgumentParser") -> None:
 
 
 def report(options: "Namespace") -> None:
+    from mdtnet.training.run_folder import check_is_run
+
+    for run in options.runs:
+        check_is_run(run)  # before anything is loaded that takes time
     from mdtnet.pages.report import build_comparison, build_report
 
     if len(options.runs) == 1:

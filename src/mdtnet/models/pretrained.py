@@ -368,15 +368,20 @@ def start_trunk(trunk: Trunk, weights: Weights, *, source: str) -> None:
 def take_over(model: nn.Module, weights: Weights, *, source: str, classes: Sequence[str] = ()) -> None:
     """Copy everything into `model` that means the same there, which is what has the same name and shape.
 
+    A stem of differences alone is taken by one that sees more beside them, into the channels of the differences.
     A classifier for other classes, or for ImageNet's, is not taken; one for the same classes in another order gets the
     order of `classes`, the names of the model's. The log says what was taken, what starts afresh and what was not used,
     in tensors by component.
     """
     own = model.state_dict()
+    given = dict(weights.state)
+    stem, differences = "fine.stem.0.weight", getattr(getattr(model, "fine", None), "differences", 0)
+    if stem in given and given[stem].shape[1] == differences < own[stem].shape[1]:
+        given[stem] = torch.cat((given[stem], own[stem][:, differences:]), 1)
     rows = _same_classes(weights, classes, count=len(own["head.fc.weight"]))
     taken = {
         key: value[rows] if rows and key.startswith("head.fc.") else value
-        for key, value in weights.state.items()
+        for key, value in given.items()
         if key in own and own[key].shape == value.shape and (rows or not key.startswith("head."))
     }
     model.load_state_dict(taken, strict=False)

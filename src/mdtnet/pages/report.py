@@ -26,7 +26,7 @@ from mdtnet.metrics import Figures
 from mdtnet.pages.charts import Confusion, Line, LineChart, chart, confusion, data_uri
 from mdtnet.pages.page import environment, write_page
 from mdtnet.scores import ScoreTable
-from mdtnet.training.run_folder import finite_number, read_history
+from mdtnet.training.run_folder import check_is_run, finite_number, read_history
 
 NUM_MISTAKES = 10
 STRIP_SEGMENTS = 8  # at most so many key frames in a strip
@@ -139,15 +139,14 @@ def read_run(run_dir: str | Path) -> RunFiles:
     Raises:
         DataError: no such directory, or nothing of a run in it.
     """
+    check_is_run(run_dir)
     run = RunFiles(Path(run_dir))
-    if not run.folder.is_dir():
-        raise DataError(f"{run_dir}: no such run directory")
     run.config = _attempt(run, "config.yaml", partial(load_yaml, unversioned=1))  # runs of version 1 did not say it
     run.history = _attempt(run, "log.csv", read_history) or []
     run.table = _attempt(run, "scores.npz", ScoreTable.load)
     run.figures = _figures(run)
     if run.config is None and run.figures is None and not run.history:
-        raise DataError(f"{run_dir}: not a run directory (no config.yaml, log.csv, scores.npz or metrics.json)")
+        raise DataError(f"{run_dir}: not a run directory: {'; '.join(run.missing)}")
     run.unreadable = _unreadable(run)
     run.title = run.folder.resolve().name
     if run.config is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mdtnet.config import GATE_FIGURES, RunConfig
 from mdtnet.config_file import flat, to_dict
-from mdtnet.errors import CheckpointError, ConfigError
+from mdtnet.errors import CheckpointError, ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,22 @@ FREE = (
     "train.epochs",
     "train.save_every",
 )
+
+
+RUN_FILES = ("config.yaml", "log.csv", "scores.npz", "metrics.json")
+"""Files of a run that a report reads."""
+
+
+def check_is_run(folder: str | Path) -> None:
+    """Check that a folder holds something of a run.
+
+    Raises:
+        DataError: it does not, or is no folder.
+    """
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such run directory")
+    if not any(Path(folder, name).exists() for name in RUN_FILES):
+        raise DataError(f"{folder}: not a run directory (no {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]})")
 
 
 def new_folder(config: RunConfig) -> str:
