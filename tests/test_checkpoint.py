@@ -102,6 +102,17 @@ def test_other_peoples_weights(tmp_path, model):
         ckpt.load_checkpoint(tmp_path / "weights.pt")
 
 
+def test_one_flipped_bit(path):
+    """torch alone reads the file, with another weight."""
+    content = bytearray(path.read_bytes())
+    at = content.index(torch.load(path, weights_only=True)["model"]["trunk.layer3.0.conv1.weight"].numpy().tobytes())
+    content[at + 100] ^= 16
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["format"] == "mdtnet"
+    with pytest.raises(CheckpointError, match=r"best\.pt: .*damaged.*the checksum of .* is wrong"):
+        ckpt.load_model(path)
+
+
 def edited(path, **changes):
     content = torch.load(path, weights_only=True)
     torch.save({**content, **changes}, path)

@@ -10,6 +10,7 @@ import json
 import logging
 import pickle
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,10 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> Any:
+    if zipfile.is_zipfile(path):  # torch reads past a wrong checksum, and the network is quietly another one
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
     names = _numpy_names()
     try:
         with torch.serialization.safe_globals(names):
