@@ -29,7 +29,7 @@ from mdtnet.system.files import atomic_write
 VIDEOS = (".mp4",)
 SHORT_SIDE = 256  # pixels; salience depends on it a little, and networks see frames of about this size
 VARIANTS = get_args(get_type_hints(SaliencyConfig)["variant"])
-NOTE = "salience 0 to 1; bright everywhere: hardly any motion, the segment passes unchanged"
+NOTE = "salience 0 to 1; bright everywhere: hardly any motion, passes unchanged"
 DEFAULT_FPS = 25  # of sources without a frame rate
 KINDS = f"{', '.join(SHEETS)} (contact sheet) or {VIDEOS[0]} (overlay video)"
 CHUNK = 16  # frames of an overlay video computed together
