@@ -225,20 +225,21 @@ def folder_of_frames(folder: Path, height: int, width: int) -> Path:
 
 
 @pytest.mark.parametrize("exposure", ["none", "gamma"])
-@pytest.mark.parametrize("size", [64, 90])  # 90: larger than the short side, so that frames are enlarged
-def test_views_are_those_of_a_test_bit_for_bit(videos, tmp_path, exposure, size):
+@pytest.mark.parametrize(("size", "segments"), [(64, 0), (90, 7)])  # 90: larger than the short side: enlarged
+def test_views_are_those_of_a_test_bit_for_bit(videos, tmp_path, exposure, size, segments):
     """With and without torch: video files, folders of images that shrink or grow, one crop and three."""
     sources = [videos / name for name in ("left/a.mp4", "right/b.mp4", "right/c.mp4")]
     sources += [folder_of_frames(tmp_path / "large", 96, 128), folder_of_frames(tmp_path / "small", 50, 41)]
     config = RunConfig(
         data=DataConfig(num_segments=4, short_side=72, size=size, exposure=exposure),
         model=ModelConfig(name="tsn", trunk="resnet18", width=0.125),
+        test=EvalConfig(segments=segments),
     )
     model = Recogniser(build_model(config.model, num_classes=5), classes=CLASSES, config=config, device="cpu")
     for source in sources:
         for crops in (1, 3):
             list_ = VideoList(CLASSES, np.zeros(1, dtype=np.int64), "", Texts.of([str(source)]), np.arange(1))
-            test = EvalConfig(clips=2, crops=crops)
+            test = EvalConfig(clips=2, crops=crops, segments=segments)
             item = ClipDataset(list_, config.data, frames_per_segment=1, train=False, test=test)[0]
             expected = item["frames"].movedim(-3, -1).numpy()
             np.testing.assert_array_equal(model.views(source, clips=2, crops=crops), expected)
@@ -360,6 +361,8 @@ def test_load_knows_a_file_by_its_suffix(tsn, onnx_file, tmp_path):
     assert isinstance(load(tsn, device="cpu"), Recogniser)
     with pytest.raises(ConfigError, match="device is 'cuda', but exported networks run on the CPU"):
         load(onnx_file, device="cuda")
+    with pytest.raises(ConfigError, match=r"segments is 4, but .*\.onnx is exported: its number of segments is fixed"):
+        load(onnx_file, segments=4)
     with pytest.raises(CheckpointError, match=r"expected a file that ends in one of \.onnx, \.xml, \.pt2"):
         ExportedRecogniser.load(tsn)
     (tmp_path / "x.pt2").write_text("not a program")

@@ -44,6 +44,13 @@ def test_three_lines(folder):
     assert str(prediction).startswith(f"{folder / 'videos/left/a.mp4'}: {prediction.classes[0]} ")
 
 
+def test_number_of_segments(folder):
+    video = folder / "videos/left/a.mp4"
+    assert Recogniser.load(folder / "best.pt", device="cpu", segments=3).views(video).shape[1] == 3
+    with pytest.raises(ConfigError, match="segments is -1, expected at least 0"):
+        Recogniser.load(folder / "best.pt", segments=-1)
+
+
 def test_prediction_is_sorted_and_sums_to_one(model, folder):
     prediction = model.predict(folder / "videos/left/a.mp4", topk=99)
     assert set(prediction.classes) == set(CLASSES)

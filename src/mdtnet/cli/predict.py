@@ -30,6 +30,7 @@ def predict_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--threshold", type=float, help="show every class with at least this probability, 0 to 1")
     parser.add_argument("--clips", type=int, default=1, help="clips per video that are averaged")
     parser.add_argument("--crops", type=int, default=1, help="crops per clip that are averaged: 1 or 3")
+    parser.add_argument("--segments", type=int, default=0, help="T; 0: as in the network's own test")
     parser.add_argument("--json", default="", help="also write the predictions to this JSON file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
@@ -42,7 +43,7 @@ def predict(options: "Namespace") -> int:
     sources = expand_sources(options.sources)
     if options.json:
         check_file(options.json)
-    model = load(options.checkpoint, device=options.device)
+    model = load(options.checkpoint, device=options.device, segments=options.segments)
     found = []
     for prediction in model.predict_many(
         sources, topk=options.topk, threshold=options.threshold, clips=options.clips, crops=options.crops

@@ -92,8 +92,8 @@ def describe(
 ) -> Description:
     """The description of a trained network in a test of `crops` crops per clip, 1 or 3.
 
-    The crops have the size of the run's own test where that has as many of them, else `data.size` for 1 and
-    `data.short_side` for 3.
+    T is that of the run's own test. The crops have the size of that test where it has as many of them, else
+    `data.size` for 1 and `data.short_side` for 3.
     """
     data, test = config.data, config.test
     own_size = test.crop_size if test.crops == crops else 0
@@ -102,7 +102,7 @@ def describe(
         trunk=config.model.trunk,
         precision=precision,
         classes=tuple(classes),
-        num_segments=data.num_segments,
+        num_segments=test.segments or data.num_segments,
         frames_per_segment=frames_per_segment,
         frame_stride=data.frame_stride,
         sampling=data.sampling,

@@ -1,6 +1,7 @@
 """A trained network that classifies videos: `Recogniser.load(checkpoint).predict(source)`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -38,16 +39,22 @@ class Recogniser(Predictor, HubMixin):
         self.config = config
 
     @classmethod
-    def load(cls, checkpoint: str | Path, *, device: str = "auto") -> Self:
-        """Read a checkpoint; `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...
+    def load(cls, checkpoint: str | Path, *, device: str = "auto", segments: int = 0) -> Self:
+        """Read a checkpoint; `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...; `segments` is
+        T, 0 that of the run's own test.
 
         Raises:
             CheckpointError: the file is missing, is no checkpoint, or does not fit its network.
-            ConfigError: the device is not there.
+            ConfigError: the device is not there, or `segments` is negative.
         """
         _device(device)  # before a large file is read
+        if segments < 0:
+            raise ConfigError(f"segments is {segments}, expected at least 0")
         model = load_model(checkpoint)
-        return cls(model, classes=model.classes, config=model.config, device=device)
+        config = model.config
+        if segments:
+            config = replace(config, test=replace(config.test, segments=segments))
+        return cls(model, classes=model.classes, config=config, device=device)
 
     def video(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Views:
         """The views of a video that the network sees, V = `clips` * `crops`, and its damage.
