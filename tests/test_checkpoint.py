@@ -136,6 +136,8 @@ def test_keys_and_shapes_that_do_not_fit(path):
         ckpt.load_model(edited(path, model={**state, "head.fc.bais": bias}))
     with pytest.raises(CheckpointError, match=r"head\.fc\.bias is \[3\], expected \[2\]"):
         ckpt.load_model(edited(path, model={**state, "head.fc.bias": torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match=r"best\.pt: .*head\.fc\.bias has numbers that are not finite"):
+        ckpt.load_model(edited(path, model={**state, "head.fc.bias": torch.tensor([0.0, torch.nan])}))
 
 
 def test_a_failed_write_leaves_the_old_file(path):

@@ -350,10 +350,11 @@ def model_of(checkpoint: Checkpoint, *, where: str) -> Network:
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy weights into `model`, every name and every shape the same.
+    """Copy weights into `model`, every name and every shape the same, every number finite.
 
     Raises:
-        CheckpointError: a name is missing or too many, or a shape differs; the message starts with `where`.
+        CheckpointError: a name is missing or too many, a shape differs, or a number is not finite; the message starts
+            with `where`.
     """
     own = model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state]
@@ -362,6 +363,9 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
         f"{name} is {list(state[name].shape)}, expected {list(value.shape)}"
         for name, value in own.items()
         if name in state and state[name].shape != value.shape
+    ]
+    problems += [
+        f"{name} has numbers that are not finite" for name in own if name in state and not state[name].isfinite().all()
     ]
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
