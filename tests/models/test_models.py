@@ -326,8 +326,8 @@ def test_dropped_salience_is_an_augmentation_of_training():
     assert not torch.equal(kept[0], plain[0])
 
 
-OFF = [{"input": "raw", "saliency": SaliencyConfig(floor=1.0)}, {"saliency": SaliencyConfig(scene=1.0)}]
-ON = [{"input": "raw", "saliency": SaliencyConfig(floor=0.0)}, {}]
+OFF = [{"saliency": SaliencyConfig(floor=1.0)}, {"input": "without_scene", "saliency": SaliencyConfig(scene=1.0)}]
+ON = [{"saliency": SaliencyConfig(floor=0.0)}, {"input": "without_scene"}]
 
 
 @pytest.mark.parametrize(("off", "on"), list(zip(OFF, ON)), ids=["map", "without_scene"])
