@@ -56,6 +56,33 @@ REAL = {**STUDY, "lr": 0.0024, "warmup_epochs": 2, "classifier_lr": 5}
 
 
 @dataclass(frozen=True)
+class Rendered:
+    """A rendered data set: its places and how many clips of each class its parts have."""
+
+    render: RenderConfig
+    train: int
+    val: int
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Its validation parts: three where places mislead, one where they say nothing."""
+        return ("val", "val_same", "val_neutral") if self.render.scene_bias else ("val",)
+
+
+CLUTTERED = {"size": 72, "background": "cluttered", "scene_bias": 0.5, "difficulty": 0.5}
+MOVING = {"size": 72, "background": "moving", "scene_bias": 0.5}
+PLAIN = {"size": 72, "background": "plain", "difficulty": 0.5}
+RENDERED = {
+    "small": Rendered(RenderConfig(**CLUTTERED, seed=7), 40, 40),
+    "large": Rendered(RenderConfig(**CLUTTERED, seed=7), 200, 100),
+    "still": Rendered(RenderConfig(**CLUTTERED, seed=301), 200, 100),
+    "moving": Rendered(RenderConfig(**MOVING, seed=302), 200, 100),
+    "order": Rendered(RenderConfig(**PLAIN, seed=303), 200, 100),
+}
+"""Name -> data set. `small` and `large` are for development, the others for studies: no choice is made on them."""
+
+
+@dataclass(frozen=True)
 class Protocol:
     """Data and everything that its runs share."""
 
@@ -71,10 +98,16 @@ class Protocol:
     recipe: dict[str, Any]
 
 
-BUILTIN = ("val", "val_same", "val_neutral")
+def built_in(name: str, segments: int, size: int, short: int, epochs: int) -> Protocol:
+    """Training from scratch on a rendered set."""
+    tests = tuple(f"{name}/{part}" for part in RENDERED[name].tests)
+    return Protocol(f"{name}/train", tests, segments, size, short, epochs, 16, 2, SCRATCH, STUDY)
+
+
 PROTOCOLS = {
-    "quick": Protocol("train", BUILTIN, 4, 48, 54, 15, 16, 2, SCRATCH, STUDY),
-    "study": Protocol("train", BUILTIN, 8, 64, 72, 20, 16, 2, SCRATCH, STUDY),
+    "quick": built_in("small", 4, 48, 54, 15),
+    "study": built_in("small", 8, 64, 72, 20),
+    **{name: built_in(name, 8, 64, 72, 6) for name in ("large", "still", "moving", "order")},
     "pushup_phase": Protocol("push_train", ("push_test",), 8, 96, 112, 12, 8, 1, IMAGENET, REAL),
     "ut set 1, odd to even": Protocol("ut_odd", ("ut_even",), 8, 96, 112, 30, 6, 1, IMAGENET, REAL),
     "ut set 1, even to odd": Protocol("ut_even", ("ut_odd",), 8, 96, 112, 30, 6, 1, IMAGENET, REAL),
@@ -145,6 +178,22 @@ NEXT: list[Variant] = [
     ("raw", "tdn", {}, {}),
     ("without scene", "tdn", SCENE, {}),
 ]
+EMA = {"ema": 0.99}
+LARGE: list[Variant] = [
+    *[("raw", system, {}, {}) for system in ("tsn", "tsm", "tdn")],
+    ("moving average", "tdn", {}, EMA),
+    ("default", "mdtnet1", {}, {}),
+    ("moving average", "mdtnet1", {}, EMA),
+    ("half the rate", "mdtnet1", {}, {"lr": 0.01}),
+    ("average, stage 1", "mdtnet1", {"mdtnet": {"fine_fusion": "average"}}, {}),
+    ("default", "mdtnet2", {}, {}),
+    ("map, floor 0.2", "mdtnet2", {"saliency": {"floor": 0.2}}, {}),
+    ("map without scene, floor 0", "mdtnet2", {"saliency": {"variant": "without_scene", "floor": 0.0}}, {}),
+    ("map, in half of the training clips", "mdtnet2", {"saliency": {"drop": 0.5}}, {}),
+    ("without median", "mdtnet2", {"input": "median"}, {}),
+    ("without scene", "mdtnet2", SCENE, {}),
+    ("without median, six-channel stem", "mdtnet2", {"input": "median", "input_to": "stem"}, {}),
+]
 CLIPS: list[Variant] = [
     ("raw", "tsn", RAW, {}),
     ("without scene", "tsn", SCENE, {}),
@@ -172,21 +221,26 @@ SERIES: dict[str, tuple[tuple[str, ...], list[Variant], int]] = {
     "clips": (tuple(PROTOCOLS)[2:], CLIPS, 2),
     "study": (("study",), LONG, 8),
     "next": (("study",), NEXT, 12),
+    "large": (("large",), LARGE, 8),
 }
-"""Name -> protocols, variants and seeds. `next` was written when the others had been run, and has not been."""
+"""Name -> protocols, variants and seeds."""
+
+
+SILENCED = 600  # clips on which a network is tested with one part silenced, or backwards: a large set's every second
 
 
 # ---- clips ----------------------------------------------------------------------------------------------
 
 
-def rendered(folder: Path, jobs: int, per_class: int) -> None:
-    """The built-in set with misleading scenes, renderer seed 7, coded and decoded, in its four parts."""
-    config = RenderConfig(size=72, background="cluttered", scene_bias=0.5, difficulty=0.5, seed=7)
+def rendered(folder: Path, name: str, jobs: int, *, few: bool = False) -> None:
+    """A rendered set, coded and decoded; with `few` two clips of each class."""
+    data = RENDERED[name]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        for split in ("train", *BUILTIN):
-            wanted = [(action, index, config, split) for action in config.classes for index in range(per_class)]
+        for split in ("train", *data.tests):
+            count = 2 if few else data.train if split == "train" else data.val
+            wanted = [(action, i, data.render, split) for action in data.render.classes for i in range(count)]
             clips = pool.starmap(_drawn, wanted, chunksize=4)
-            _save(folder, split, clips, [config.classes.index(action) for action, *_ in wanted])
+            _save(folder / name, split, clips, [data.render.classes.index(action) for action, *_ in wanted])
 
 
 def _drawn(action: str, index: int, config: RenderConfig, split: Any) -> np.ndarray:
@@ -361,10 +415,14 @@ class Run:
         return curve
 
     @torch.no_grad()
-    def logits(self, part: str, *, backwards: bool = False) -> tuple[Tensor, Tensor]:
-        """Scores of a part, one clip and centre crop each, and its labels; `backwards` plays clips from the end."""
+    def logits(self, part: str, *, most: int = 1 << 30, backwards: bool = False) -> tuple[Tensor, Tensor]:
+        """Scores of a part, one clip and centre crop each, and its labels.
+
+        With more than `most` clips, every so many of them; `backwards` plays them from the end.
+        """
         p, clips = self.protocol, load(self.folder, part, self.protocol.short, self.device)
-        rows = clips.indices(range(len(clips.counts)), lambda n: spread_indices(n, **self.sampling))
+        chosen = np.arange(0, len(clips.counts), -(-len(clips.counts) // most))
+        rows = clips.indices(chosen, lambda n: spread_indices(n, **self.sampling))
         if backwards:
             rows = np.ascontiguousarray(rows[:, ::-1, ::-1])
         top, left = ((side - p.size) // 2 for side in clips.frames.shape[1:3])
@@ -372,7 +430,7 @@ class Run:
             self.tested(self.normalised(clips.frames[chunk][..., top : top + p.size, left : left + p.size, :])).float()
             for chunk in torch.from_numpy(rows).to(self.device).split(96 if self.graph else 16)
         ]
-        return torch.cat(scores), clips.labels
+        return torch.cat(scores), clips.labels[torch.from_numpy(chosen).to(self.device)]
 
     @property
     def tested(self) -> Any:
@@ -384,20 +442,22 @@ class Run:
         curve = self.train()
         self.tested.eval()
         row = {key: self.task[key] for key in ("series", "on", "name", "system", "seed")} | {"train": curve[-1]}
+        row["predicted"] = {}
         for part in self.protocol.tests:
             scores, labels = self.logits(part)
             row[part] = float((scores.argmax(1) == labels).float().mean())
-        first = self.protocol.tests[0]
-        scores, labels = self.logits(first)
-        backwards, _ = self.logits(first, backwards=True)
+            row["predicted"][part] = scores.argmax(1).tolist()
+        first, most = self.protocol.tests[0], SILENCED
+        scores, labels = self.logits(first, most=most)
+        backwards, _ = self.logits(first, most=most, backwards=True)
         row["backwards"] = float((backwards.argmax(1) == labels).float().mean())
-        row["without"] = {}
+        top1, row["without"] = float((scores.argmax(1) == labels).float().mean()), {}
         for part in parts_of(self.tested):
             with knocked_out(self.tested, part):
-                other, _ = self.logits(first)
+                other, _ = self.logits(first, most=most)
             fall = margins(scores, labels) - margins(other, labels)
-            top1 = float((other.argmax(1) == labels).float().mean())
-            row["without"][part] = [top1 - row[first], float(fall.mean() / (fall.std() / len(fall) ** 0.5 + 1e-12))]
+            left = float((other.argmax(1) == labels).float().mean())
+            row["without"][part] = [left - top1, float(fall.mean() / (fall.std() / len(fall) ** 0.5 + 1e-12))]
         pixels = self.clips.frames[self.drawn[0][0, 0]][..., : self.protocol.size, : self.protocol.size, :]
         row["gates"] = {
             key: round(value, 4) for key, value in gate_figures(self.tested, self.normalised(pixels)).items()
@@ -503,8 +563,10 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     folder = options.out / ("clips_small" if options.small else "clips")
-    if not (folder / "val_neutral.npz").exists():
-        rendered(folder, options.jobs, 2 if options.small else 40)
+    on = {name for series in options.series for name in SERIES[series][0]}
+    for name in sorted({PROTOCOLS[name].train.partition("/")[0] for name in on} & set(RENDERED)):
+        if not (folder / name / f"{RENDERED[name].tests[-1]}.npz").exists():
+            rendered(folder, name, options.jobs, few=options.small)
     if "clips" in options.series and not (folder / "ut_even.npz").exists():
         read_videos(folder, options.root, options.jobs, 8 if options.small else 1)
     tasks = []

@@ -137,7 +137,7 @@ class SaliencyConfig:
 Reading = Literal["raw", "without_scene", "median", "learned"]
 ReadingTo = Literal["frames", "stem", "differences"]
 Part = Literal["fine", "coarse", "dcme", "stce", "motion", "reading"]
-"""A part of a network that can be silenced in a test."""
+"""A part of a network that can be silenced in a test; `reading` is its salience map or its change of key frames."""
 PARTS: tuple[Part, ...] = get_args(Part)
 GATE_FIGURES = ("e_coarse", "e_dcme", "e_stce", "e_motion", "fine_share", "taps_inside")
 """Columns of `log.csv`: mean |E| of coarse differences, DCME, STCE and TEA's motion excitation; size of the path of

@@ -28,8 +28,7 @@ PARTS = {
 
 
 def network(system: str, **options) -> torch.nn.Module:
-    """A small network; MDT-Net2 sees its key frames without the scene, so that it has every part."""
-    options = {"input": "without_scene" if system == "mdtnet2" else "raw", **options}
+    """A small network."""
     model = build_model(ModelConfig(name=system, trunk="resnet18", width=0.125, dropout=0.0, **options), num_classes=3)
     model(clips(model))  # batch norms have seen something
     return model.eval()
@@ -73,8 +72,10 @@ def test_network_without_its_gates_is_the_network_that_has_none():
         torch.testing.assert_close(model(x), bare(x), atol=1e-6, rtol=1e-5)
 
 
-def test_silenced_reading_is_mdtnet1():
-    model, raw = network("mdtnet2"), network("mdtnet1")
+@pytest.mark.parametrize("reading", ["raw", "without_scene"])
+def test_silenced_reading_is_mdtnet1(reading):
+    """That of the salience map, and that of the key frames without the scene."""
+    model, raw = network("mdtnet2", input=reading), network("mdtnet1")
     raw.load_state_dict(model.state_dict())
     x = clips(model)
     with torch.no_grad(), knocked_out(model, "reading"):

@@ -25,14 +25,18 @@ def parts_of(model: nn.Module) -> tuple[Part, ...]:
         **{DCME: "dcme", STCE: "stce", MotionExcitation: "motion"},
     }
     found = {classes[type(module)] for module in model.modules() if type(module) in classes}
-    if getattr(getattr(model, "reading", None), "reading", "raw") != "raw":
+    if getattr(getattr(model, "reading", None), "reading", "raw") != "raw" or _map_of(model) is not None:
         found.add("reading")
     return tuple(part for part in PARTS if part in found)
 
 
+def _map_of(model: nn.Module) -> Any:
+    return getattr(model, "saliency", None)
+
+
 @contextmanager
 def knocked_out(model: nn.Module, part: Part) -> Iterator[None]:
-    """The network without one part: its gates at 0, its path adding nothing, its key frames raw.
+    """The network without one part: its gates at 0, its path adding nothing, its frames raw.
 
     For tests: nothing is learned anew. A network without this part is left as it is.
     """
@@ -40,7 +44,10 @@ def knocked_out(model: nn.Module, part: Part) -> Iterator[None]:
         for module in model.modules():
             if hook := _silencer(module, part):
                 stack.callback(module.register_forward_hook(hook).remove)
-        if part == "reading" and "reading" in parts_of(model):
+        if part == "reading" and _map_of(model) is not None:
+            stack.callback(setattr, model, "saliency", _map_of(model))
+            model.saliency = None  # type: ignore[assignment]
+        elif part == "reading" and "reading" in parts_of(model):
             reading: Any = model.reading
             own = reading.register_forward_hook(lambda module, inputs, output: inputs[0])
             stack.callback(own.remove)
