@@ -19,7 +19,7 @@ import re
 import time
 import traceback
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,8 @@ class Protocol:
     stride: int
     model: dict[str, Any]
     recipe: dict[str, Any]
+    every: int = 1
+    """Trained on every so many of the training clips, as many steps."""
 
 
 def built_in(name: str, segments: int, size: int, short: int, epochs: int) -> Protocol:
@@ -108,6 +110,7 @@ PROTOCOLS = {
     "quick": built_in("small", 4, 48, 54, 15),
     "study": built_in("small", 8, 64, 72, 20),
     **{name: built_in(name, 8, 64, 72, 6) for name in ("large", "still", "moving", "order")},
+    "still, a quarter": replace(built_in("still", 8, 64, 72, 24), every=4),
     "pushup_phase": Protocol("push_train", ("push_test",), 8, 96, 112, 12, 8, 1, IMAGENET, REAL),
     "ut set 1, odd to even": Protocol("ut_odd", ("ut_even",), 8, 96, 112, 30, 6, 1, IMAGENET, REAL),
     "ut set 1, even to odd": Protocol("ut_even", ("ut_odd",), 8, 96, 112, 30, 6, 1, IMAGENET, REAL),
@@ -194,6 +197,19 @@ LARGE: list[Variant] = [
     ("without scene", "mdtnet2", SCENE, {}),
     ("without median, six-channel stem", "mdtnet2", {"input": "median", "input_to": "stem"}, {}),
 ]
+BOTH: list[Variant] = [("default", system, {}, {}) for system in ("mdtnet1", "mdtnet2")]
+BASELINES: list[Variant] = [("default", system, {}, {}) for system in ("tsn", "tsm", "tea", "tdn")]
+NO_FINE = {"mdtnet": {"fine": False}}
+INPUTS: list[Variant] = [
+    *[("without scene", system, SCENE, {}) for system in ("tsn", "tsm", "tea", "tdn", "mdtnet2")],
+    *[("without median", system, {"input": "median"}, {}) for system in ("tsn", "tdn", "mdtnet2")],
+    ("exchanged scenes in half of the clips", "tdn", {}, {"exchange": 0.5}),
+    ("exchanged scenes in half of the clips", "mdtnet1", {}, {"exchange": 0.5}),
+    ("no fine differences", "mdtnet1", NO_FINE, {}),
+    ("no fine differences", "mdtnet2", NO_FINE, {}),
+    ("no fine differences, without scene", "mdtnet2", {**SCENE, **NO_FINE}, {}),
+]
+"""What every system sees, and the factorial of fine differences and inputs."""
 CLIPS: list[Variant] = [
     ("raw", "tsn", RAW, {}),
     ("without scene", "tsn", SCENE, {}),
@@ -222,6 +238,12 @@ SERIES: dict[str, tuple[tuple[str, ...], list[Variant], int]] = {
     "study": (("study",), LONG, 8),
     "next": (("study",), NEXT, 12),
     "large": (("large",), LARGE, 8),
+    "still": (("still", "still, a quarter"), BOTH, 24),
+    "still, baselines": (("still", "still, a quarter"), BASELINES, 8),
+    "still, inputs": (("still, a quarter",), INPUTS, 8),
+    "moving": (("moving",), BOTH, 12),
+    "moving, baselines": (("moving",), BASELINES, 8),
+    "order": (("order",), BASELINES + BOTH, 8),
 }
 """Name -> protocols, variants and seeds."""
 
@@ -338,10 +360,10 @@ class Run:
     def draw(self) -> None:
         """Order, frames, crops and mirroring of all epochs."""
         p, rng = self.protocol, np.random.default_rng([7, self.task["seed"]])
-        count, height, width = len(self.clips.counts), *self.clips.frames.shape[1:3]
-        self.steps = count // p.batch
+        chosen, (height, width) = np.arange(0, len(self.clips.counts), p.every), self.clips.frames.shape[1:3]
+        self.steps = len(chosen) // p.batch
         shape = (p.epochs, self.steps, p.batch)
-        order = np.stack([rng.permutation(count)[: self.steps * p.batch].reshape(shape[1:]) for _ in range(p.epochs)])
+        order = np.stack([rng.permutation(chosen)[: self.steps * p.batch].reshape(shape[1:]) for _ in range(p.epochs)])
         rows = self.clips.indices(order.ravel(), lambda n: train_indices(n, rng, **self.sampling))
         y = rng.integers(0, height - p.size + 1, shape)[..., None] + np.arange(p.size)
         x = rng.integers(0, width - p.size + 1, shape)[..., None] + np.arange(p.size)
