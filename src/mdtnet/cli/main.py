@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from mdtnet import __version__
-from mdtnet.cli import convert, data, demo, measure, pictures, predict, results, study, test, train, zoo
+from mdtnet.cli import convert, data, demo, doctor, measure, pictures, predict, results, study, test, train, zoo
 from mdtnet.cli.parse import Verb, parse
 from mdtnet.errors import ConfigError, MdtnetError, nearest
 from mdtnet.system.machine import keep_freed_memory
 from mdtnet.system.terminal import complain, log_to_terminal, mistake, say, show
 
 GROUPS: dict[str, dict[str, Verb]] = {
-    "Begin": demo.VERBS,
+    "Begin": demo.VERBS | doctor.VERBS,
     "Data": data.VERBS,
     "Train and test": train.VERBS | test.VERBS | results.VERBS | study.VERBS,
     "Use": predict.VERBS | convert.VERBS | zoo.VERBS,

@@ -21,6 +21,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from mdtnet.data.container import SMALLEST_FRAME, Decoder, Part, open_video, seconds_of, short_reason
+from mdtnet.data.decoders import TORCHCODEC, why_torchcodec_fails
 from mdtnet.data.images import frame_files, is_picture, is_regular, read_image
 from mdtnet.data.suffixes import is_image
 from mdtnet.errors import ConfigError, VideoError
@@ -215,7 +216,7 @@ def read_frames(part: Part, request: Request, *, backend: str = "auto") -> Readi
     """
     if files := _pictures(part, request.frame_pattern):
         return _read_pictures(part, files, request)
-    if backend == "torchcodec":
+    if backend == TORCHCODEC:
         return _read_torchcodec(part, request)
     return _read_pyav(part, request)
 
@@ -251,14 +252,8 @@ class _Collector:
 
 def check_backend(backend: str) -> None:
     """Raise ConfigError where `backend` cannot be used here."""
-    if backend == "torchcodec":
-        try:
-            decoders = importlib.import_module("torchcodec.decoders")
-            decoders.VideoDecoder(b"")  # new versions look for FFmpeg's libraries only now
-        except (ImportError, RuntimeError, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            if isinstance(error, ImportError | OSError) or "load" in reason:
-                raise ConfigError(f"backend is 'torchcodec', which does not load here: {reason}") from error
+    if backend == TORCHCODEC and (reason := why_torchcodec_fails()):
+        raise ConfigError(f"backend is 'torchcodec', which does not load here: {reason}")
 
 
 # ---- video files ----------------------------------------------------------------------------------------
@@ -463,7 +458,7 @@ def _read_torchcodec(part: Part, request: Request) -> Reading:
     It numbers packets, not decoded frames. Where the two numbers differ (AVI with packed B-frames), and for damaged or
     mirrored videos, parts, and other frame rates, PyAV reads the file.
     """
-    check_backend("torchcodec")
+    check_backend(TORCHCODEC)
     decoders = importlib.import_module("torchcodec.decoders")
     with open_video(part.path) as (container, stream):
         index = stream.index
