@@ -1,5 +1,6 @@
-"""Grad-CAM and DCME's offsets, on networks whose answer is known."""
+"""Grad-CAM, the worth of parts and DCME's offsets, on networks whose answer is known."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,15 @@ from mdtnet.errors import CheckpointError, ConfigError, VideoError
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.models.build import build_model
 from mdtnet.models.deform import deform_conv2d
+from mdtnet.models.gates import knocked_out
 from mdtnet.models.mdtnet import DCME
 from mdtnet.models.trunk import Timeline, Trunk
 from mdtnet.models.tsn import TSN
-from mdtnet.pages.explain import (
-    OFFSETS_HEIGHT,
-    explain,
-    grad_cam,
-    learned_offsets,
-    most_motion,
-    sampling_points,
-)
+from mdtnet.pages.evidence import grad_cam, part_effects
+from mdtnet.pages.explain import explain
+from mdtnet.pages.offsets import OFFSETS_HEIGHT, learned_offsets, most_motion, sampling_points
+from mdtnet.pages.sheet import PANEL_HEIGHT
+from mdtnet.pages.subject import Subject
 
 
 class Unchanged(nn.Module):
@@ -221,7 +220,55 @@ def test_sheet_of_two_networks(folder, tmp_path):
     both = Image.open(explain([one, two], folder / "clip.mp4", tmp_path / "b.jpg", device="cpu", label="wave"))
     stages = Image.open(explain([one, two], folder / "clip.mp4", tmp_path / "c.png", device="cpu", stages=(3, 4)))
     assert (sheet.format, both.format) == ("PNG", "JPEG")
-    assert stages.height - both.height == 2 * (both.height - sheet.height) > 0
+    assert stages.height - both.height == 2 * (PANEL_HEIGHT + 4)
+    assert both.height - sheet.height > PANEL_HEIGHT + 4, "a row of maps, and bars of five parts"
+
+
+# ---- which part
+
+
+def test_parts_are_worth_what_switching_them_off_costs(folder):
+    subject = Subject.of(folder / "mdtnet2.pt", folder / "clip.mp4", "cpu")
+    model, index = subject.network.model, 5
+    found = {effect.part: effect for effect in part_effects(subject, index)}
+    assert list(found) == ["fine", "coarse", "dcme", "stce", "salience"]
+    with torch.no_grad():
+        whole = model(subject.clip)[0]
+        for part in ("fine", "coarse", "dcme", "stce"):
+            with knocked_out(model, part):
+                scores = model(subject.clip)[0]
+            assert found[part].moved == pytest.approx(float(whole[index] - scores[index]), abs=1e-5)
+            assert found[part].probability == pytest.approx(float(scores.softmax(-1)[index]), abs=1e-5)
+            assert found[part].prediction == CLASSES[scores.argmax()]
+        model.saliency = None
+        assert found["salience"].moved == pytest.approx(float(whole[index] - model(subject.clip)[0, index]), abs=1e-5)
+    assert any(effect.moved for effect in found.values())
+
+
+def test_networks_without_parts_have_no_effects(folder):
+    assert list(part_effects(Subject.of(folder / "tsn.pt", folder / "clip.mp4", "cpu"), 0)) == []
+
+
+def test_numbers_of_the_picture(folder, tmp_path):
+    paths, video = [folder / "tsn.pt", folder / "mdtnet2.pt"], folder / "clip.mp4"
+    explain(paths, video, tmp_path / "x.png", device="cpu", label="wave", stages=(3, 4), json=tmp_path / "x.json")
+    tsn, mdtnet2 = json.loads((tmp_path / "x.json").read_text())["networks"]
+    for path, found in zip(paths, (tsn, mdtnet2)):
+        network = Recogniser.load(path, device="cpu")
+        probability = dict(zip(CLASSES, network.probabilities(network.views(video))))["wave"]
+        assert found["probability"] == pytest.approx(probability, abs=1e-5)
+        assert found["score"] == pytest.approx(np.mean([one["score"] for one in found["segments"]]), abs=1e-5)
+        for one in found["segments"]:
+            assert np.shape(one["gradcam"]["stage3"]) == np.shape(one["salience"]) == (2, 2)
+            assert np.shape(one["gradcam"]["stage4"]) == (1, 1)
+            assert 0 <= np.min(one["salience"]) <= np.max(one["salience"]) <= 1
+    numbers = [one["frame"] for one in mdtnet2["segments"]]
+    for frame, number in zip(Subject.of(paths[1], video, "cpu").key_frames(np.arange(3)), numbers):
+        left = (4 + 2 * number) * 40 / 64 - (60 - 32) / 2  # of the square, in the centre crop
+        bright = np.flatnonzero(frame[16:20].mean((0, 2)) > 120)
+        assert abs(bright.min() - max(left, 0)) < 1.5, number
+    assert (tsn["parts"], tsn["sees_salience"], mdtnet2["sees_salience"]) == ([], False, True)
+    assert {one["part"] for one in mdtnet2["parts"]} == {"fine", "coarse", "dcme", "stce", "salience"}
 
 
 def test_sheet_of_offsets(folder, tmp_path):
@@ -262,10 +309,11 @@ def test_key_frames_are_those_that_trunks_see():
 MISTAKES = {
     "no offsets": ({"what": "offsets"}, "tsn.pt: stage 2 of this network has no DCME"),
     "unknown class": ({"label": "wawe"}, "label is 'wawe', which .*tsn.pt does not know; did you mean 'wave'"),
-    "unknown picture": ({"what": "ofsets"}, "what is 'ofsets', expected one of gradcam, offsets; did you mean"),
+    "unknown picture": ({"what": "ofsets"}, "what is 'ofsets', expected one of evidence, offsets; did you mean"),
     "stage": ({"stages": [3, 1]}, "stages has 1, expected some of 2, 3, 4"),
     "columns": ({"columns": -1}, "columns is -1"),
     "place": ({"at": (0.5, 2)}, "at is 0.5,2, expected two numbers from 0 to 1"),
+    "json": ({"what": "offsets", "json": "x.json"}, "json is x.json, but what is 'offsets'"),
     "extension": ({"out": "x.mp4"}, r"unknown kind of picture '.mp4', expected .png, .jpg, .jpeg$"),
 }
 

@@ -59,13 +59,14 @@ def explain_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("-o", "--out", required=True, help="the picture, .png or .jpg")
     parser.add_argument(
         "--what",
-        type=Literal["gradcam", "offsets"],
-        default="gradcam",
-        help="gradcam: the evidence for a class; offsets: where MDT-Net's deformable convolutions look",
+        type=Literal["evidence", "offsets"],
+        default="evidence",
+        help="evidence: where, when and which part speaks for a class; offsets: where DCME of MDT-Net looks",
     )
-    parser.add_argument("--label", default="", help="class to explain by gradcam; default: what each network predicts")
+    parser.add_argument("--label", default="", help="class to explain; default: what each network predicts")
+    parser.add_argument("--json", default="", help="also write the evidence, map by map, to this JSON file")
     parser.add_argument("--at", default="", help="place of the offsets as X,Y from 0,0 to 1,1; default: most motion")
-    parser.add_argument("--stages", type=int, nargs="+", default=[], help="of 2 3 4; default: gradcam 4, offsets all")
+    parser.add_argument("--stages", type=int, nargs="+", default=[], help="of 2 3 4; default: evidence 4, offsets all")
     parser.add_argument("--columns", type=int, default=4, help="moments that are shown, evenly spread; 0: all")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
@@ -82,9 +83,10 @@ def explain(options: "Namespace") -> None:
         at=_place(options.at),
         stages=options.stages,
         columns=options.columns,
+        json=options.json,
         device=options.device,
     )
-    say(f"wrote {out}")
+    say(f"wrote {out}{f' and {options.json}' if options.json else ''}")
 
 
 def _place(text: str) -> tuple[float, float] | None:
@@ -107,10 +109,11 @@ VERBS = {
         "  mdtnet saliency clip.mp4 -o sheet.png --all_variants --segments 5",
     ),
     "explain": Verb(
-        "show where networks look: Grad-CAM side by side, or what the offsets of DCME do",
+        "show what speaks for a class: salience, Grad-CAM, each part's share; or the offsets of DCME",
         explain_arguments,
         explain,
         "  mdtnet explain runs/tsn/checkpoints/best.pt runs/mine/checkpoints/best.pt --video clip.mp4 -o cam.png\n"
+        "  mdtnet explain runs/mine/checkpoints/best.pt --video clip.mp4 -o why.png --json why.json\n"
         "  mdtnet explain runs/mine/checkpoints/best.pt --video clip.mp4 --what offsets -o offsets.png",
     ),
 }

@@ -1,41 +1,17 @@
-"""Where networks look: Grad-CAM of several side by side, and what the offsets of DCME do.
+"""Explanations of what networks say about a video, as one picture: the evidence for a class, or DCME's offsets."""
 
-Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
-
-Letters: T segments, K frames per segment, M = T - 1 pairs of neighbouring segments, C channels, S pixels of the square
-crop, h, w cells of a feature map. A cell stands for its share of the crop.
-"""
-
-import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image, ImageDraw
-from torch import Tensor, nn
-
-from mdtnet.config import SaliencyConfig
 from mdtnet.errors import ConfigError, nearest
-from mdtnet.inference.prediction import Prediction
-from mdtnet.inference.recogniser import Recogniser
-from mdtnet.models.mdtnet import DCME, MDTNet
-from mdtnet.models.network import Network
-from mdtnet.models.saliency import LUMA, frames_saliency
-from mdtnet.models.trunk import Trunk
-from mdtnet.pages.sheet import INK, PAPER, SHEETS, checked_output, colour_scale, font, heat, panels, save_sheet, sheet
+from mdtnet.pages.evidence import evidence, evidence_sheet, write_evidence
+from mdtnet.pages.offsets import offsets_sheet
+from mdtnet.pages.sheet import SHEETS, checked_output, save_sheet
+from mdtnet.pages.subject import Subject
+from mdtnet.system.files import check_file
 
-STAGES = {"gradcam": (4,), "offsets": (2, 3, 4)}
-CAM_NOTE = "0 to the largest of the row; bright: speaks for the class named at the left"
-OFFSETS_HEIGHT = 240  # pixels of a panel
-SHARP = 3  # pictures of points are drawn this much larger, then scaled down
-COLOURS = ((255, 150, 40), (70, 190, 255), (190, 120, 255), (120, 220, 90))  # of kernels, the smallest first
-SPOT, UNMOVED = (255, 235, 60), (255, 255, 255)
+STAGES = {"evidence": (4,), "offsets": (2, 3, 4)}
 
 
 def explain(
@@ -43,18 +19,20 @@ def explain(
     source: str | Path,
     out: str | Path,
     *,
-    what: Literal["gradcam", "offsets"] = "gradcam",
+    what: Literal["evidence", "offsets"] = "evidence",
     label: str = "",
     at: tuple[float, float] | None = None,
     stages: Sequence[int] = (),
     columns: int = 4,
+    json: str | Path = "",
     device: str = "auto",
 ) -> Path:
     """Write a sheet of one video: rows are checkpoints (and stages of their trunks), columns segments.
 
-    `gradcam` shows what speaks for a class: `label`, or what each network predicts. `offsets` shows where the last
-    DCME of a stage samples the next key frame, for one place of a key frame: `at`, (x, y) in [0, 1] of the crop, or the
-    place of most motion. Frames are read, resized and cropped as for a prediction of one view.
+    `evidence` shows what speaks for a class, `label` or what each network predicts: key frames, salience, Grad-CAM, and
+    how far each part of the network moves the score; `json` is a file for the same in numbers. `offsets` shows where
+    the last DCME of a stage samples the next key frame, for one place of a key frame: `at`, (x, y) in [0, 1] of the
+    crop, or the place of most motion. Frames are read, resized and cropped as for a prediction of one view.
 
     Raises:
         ConfigError: an option out of its range, a class the network does not know, a network without offsets.
@@ -62,14 +40,18 @@ def explain(
     """
     _check_options(what, at, stages, columns)
     out = checked_output(source, out, SHEETS, ", ".join(SHEETS))
-    seen = [_Subject.of(path, source, device) for path in checkpoints]
+    if json:
+        _check_json(what, json)
+    seen = [Subject.of(path, source, device) for path in checkpoints]
     if len(lengths := {len(one.clip[0]) for one in seen}) > 1:
         raise ConfigError(f"networks of {' and '.join(map(str, sorted(lengths)))} segments do not fit on one sheet")
-    stages = tuple(stages) or STAGES[what]
-    if what == "gradcam":
-        picture = _gradcam_sheet(seen, Path(source).name, label, stages, columns)
-    else:
-        picture = _offsets_sheet(seen, Path(source).name, at, stages, columns)
+    stages, title = tuple(stages) or STAGES[what], Path(source).name
+    if what == "offsets":
+        return save_sheet(offsets_sheet(seen, title, at, stages, columns), out)
+    found = [evidence(one, label, stages) for one in seen]
+    picture = evidence_sheet(found, title, columns)
+    if json:
+        write_evidence(found, source, json)
     return save_sheet(picture, out)
 
 
@@ -84,286 +66,7 @@ def _check_options(what: str, at: tuple[float, float] | None, stages: Sequence[i
         raise ConfigError(f"at is {at[0]:g},{at[1]:g}, expected two numbers from 0 to 1")
 
 
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """A network, its clip of the video, and its prediction."""
-
-    path: str
-    network: Recogniser
-    clip: Tensor
-    """uint8 [1, T, K, 3, S, S]."""
-    prediction: Prediction
-    """With all classes."""
-
-    @classmethod
-    def of(cls, path: str | Path, source: str | Path, device: str) -> "_Subject":
-        network = Recogniser.load(path, device=device)
-        prediction = network.predict(source, topk=len(network.classes))
-        return cls(os.fspath(path), network, network.read(source), prediction)
-
-    @property
-    def name(self) -> str:
-        """The run's folder, the system and its trunk, in two lines."""
-        file = Path(self.path).absolute()
-        run = file.parent.parent.name if file.parent.name == "checkpoints" else file.stem
-        return f"{run}\n{self.network.config.model.name} on {self.network.config.model.trunk}"
-
-    def key_frames(self, segments: np.ndarray) -> np.ndarray:
-        """uint8 RGB [n, S, S, 3]."""
-        return self.clip[0, segments, self.network.model.key_frame].movedim(1, -1).numpy()
-
-
-def _spread(count: int, columns: int) -> np.ndarray:
-    """Indices of the segments (or pairs) that are shown: `columns` of `count`, evenly spread; 0: all."""
-    shown = min(columns or count, count)
-    return (2 * np.arange(shown) + 1) * count // (2 * shown)
-
-
-# ---- Grad-CAM -------------------------------------------------------------------------------------------
-
-
-def grad_cam(model: Network, clip: Tensor, label: int, *, stage: int = 4) -> Tensor:
-    """Evidence for a class in the output of stage 2, 3 or 4, by place: [T, h, w], 0 or more.
-
-    `clip` is [1, T, K, 3, S, S]. Channels are summed, each weighed by the mean of the logit's gradient; evidence
-    against the class counts as 0. Source: Selvaraju et al., equations 1 and 2.
-    """
-    with torch.enable_grad(), _stage_output(model.trunk, stage) as kept:
-        logit = model(clip)[0, label]
-    (slope,) = torch.autograd.grad(logit, kept)  # [T, C, h, w]
-    (features,) = kept
-    return (slope.mean((2, 3), keepdim=True) * features).sum(1).clamp(min=0).detach()
-
-
-@contextmanager
-def _stage_output(trunk: Trunk, stage: int) -> Iterator[list[Tensor]]:
-    """Collect the output of stage 2, 3 or 4 as a leaf, so that gradients reach it whatever is frozen.
-
-    A trunk may add a skip after a block. It does not after the last block of stage 4, nor around the first block of a
-    stage, which halves the size: there the stages' outputs pass.
-    """
-    kept: list[Tensor] = []
-
-    def keep(x: Tensor) -> Tensor:
-        kept.append(x.detach().requires_grad_())
-        return kept[-1]
-
-    def at_input(block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (keep(inputs[0]), *inputs[1:])
-
-    def at_output(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return keep(output)
-
-    if stage < 4:
-        handle = trunk.stage_blocks(stage + 1)[0].register_forward_pre_hook(at_input)
-    else:
-        handle = trunk.stage_blocks(4)[-1].register_forward_hook(at_output)
-    try:
-        yield kept
-    finally:
-        handle.remove()
-
-
-def _gradcam_sheet(seen: list[_Subject], title: str, label: str, stages: Sequence[int], columns: int) -> Image.Image:
-    segments = _spread(seen[0].clip.shape[1], columns)
-    rows = [("key frame", panels(seen[0].key_frames(segments)))]
-    for one in seen:
-        index, words = _class_of(one, label)
-        frames = one.key_frames(segments)
-        for stage in stages:
-            cam = grad_cam(one.network.model, one.clip.to(one.network.device), index, stage=stage)[segments].cpu()
-            cam = cam / cam.max().clamp(min=1e-12)
-            smooth = F.interpolate(cam[:, None], frames.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
-            name = f"{one.name}\n{words}\nstage {stage}, {cam.shape[1]} x {cam.shape[2]} cells"
-            rows.append((name, panels(heat(frames, smooth.numpy()))))
-    headings = [f"segment {t + 1} of {seen[0].clip.shape[1]}" for t in segments]
-    return sheet(f"{title}   Grad-CAM: what speaks for a class", headings, rows, colour_scale(CAM_NOTE))
-
-
-def _class_of(one: _Subject, label: str) -> tuple[int, str]:
-    """Index of the class that is explained, and the network's prediction in words."""
-    classes = one.network.classes
-    if label and label not in classes:
-        raise ConfigError(f"label is '{label}', which {one.path} does not know{nearest(label, classes)}")
-    name = label or one.prediction.classes[0]
-    says = "predicts" if name == one.prediction.classes[0] else "gives"
-    share = dict(zip(one.prediction.classes, one.prediction.probabilities))[name]
-    return classes.index(name), f"{says} {name} {share:.0%}"
-
-
-# ---- offsets --------------------------------------------------------------------------------------------
-
-
-class Kernel(NamedTuple):
-    """One of DCME's deformable kernels on a clip."""
-
-    offset: Tensor
-    """[M, 2 k^2, h, w] for M pairs of key frames."""
-    dilation: int
-
-    @property
-    def span(self) -> int:
-        """Cells from its first to its last tap without offsets."""
-        return self.dilation * (math.isqrt(self.offset.shape[1] // 2) - 1) + 1
-
-    def points(self) -> Tensor:
-        """Places where its taps sample, [M, h, w, k^2, 2]."""
-        return sampling_points(self.offset, self.dilation)
-
-    def unmoved(self) -> Tensor:
-        """Places where they would sample without offsets, [1, h, w, k^2, 2]."""
-        return sampling_points(torch.zeros_like(self.offset[:1]), self.dilation)
-
-
-def learned_offsets(model: Network, clip: Tensor, *, stage: int) -> list[Kernel]:
-    """The kernels of the last DCME in a stage, with their offsets on a clip [1, T, K, 3, S, S].
-
-    Offsets lead to the next key frame, in a causal network to the previous one.
-
-    Raises:
-        ConfigError: there is no DCME with offsets in this stage, or the clip has one segment.
-    """
-    dcmes = [m for block in model.trunk.stage_blocks(stage) for m in block.modules() if isinstance(m, DCME)]
-    convolution = dcmes[-1].offset if dcmes else None
-    if convolution is None:
-        kind = "has no DCME" if not dcmes else "has a DCME of plain convolutions"
-        raise ConfigError(f"stage {stage} of this network {kind}: no offsets to draw (they are MDT-Net's)")
-    kept: list[Tensor] = []
-    hook = convolution.register_forward_hook(lambda m, x, y: kept.append(y.cpu()))
-    try:
-        with torch.inference_mode():
-            model(clip)
-    finally:
-        hook.remove()
-    if not kept:
-        raise ConfigError("a clip of one segment has no next key frame: no offsets to draw")
-    channels = [2 * kernel.shape[-1] ** 2 for kernel in dcmes[-1].kernels]
-    return [Kernel(offset, dilation) for offset, dilation in zip(kept[0].split(channels, 1), dcmes[-1].dilations)]
-
-
-def sampling_points(offset: Tensor, dilation: int = 1) -> Tensor:
-    """Places where a k x k kernel's taps sample: offsets [M, 2 k^2, h, w] -> [M, h, w, k^2, 2], (y, x) in cells."""
-    k, (height, width) = math.isqrt(offset.shape[1] // 2), offset.shape[2:]
-    reach = dilation * (torch.arange(k) - k // 2)
-    cells = torch.cartesian_prod(torch.arange(height), torch.arange(width)).view(height, width, 1, 2)
-    return cells + torch.cartesian_prod(reach, reach) + offset.unflatten(1, (-1, 2)).permute(0, 3, 4, 1, 2)
-
-
-def most_motion(clip: Tensor, saliency: SaliencyConfig) -> Tensor:
-    """The most salient place of each segment of a clip [1, T, K, 3, S, S], [T, 2] as (x, y) in [0, 1] of the crop."""
-    unclipped = replace(saliency, quantile=1.0, window="segment", normalise="segment")
-    salience = frames_saliency(clip, unclipped)[0]  # [T, S, S]
-    best = salience.flatten(1).argmax(1)
-    size = salience.shape[-1]
-    return (torch.stack((best % size, best // size), 1) + 0.5) / size
-
-
-def _offsets_sheet(
-    seen: list[_Subject], title: str, at: tuple[float, float] | None, stages: Sequence[int], columns: int
-) -> Image.Image:
-    rows, spans = [], set()
-    for one in seen:
-        found = {stage: _offsets_of(one, stage) for stage in stages}
-        pairs = _spread(one.clip.shape[1] - 1, columns)
-        model = one.network.model
-        back = int(isinstance(model, MDTNet) and model.parts.causal)  # from the second of two segments to the first
-        places = most_motion(one.clip, one.network.config.model.saliency)[pairs + back]
-        if at is not None:
-            places = torch.tensor([at] * len(pairs))
-        name = f"{one.name}\n\nkey frame of the\n{'second' if back else 'first'} segment"
-        rows.append((name, _draw_rings(one.key_frames(pairs + back), places)))
-        for stage, kernels in found.items():
-            frames = one.key_frames(pairs + 1 - back)
-            rows.append((_described(stage, kernels), _draw_taps(frames, places, kernels, pairs)))
-            spans |= {kernel.span for kernel in kernels}
-    headings = [f"segments {t + 1} and {t + 2} of {seen[0].clip.shape[1]}" for t in pairs]
-    title = f"{title}   where DCME looks in the neighbouring key frame"
-    return sheet(title, headings, rows, _points_legend(sorted(spans)))
-
-
-def _offsets_of(one: _Subject, stage: int) -> list[Kernel]:
-    try:
-        return learned_offsets(one.network.model, one.clip.to(one.network.device), stage=stage)
-    except ConfigError as error:
-        raise ConfigError(f"{one.path}: {error}") from None
-
-
-def _described(stage: int, kernels: Sequence[Kernel]) -> str:
-    """How far points move over the whole clip, and the share outside the picture with and without offsets, in words."""
-    points, grids = [k.points() for k in kernels], [k.unmoved() for k in kernels]
-    height, width = grids[0].shape[1:3]
-    moves = torch.cat([(found - grid).norm(dim=-1).flatten() for found, grid in zip(points, grids)])
-    return (
-        f"stage {stage}, {height} x {width} cells\npoints moved by\n{moves.mean():.2f} cells, mean\n"
-        f"{_outside(points):.0%} outside\n(unmoved: {_outside(grids):.0%})"
-    )
-
-
-def _outside(kernels: Iterable[Tensor]) -> float:
-    """Share of the bilinear samples at points [M, h, w, k^2, 2] that lies outside the map, where all is zero."""
-    inside = []
-    for points in kernels:
-        beyond = torch.maximum(-points, points - torch.tensor(points.shape[1:3]) + 1).clamp(0, 1)
-        inside.append((1 - beyond).prod(-1).flatten())
-    return 1 - float(torch.cat(inside).mean())
-
-
-def _draw_rings(frames: np.ndarray, places: Tensor) -> list[Image.Image]:
-    """Key frames [n, S, S, 3] with a ring around each one's place."""
-    pictures = panels(frames, OFFSETS_HEIGHT * SHARP)
-    for picture, (x, y) in zip(pictures, (places * OFFSETS_HEIGHT * SHARP).tolist()):
-        _ring(ImageDraw.Draw(picture), x, y)
-    return _scaled_down(pictures)
-
-
-def _draw_taps(frames: np.ndarray, places: Tensor, kernels: Sequence[Kernel], pairs: np.ndarray) -> list[Image.Image]:
-    """Greyed frames [n, S, S, 3] with the sampling points of the cell that holds the place, one per pair of `pairs`."""
-    grey = np.repeat((frames @ np.array(LUMA) * 0.55 + 20)[..., None], 3, -1).round().astype(np.uint8)
-    pictures = panels(grey, OFFSETS_HEIGHT * SHARP)
-    drawn = [(kernel.points(), kernel.unmoved()[0]) for kernel in sorted(kernels, key=lambda kernel: kernel.span)]
-    for picture, (x, y), pair in zip(pictures, places.tolist(), pairs):
-        pen = ImageDraw.Draw(picture)
-        for (found, unmoved), colour in reversed(list(zip(drawn, COLOURS))):  # small ones on top
-            height, width = found.shape[1:3]
-            row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
-            scale = OFFSETS_HEIGHT * SHARP / torch.tensor([height, width])
-            start = ((unmoved[row, column] + 0.5) * scale).flip(-1).tolist()
-            end = ((found[pair, row, column] + 0.5) * scale).flip(-1).tolist()
-            _draw_points(pen, start, end, colour)
-        _ring(pen, x * OFFSETS_HEIGHT * SHARP, y * OFFSETS_HEIGHT * SHARP)
-    return _scaled_down(pictures)
-
-
-def _draw_points(pen: ImageDraw.ImageDraw, start: list, end: list, colour: tuple[int, int, int]) -> None:
-    for a, b in zip(start, end):
-        pen.line((*a, *b), fill=colour, width=SHARP)
-        _dot(pen, b, 3.5, colour)
-    for a in start:
-        _dot(pen, a, 1.2, UNMOVED)
-
-
-def _dot(pen: ImageDraw.ImageDraw, centre: Sequence[float], radius: float, colour: tuple[int, int, int]) -> None:
-    pen.circle(centre, radius * SHARP, fill=colour)
-
-
-def _ring(pen: ImageDraw.ImageDraw, x: float, y: float) -> None:
-    pen.circle((x, y), 9 * SHARP, outline=INK, width=4 * SHARP)
-    pen.circle((x, y), 8 * SHARP, outline=SPOT, width=2 * SHARP)
-
-
-def _scaled_down(pictures: list[Image.Image]) -> list[Image.Image]:
-    return [p.resize((p.width // SHARP, p.height // SHARP), Image.Resampling.LANCZOS) for p in pictures]
-
-
-def _points_legend(spans: list[int]) -> Image.Image:
-    words = [(SPOT, "ring: the place that DCME compares with the neighbouring key frame, at the points of its kernels")]
-    words += [(colour, f"where the kernel of {k} x {k} cells samples") for k, colour in zip(spans, COLOURS)]
-    words += [(UNMOVED, "where it would without offsets; a line leads from here to there")]
-    width = 22 + math.ceil(max(font(12).getlength(text) for _, text in words))
-    foot = Image.new("RGB", (width, 22 * len(words)), PAPER)
-    pen = ImageDraw.Draw(foot)
-    for line, (colour, text) in enumerate(words):
-        y = 22 * line + 11
-        pen.circle((8, y), 6, fill=colour, outline=INK)
-        pen.text((22, y), text, fill=INK, font=font(12), anchor="lm")
-    return foot
+def _check_json(what: str, json: str | Path) -> None:
+    if what != "evidence":
+        raise ConfigError(f"json is {json}, but what is '{what}': only evidence is written as JSON")
+    check_file(json)
