@@ -15,7 +15,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"study"},
-    {"demo", "doctor", "measure", "serve"},
+    {"demo", "doctor", "measure"},
     {"pages", "deploy"},
     {"training", "inference"},
     {"evaluation", "convert", "hub"},
