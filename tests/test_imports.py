@@ -36,7 +36,7 @@ TORCH_FREE = [
     *("system.files", "system.machine", "system.terminal"),
     *("builtin.render", "data.video", "data.segments", "data.exposure", "data.labels", "data.annotations"),
     *("data.decoders", "data.splits", "data.official", "data.prepare", "data.check", "data.info", "data.suffixes"),
-    *("inference.prediction", "inference.description", "inference.views", "inference.resize", "data.retries"),
+    *("inference.prediction", "inference.sources", "inference.description", "inference.views", "inference.resize", "data.retries"),
     *("deploy.exported", "deploy.formats", "deploy.load", "deploy.runtime"),
     *("study.grid", "study.results", "study.stats"),
     "doctor",
