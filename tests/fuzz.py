@@ -24,8 +24,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from mdtnet.data.isolated import Failure, run_isolated
 from mdtnet.errors import MdtnetError
+from mdtnet.work.isolated import Failure, run_isolated
 
 TIMEOUT_SECONDS = 30.0
 MAX_GROWTH = 1.5e9  # bytes of memory that one input may add

@@ -10,11 +10,11 @@ from misbehave import misbehave
 from PIL import Image
 
 from mdtnet.data import check as module
-from mdtnet.data import isolated
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.check import check_videos
-from mdtnet.data.isolated import Failure, run_isolated
 from mdtnet.errors import DataError
+from mdtnet.work import isolated
+from mdtnet.work.isolated import Failure, run_isolated
 
 ODD = {
     "corrupted.mp4": "damaged",

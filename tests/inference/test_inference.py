@@ -16,8 +16,9 @@ from mdtnet.data import dataset
 from mdtnet.data.annotations import Texts, VideoList, load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.errors import CheckpointError, ConfigError, DataError, VideoError
-from mdtnet.inference import views
-from mdtnet.inference.prediction import expand_sources, read_ahead, write_json
+from mdtnet.inference import sources as opened
+from mdtnet.inference.items import expand_sources
+from mdtnet.inference.prediction import read_ahead, write_json
 from mdtnet.inference.recogniser import Recogniser
 
 
@@ -132,7 +133,7 @@ def test_no_more_is_read_ahead_than_there_are_workers():
 
 
 def test_failures_of_the_system_are_tried_again(model, folder, monkeypatch):
-    tries, read = [], views.read_frames
+    tries, read = [], opened.read_frames
 
     def shaky(part, *args, **options):
         tries.append(part)
@@ -141,7 +142,7 @@ def test_failures_of_the_system_are_tried_again(model, folder, monkeypatch):
         return read(part, *args, **options)
 
     monkeypatch.setattr("mdtnet.data.retries.RETRY_SECONDS", 0)
-    monkeypatch.setattr(views, "read_frames", shaky)
+    monkeypatch.setattr(opened, "read_frames", shaky)
     assert model.predict(folder / "videos/left/a.mp4").classes
     assert len(tries) == 3
     with pytest.raises(VideoError, match="no such file"):
@@ -151,14 +152,14 @@ def test_failures_of_the_system_are_tried_again(model, folder, monkeypatch):
 
 @pytest.mark.parametrize(("name", "count"), [("tsn", 3), ("tsm", 3), ("mdtnet1", 15)])
 def test_only_the_frames_a_system_needs_are_converted(folder, monkeypatch, name, count):
-    read, counts = views.read_frames, []
+    read, counts = opened.read_frames, []
 
     def counted(*args, **keywords):
         reading = read(*args, **keywords)
         counts.append(len(reading.pixels.reshape(-1, *reading.pixels.shape[-3:])))
         return reading
 
-    monkeypatch.setattr(views, "read_frames", counted)
+    monkeypatch.setattr(opened, "read_frames", counted)
     model = Recogniser.load(make_checkpoint(folder / f"{name}.pt", name), device="cpu")
     model.predict(folder / "videos/left/a.mp4")
     assert counts == [count]
@@ -226,7 +227,9 @@ def test_nothing_found(tmp_path):
 
 
 def test_json(model, folder, tmp_path):
-    write_json(model.predict_many(expand_sources([folder / "videos"]), topk=2), tmp_path / "out.json")
+    write_json(
+        (p.to_dict() for p in model.predict_many(expand_sources([folder / "videos"]), topk=2)), tmp_path / "out.json"
+    )
     first, _, last = json.loads((tmp_path / "out.json").read_text())
     assert [set(p) for p in first["predictions"]] == [{"class", "probability"}] * 2
     assert first["error"] is None
@@ -273,3 +276,36 @@ def test_videos_behind_links_are_found(shared, tmp_path):
     (tmp_path / "0.mp4").touch()
     (tmp_path / "a").symlink_to(shared / "cases/folders/real")
     assert len(expand_sources([tmp_path])) == 5
+
+
+def test_names_are_relative_to_a_single_folder_or_the_list(folder, tmp_path):
+    assert list(find_items([folder / "videos"])) == ["left/a.mp4", "right/b.mp4", "right/bad.mp4"]
+    assert list(find_items([folder / "videos", "http://x/a.mp4"]))[-2:] == [
+        f"{folder}/videos/right/bad.mp4",
+        "http://x/a.mp4",
+    ]
+    for text in ("path,start,end\nleft/a.mp4,0.5,1\nright/b.mp4,,\n", "left/a.mp4 x 0.5 1\nright/b.mp4 y 0 1\n"):
+        (tmp_path / "list.csv").write_text(text)
+        found = find_items([], listed=str(tmp_path / "list.csv"), root=str(folder / "videos"))
+        assert next(iter(found)) == "left/a.mp4@0.5-1"
+        assert (found["left/a.mp4@0.5-1"].start, found["left/a.mp4@0.5-1"].end) == (0.5, 1.0)
+        if "path" not in text:
+            break
+    (tmp_path / "list.txt").write_text("left/a.mp4\nright/b.mp4\n")
+    found = find_items([], listed=str(tmp_path / "list.txt"), root=str(folder / "videos"))
+    assert [part.path for part in found.values()] == [f"{folder}/videos/{name}" for name in found]
+    with pytest.raises(DataError, match="the list is empty"):
+        (tmp_path / "list.txt").write_text("")
+        find_items([], listed=str(tmp_path / "list.txt"))
+
+
+def test_arrays_and_bytes_are_predicted_as_their_files(model, folder, tmp_path):
+    frames = frames_of_square(20)
+    (tmp_path / "frames").mkdir()
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"frames/{i}.png")
+    expected = model.predict(tmp_path / "frames").probabilities
+    assert model.predict(frames).probabilities == expected
+    assert model.predict(list(frames[..., ::-1]), bgr=True).probabilities == expected
+    video = folder / "videos/left/a.mp4"
+    assert model.predict(video.read_bytes()).probabilities == model.predict(video).probabilities

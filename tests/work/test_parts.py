@@ -16,13 +16,13 @@ ABOUT = {"verb": "lengths"}
 
 def lengths(names):
     for name in names:
-        yield {"length": len(name), "list": [1, 2]}
+        yield name, {"length": len(name), "list": [1, 2]}
 
 
 def refuse(names):
     for name in names:
         raise AssertionError(f"{name} is computed again")
-        yield {}
+        yield name, {}
 
 
 def test_rows_are_there_once_and_sorted(tmp_path):
@@ -51,7 +51,7 @@ def test_a_rerun_computes_what_is_missing_alone(tmp_path):
         progress=lambda *at: done.append(at),
     )
     assert asked == NAMES[7:]
-    assert done[0] == (8, 40)
+    assert done[0] == (7, 40)
     assert done[-1] == (40, 40)
     assert parts.do(NAMES, refuse, tmp_path, about=ABOUT) == 0
 
@@ -99,10 +99,32 @@ def test_other_work_is_refused_and_the_difference_named(tmp_path):
         parts.merge(tmp_path / "elsewhere")
 
 
-def test_parts_of_two_divisions_are_not_merged(tmp_path):
-    parts.do(NAMES, lengths, tmp_path, about=ABOUT)
+def test_work_that_is_divided_anew_keeps_what_is_done(tmp_path):
     parts.do(NAMES, lengths, tmp_path, about=ABOUT, shard=Shard(1, 2))
-    with pytest.raises(DataError, match="holds parts of 1 and 2 shards"):
+    asked = []
+    parts.do(NAMES, lambda names: asked.extend(names) or lengths(names), tmp_path, about=ABOUT)
+    assert sorted(asked) == [name for name in NAMES if Shard(2, 2).holds(name)]
+    assert [row["name"] for row in parts.merge(tmp_path)] == NAMES
+    assert parts.do(NAMES, refuse, tmp_path, about=ABOUT, shard=Shard(3, 3)) == 0
+
+
+def test_rows_that_are_not_wanted_are_computed_again(tmp_path):
+    def other(names):
+        return ((name, {"length": 0}) for name in names)
+
+    def wanted(row):
+        return row["length"] == 13
+
+    parts.do(NAMES, other, tmp_path, about=ABOUT, shard=Shard(1, 2))
+    assert parts.do(NAMES, lengths, tmp_path, about=ABOUT, keep=wanted) == 40
+    assert parts.do(NAMES, refuse, tmp_path, about=ABOUT, keep=wanted) == 0
+    assert {row["length"] for row in parts.read_rows(tmp_path, keep=wanted).values()} == {13}
+
+
+def test_items_without_a_row_are_not_passed_over(tmp_path):
+    with pytest.raises(DataError, match="1 of 40 items have no row"):
+        parts.do(NAMES, lambda names: list(lengths(names))[1:], tmp_path, about=ABOUT)
+    with pytest.raises(DataError, match="not finished: shard 1 of 1"):
         parts.merge(tmp_path)
 
 
@@ -114,7 +136,7 @@ def wait(names):
     for name in names:
         print("working", flush=True)
         sys.stdin.read()
-        yield {}
+        yield name, {}
 parts.do(["a"], wait, sys.argv[1], about={"verb": "lengths"})
 """
     first = subprocess.Popen(

@@ -1,7 +1,8 @@
 """The command line: one verb per job, each of which parses its options and calls one function.
 
-Exit codes: 0 success, 1 a bug, 2 usage or configuration, or a file that the operating system refuses (no permission,
-a full disk), 3 data, 4 checkpoint, 5 runs of a study failed, 6 a training diverged, 130 interrupted.
+Exit codes: 0 success, 1 some videos could not be read (`predict`, `features`) or a bug, 2 usage or configuration, or a
+file that the operating system refuses (no permission, a full disk), 3 data, 4 checkpoint, 5 runs of a study failed, 6 a
+training diverged, 130 interrupted.
 """
 
 import io
@@ -13,7 +14,21 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from mdtnet import __version__
-from mdtnet.cli import convert, data, demo, doctor, measure, pictures, predict, results, study, test, train, zoo
+from mdtnet.cli import (
+    convert,
+    data,
+    demo,
+    doctor,
+    measure,
+    pictures,
+    predict,
+    results,
+    study,
+    test,
+    train,
+    work,
+    zoo,
+)
 from mdtnet.cli.parse import Verb, parse
 from mdtnet.errors import ConfigError, MdtnetError, nearest
 from mdtnet.system.machine import keep_freed_memory
@@ -23,7 +38,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Begin": demo.VERBS | doctor.VERBS,
     "Data": data.VERBS,
     "Train and test": train.VERBS | test.VERBS | results.VERBS | study.VERBS,
-    "Use": predict.VERBS | convert.VERBS | zoo.VERBS,
+    "Use": predict.VERBS | work.VERBS | convert.VERBS | zoo.VERBS,
     "Look inside": pictures.VERBS,
     "Measure": measure.VERBS,
 }

@@ -1,16 +1,23 @@
 """The verb that classifies videos."""
 
+import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mdtnet.cli.parse import Verb
+from mdtnet.cli.work import compute, do, flat, items_of, source_arguments, work_arguments
+from mdtnet.errors import ConfigError
 from mdtnet.system.terminal import complain, say
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from mdtnet.inference.prediction import Prediction
+    from mdtnet.cli.work import Rows
+    from mdtnet.config import Values
+    from mdtnet.deploy.jobs import Predict
 
 BAR = 20  # characters of a probability of 1
+NAME = 48  # longest name in a line of its own
 
 
 def predict_arguments(parser: "ArgumentParser") -> None:
@@ -20,54 +27,88 @@ def predict_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "checkpoint", help=f"a checkpoint, a zoo name, or an exported file ({exported}; only .pt2 needs torch)"
     )
-    parser.add_argument(
-        "sources",
-        metavar="SOURCE",
-        nargs="+",
-        help="video files, folders of videos, frame folders, or glob patterns",
-    )
+    source_arguments(parser)
     parser.add_argument("--topk", type=int, default=5, help="number of classes to show")
-    parser.add_argument("--threshold", type=float, help="show every class with at least this probability, 0 to 1")
+    parser.add_argument(
+        "--threshold", type=float, help="show every class with at least this probability, 0 to 1, perhaps none"
+    )
     parser.add_argument("--clips", type=int, default=1, help="clips per video that are averaged")
     parser.add_argument("--crops", type=int, default=1, help="crops per clip that are averaged: 1 or 3")
     parser.add_argument("--segments", type=int, default=0, help="T; 0: as in the network's own test")
     parser.add_argument("--json", default="", help="also write the predictions to this JSON file")
+    parser.add_argument("--csv", default="", help="also write them to this table")
+    parser.add_argument("--out", default="", help="folder for results as they come; a rerun skips what is there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    work_arguments(parser)
 
 
 def predict(options: "Namespace") -> int:
-    from mdtnet.deploy.load import load
-    from mdtnet.inference.prediction import expand_sources, write_json
+    from mdtnet.deploy.jobs import Predict
+    from mdtnet.inference.description import check_views
+    from mdtnet.inference.prediction import check_choice, write_json
     from mdtnet.system.files import check_file
+    from mdtnet.work.parts import write_table
 
-    sources = expand_sources(options.sources)
+    items = items_of(options)
+    check_choice(options.topk, options.threshold)
+    check_views(options.clips, options.crops)
+    for path in filter(None, (options.json, options.csv)):
+        check_file(path)
+    if options.csv and not options.csv.endswith(".csv"):
+        raise ConfigError(f"--csv is '{options.csv}', expected a file that ends in .csv")
+    names = ("checkpoint", "device", "segments", "topk", "threshold", "clips", "crops")
+    job = Predict(**{name: getattr(options, name) for name in names})
+    job.model  # noqa: B018  # a wrong checkpoint is one line, not one per video
+    ahead = (os.cpu_count() or 1) if len(items) > 1 else 0
+    rows = compute(job, items, options, here=lambda chosen: job.many(chosen, ahead=ahead), places=_places(job, items))
+    width = min(NAME, max(map(len, items)))
+    found = do(items, _shown(rows, width if len(items) > 1 else 0), options, job.about())
     if options.json:
-        check_file(options.json)
-    model = load(options.checkpoint, device=options.device, segments=options.segments)
-    found = []
-    for prediction in model.predict_many(
-        sources, topk=options.topk, threshold=options.threshold, clips=options.clips, crops=options.crops
-    ):
-        found.append(prediction)
-        _say(prediction)
-    if options.json:
-        write_json(found, options.json, licence=model.licence)
-    unread = sum(bool(prediction.error) for prediction in found)
-    if unread:
-        complain(f"{unread} of {len(found)} videos could not be read")
-    return 3 if unread else 0
+        write_json(({key: row[key] for key in row if key != "name"} for row in found.values()), options.json)
+    if options.csv:
+        write_table([flat({key: row[key] for key in row if key != "path"}) for row in found.values()], options.csv)
+    failed = sum(bool(row["error"]) for row in found.values())
+    if failed:
+        complain(f"{failed} of {len(found)} videos could not be read")
+    return 1 if failed else 0
 
 
-def _say(prediction: "Prediction") -> None:
+def _places(job: "Predict", items: "dict") -> tuple[str, ...]:
+    """Files of this machine that every machine must see: the checkpoint, and a video."""
+    from mdtnet.inference.sources import is_local
+
+    first = next(iter(items.values()))
+    return tuple(path for path in (job.checkpoint, first.path) if os.path.exists(path) and is_local(path))
+
+
+def _shown(rows: "Callable[[list[str]], Rows]", width: int) -> "Callable[[list[str]], Rows]":
+    """The same rows, each said when it comes: one line each, or with bars where `width` is 0."""
+
+    def saying(names: list[str]) -> "Rows":
+        for name, row in rows(names):
+            _say(name, row, width)
+            yield name, row
+
+    return saying
+
+
+def _say(name: str, row: "Values", width: int) -> None:
     from mdtnet.inference.prediction import NOTHING
 
-    if prediction.error:
-        complain(f"{prediction.path}: {prediction.error}", style="red")
+    if row["error"]:
+        complain(f"{name}: {row['error']}", style="red")
         return
-    say(f"{prediction.path}  ({prediction.seconds:.2f} s)", style="bold")
-    for name, probability in zip(prediction.classes, prediction.probabilities):
-        say(f"  {probability:6.1%}  {'█' * round(BAR * probability):<{BAR}}  {name}")
-    if not prediction.classes:
+    found = [(str(best["class"]), float(best["probability"])) for best in row["predictions"]]  # type: ignore
+    damage = f"  (damaged: {row['damaged']})" if row["damaged"] else ""
+    if width:
+        best = "   ".join(f"{text} {probability:.1%}" for text, probability in found)
+        shown = name if len(name) <= width else f"...{name[3 - width :]}"
+        say(f"{shown:<{width}}  {best or NOTHING}{damage}")
+        return
+    say(f"{name}  ({row['seconds']:.2f} s){damage}", style="bold")
+    for text, probability in found:
+        say(f"  {probability:6.1%}  {'█' * round(BAR * probability):<{BAR}}  {text}")
+    if not found:
         say(f"  {NOTHING}")
 
 
@@ -76,6 +117,8 @@ VERBS = {
         "classify videos",
         predict_arguments,
         predict,
-        "  mdtnet predict runs/mine/checkpoints/best.pt clip.mp4 more/*.avi --topk 3 --json out.json",
+        "  mdtnet predict runs/mine/checkpoints/best.pt clip.mp4 more/*.avi --topk 3 --json out.json\n"
+        "  mdtnet predict builtin videos/ --out runs/predicted --csv predictions.csv\n"
+        "  mdtnet predict builtin --list clips.csv --root videos --out runs/predicted --shard 3/16",
     ),
 }

@@ -16,9 +16,9 @@ import numpy as np
 from mdtnet.data.annotations import VideoList, write_list
 from mdtnet.data.container import best_stream, open_container
 from mdtnet.data.images import is_regular
-from mdtnet.data.isolated import Failure, run_isolated
 from mdtnet.data.video import VideoInfo, probe, stamp
 from mdtnet.errors import DataError, VideoError
+from mdtnet.work.isolated import Failure, run_isolated
 
 USABLE = ("", "header lies", "damaged", "cut short", "repeated")
 """Kinds that stay in the clean list: headers are never trusted, and `data.on_damaged` decides about damaged videos."""

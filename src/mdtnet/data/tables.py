@@ -49,8 +49,8 @@ class Layout:
     has_header: bool
 
 
-def read_layout(path: str, root: str, *, multi_label: bool = False) -> Layout:
-    """Find the layout of the list `path`, whose videos are relative to `root`.
+def read_layout(path: str, root: str, *, multi_label: bool = False, labels: bool = True) -> Layout:
+    """Find the layout of the list `path`, whose videos are relative to `root`; without `labels` it needs no label.
 
     Raises:
         DataError: it is no list, or its columns have no reading that is possible.
@@ -61,12 +61,16 @@ def read_layout(path: str, root: str, *, multi_label: bool = False) -> Layout:
         if rows and min(map(len, rows)) >= 2:
             break
     else:
+        if head and not labels:  # one path per row, which may hold spaces
+            separator, rows = "\t", [[line] for line in head]
+            return Layout(separator, {"path": 0}, 1, COLUMN_NAMES.get(head[0].lower()) == "path")
         raise DataError(
             f"{path}: row {shorten(head[0])!r} is not a path and a label, separated by a comma, a tab or a space"
             if head
             else f"{path}: the list is empty"
         )
-    columns = _by_header(path, root, rows)
+    columns = None if labels else _by_path_header(rows[0])
+    columns = columns or _by_header(path, root, rows)
     has_header = columns is not None
     if columns is None:
         columns = _without_header(path, rows[0], multi_label=multi_label)
@@ -74,6 +78,12 @@ def read_layout(path: str, root: str, *, multi_label: bool = False) -> Layout:
         order = sorted(columns, key=lambda content: columns[content])
         log.info("%s: read as: %s", path, ", ".join(IN_WORDS.get(content, content) for content in order))
     return Layout(separator, columns, len(rows[0]), has_header)
+
+
+def _by_path_header(row: list[str]) -> dict[Content, int] | None:
+    """Content of the columns that a header names, one of which is the path; others are not looked at."""
+    columns = {content: i for i, text in enumerate(row) if (content := COLUMN_NAMES.get(text.lower()))}
+    return columns if "path" in columns else None
 
 
 def _by_header(path: str, root: str, rows: list[list[str]]) -> dict[Content, int] | None:
@@ -135,7 +145,7 @@ def read_rows(path: str, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     Raises:
         DataError: a row with too few or too many columns.
     """
-    needed = max(layout.columns["path"], layout.columns["label"]) + 1
+    needed = max(layout.columns["path"], layout.columns.get("label", 0)) + 1
     skip = layout.has_header
     for row, fields in _split(path, lines_of(path), layout.separator):
         if not fields:

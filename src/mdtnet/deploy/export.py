@@ -23,7 +23,7 @@ from mdtnet.deploy.formats import FORMATS
 from mdtnet.deploy.graph import PixelsToProbabilities
 from mdtnet.errors import ConfigError, DataError, ExportError, VideoError, nearest
 from mdtnet.inference.description import Classify, Description, describe
-from mdtnet.inference.prediction import expand_sources
+from mdtnet.inference.items import expand_sources
 from mdtnet.inference.resize import resize_short
 from mdtnet.inference.views import clip_table, read_views, views_of
 from mdtnet.models.network import Network

@@ -13,6 +13,7 @@ from mdtnet.deploy.formats import FORMATS, format_of
 from mdtnet.errors import CheckpointError
 from mdtnet.inference.description import Classify, Description
 from mdtnet.inference.prediction import Predictor
+from mdtnet.inference.sources import Source
 from mdtnet.inference.views import Views, read_video
 
 VIEWS_AT_ONCE = 4  # memory; a runtime is hardly faster with more
@@ -43,7 +44,7 @@ class ExportedRecogniser(Predictor):
         network, text = form.load(path, threads=threads)
         return cls(network, Description.from_json(text, where=str(path)))
 
-    def video(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Views:
+    def video(self, source: Source, *, clips: int = 1, crops: int = 1, bgr: bool = False) -> Views:
         """The views of a video that the network sees, V = `clips` * `crops`, and its damage.
 
         Three crops have the size of the file's input, where a checkpoint's are as large as the short side.
@@ -52,7 +53,7 @@ class ExportedRecogniser(Predictor):
             VideoError: the video cannot be read.
             ConfigError: `clips` or `crops` is out of range.
         """
-        return read_video(source, self.description, clips=clips, crops=crops)
+        return read_video(source, self.description, clips=clips, crops=crops, bgr=bgr)
 
     def probabilities(self, views: np.ndarray) -> np.ndarray:
         """uint8 views [V, T, K, S, S, 3] of one video -> float64 [classes]; without `multi_label` they sum to 1."""

@@ -1,12 +1,10 @@
-"""Predictions, the base class of all that predict, and which videos a source stands for; without torch."""
+"""Predictions, and the base class of all that predict; without torch."""
 
-import glob
 import json
-import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +12,13 @@ from typing import TypedDict, TypeVar
 
 import numpy as np
 
-from mdtnet.data.folders import find_videos
-from mdtnet.data.suffixes import is_image, is_video
-from mdtnet.errors import ConfigError, DataError, VideoError
+from mdtnet.errors import ConfigError, VideoError
 from mdtnet.inference.description import check_views
+from mdtnet.inference.sources import Source, name_of
 from mdtnet.inference.views import Views
 from mdtnet.system.files import atomic_write, check_file
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 NOTHING = "no class is as probable as that"
@@ -84,15 +82,17 @@ class Predictor(ABC):
     """Licence of its code and terms of its data, where it has a name of the zoo."""
 
     @abstractmethod
-    def video(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Views:
+    def video(self, source: Source, *, clips: int = 1, crops: int = 1, bgr: bool = False) -> Views:
         """The views of a video that the network sees, V = `clips` * `crops`, and its damage.
+
+        `bgr` says that frames given as arrays have blue first.
 
         Raises:
             VideoError: the video cannot be read.
             ConfigError: `clips` or `crops` is out of range.
         """
 
-    def views(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> np.ndarray:
+    def views(self, source: Source, *, clips: int = 1, crops: int = 1) -> np.ndarray:
         """The pixels of `video`: uint8 [V, T, K, S, S, 3]."""
         return self.video(source, clips=clips, crops=crops).pixels
 
@@ -102,14 +102,18 @@ class Predictor(ABC):
 
     def predict(
         self,
-        source: str | Path,
+        source: Source,
         *,
         topk: int = 5,
         threshold: float | None = None,
         clips: int = 1,
         crops: int = 1,
+        bgr: bool = False,
     ) -> Prediction:
         """Classify one video by the mean of `clips` * `crops` views.
+
+        A source is a path, an address, a camera's number, a `Part` of a video, bytes, an open file, or frames: uint8
+        RGB [N, H, W, 3] or a list of [H, W, 3], blue first with `bgr`.
 
         The prediction has the `topk` best classes, or all with at least the probability `threshold`.
 
@@ -117,20 +121,21 @@ class Predictor(ABC):
             VideoError: the video cannot be read.
             ConfigError: `topk`, `threshold`, `clips` or `crops` is out of range.
         """
-        (prediction,) = self.predict_many([source], topk=topk, threshold=threshold, clips=clips, crops=crops)
+        (prediction,) = self.predict_many([source], topk=topk, threshold=threshold, clips=clips, crops=crops, bgr=bgr)
         if prediction.error:
             raise VideoError(prediction.path, prediction.error)
         return prediction
 
     def predict_many(
         self,
-        sources: Iterable[str | Path],
+        sources: Iterable[Source],
         *,
         topk: int = 5,
         threshold: float | None = None,
         clips: int = 1,
         crops: int = 1,
         workers: int = 0,
+        bgr: bool = False,
     ) -> Iterator[Prediction]:
         """Predictions one by one, in the order of the sources.
 
@@ -145,14 +150,13 @@ class Predictor(ABC):
         if workers < 0:
             raise ConfigError(f"workers is {workers}, expected 0 or more")
 
-        def read(path: str) -> tuple[str, Views | VideoError]:
+        def read(source: Source) -> tuple[str, Views | VideoError]:
             try:
-                return path, self.video(path, clips=clips, crops=crops)
+                return name_of(source), self.video(source, clips=clips, crops=crops, bgr=bgr)
             except VideoError as error:
-                return path, error
+                return name_of(source), error
 
-        paths = (os.fspath(source) for source in sources)
-        return self._predictions(read_ahead(read, paths, workers), topk, threshold)
+        return self._predictions(read_ahead(read, sources, workers), topk, threshold)
 
     def _predictions(
         self, videos: Iterable[tuple[str, Views | VideoError]], topk: int, threshold: float | None
@@ -177,16 +181,16 @@ class Predictor(ABC):
             before = time.perf_counter()
 
 
-def read_ahead(read: Callable[[str], T], paths: Iterable[str], workers: int) -> Iterator[T]:
-    """`read` of each path, in order; `workers` threads are that many paths ahead, 0 reads when asked."""
+def read_ahead(read: Callable[[Item], T], items: Iterable[Item], workers: int) -> Iterator[T]:
+    """`read` of each item, in order; `workers` threads are that many items ahead, 0 reads when asked."""
     if not workers:
-        yield from map(read, paths)
+        yield from map(read, items)
         return
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[T]] = deque()
     try:
-        for path in paths:
-            waiting.append(pool.submit(read, path))
+        for item in items:
+            waiting.append(pool.submit(read, item))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -213,56 +217,8 @@ def best_classes(probabilities: np.ndarray, *, topk: int, threshold: float | Non
     return order[:topk] if threshold is None else order[probabilities[order] >= threshold]
 
 
-def expand_sources(sources: Iterable[str | Path]) -> list[str]:
-    """Files, folders and glob patterns -> videos, each once; sorted within a folder or a pattern.
-
-    A folder stands for the videos in it and in the folders below it, behind links too, or, where it holds images, for
-    itself: a video as a folder of frames. A file counts whatever its extension, even a missing one: reading it shows
-    what is wrong.
-
-    Raises:
-        DataError: a folder without videos, a pattern that nothing matches, or no source at all.
-    """
-    found: list[str] = []
-    for source in (os.fspath(source) for source in sources):
-        if os.path.isdir(source):
-            found += _in_folder(source)
-        elif glob.has_magic(source) and not os.path.exists(source):
-            found += _matching(source)
-        else:
-            found.append(source)
-    if not found:
-        raise DataError("no videos given: expected files, folders or patterns such as clips/*.mp4")
-    return list(dict.fromkeys(found))
-
-
-def _in_folder(folder: str) -> list[str]:
-    try:
-        found = find_videos(folder)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
-    if not found.videos:
-        only = f", only {found.left_out()}" if found.others else ""
-        raise DataError(f"{folder}: no videos in this folder or below it{only}")
-    return [folder if name == "." else os.path.join(folder, name) for name in found.videos]
-
-
-def _matching(pattern: str) -> list[str]:
-    matches = sorted(glob.glob(pattern, recursive=True))
-    videos = [path for path in matches if os.path.isfile(path) and is_video(path)]
-    frames = [path for path in matches if os.path.isdir(path) and _holds_images(path)]
-    if not videos and not frames:
-        other = f"; {len(matches)} other files match" if matches else ""
-        raise DataError(f"{pattern}: no video matches this pattern{other}")
-    return sorted(videos + frames)
-
-
-def _holds_images(folder: str) -> bool:
-    return any(map(is_image, os.listdir(folder)))
-
-
-def write_json(predictions: Iterable[Prediction], out: str | Path, *, licence: str = "") -> None:
-    """Write a list of predictions as JSON, each with the `licence` if there is one.
+def write_json(rows: Iterable[Mapping[str, object]], out: str | Path) -> None:
+    """Write predictions (`Prediction.to_dict`, perhaps with more keys) as JSON.
 
     A crash leaves the old file or the new one.
 
@@ -271,7 +227,5 @@ def write_json(predictions: Iterable[Prediction], out: str | Path, *, licence: s
     """
     out = Path(out)
     check_file(out)
-    about = {"licence": licence} if licence else {}
-    rows = [{**prediction.to_dict(), **about} for prediction in predictions]
-    text = json.dumps(rows, indent=1, ensure_ascii=False)
+    text = json.dumps(list(rows), indent=1, ensure_ascii=False)
     atomic_write(out, lambda file: file.write(text.encode("utf-8", "replace")))

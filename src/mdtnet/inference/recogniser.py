@@ -17,6 +17,7 @@ from mdtnet.errors import ConfigError
 from mdtnet.hub import HubMixin
 from mdtnet.inference.description import check_views, describe
 from mdtnet.inference.prediction import Predictor
+from mdtnet.inference.sources import Source
 from mdtnet.inference.views import Views, read_video
 from mdtnet.models.folding import folded
 from mdtnet.models.network import Network
@@ -56,7 +57,7 @@ class Recogniser(Predictor, HubMixin):
             config = replace(config, test=replace(config.test, segments=segments))
         return cls(model, classes=model.classes, config=config, device=device)
 
-    def video(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Views:
+    def video(self, source: Source, *, clips: int = 1, crops: int = 1, bgr: bool = False) -> Views:
         """The views of a video that the network sees, V = `clips` * `crops`, and its damage.
 
         Raises:
@@ -66,9 +67,9 @@ class Recogniser(Predictor, HubMixin):
         check_views(clips, crops)
         frames = self.model.frames_per_segment
         description = describe(self.config, classes=self.classes, frames_per_segment=frames, crops=crops)
-        return read_video(source, description, clips=clips, crops=crops, resize=resize)
+        return read_video(source, description, clips=clips, crops=crops, bgr=bgr, resize=resize)
 
-    def read(self, source: str | Path, *, clips: int = 1, crops: int = 1) -> Tensor:
+    def read(self, source: Source, *, clips: int = 1, crops: int = 1) -> Tensor:
         """`views` as a tensor in the order of the network, uint8 [V, T, K, 3, S, S]."""
         return torch.from_numpy(self.views(source, clips=clips, crops=crops)).movedim(-1, 3)
 

@@ -69,6 +69,11 @@ def is_endless(source: Source) -> bool:
     return camera_of(source) is not None or scheme_of(_path(source)) in STREAMED
 
 
+def is_local(path: str) -> bool:
+    """Whether a text is the path of a file or folder: no address, no camera, not standard input."""
+    return path != STDIN and not scheme_of(path) and camera_of(path) is None
+
+
 def name_of(source: Source) -> str:
     """A source in messages and results; without the password of an address."""
     if isinstance(source, bytes):

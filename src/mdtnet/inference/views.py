@@ -4,20 +4,17 @@ The views are those of `mdtnet test`, bit for bit. Letters: V views, T segments,
 frame, S the side of a crop.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from mdtnet.data.container import Part
 from mdtnet.data.exposure import expose
-from mdtnet.data.retries import with_retries
 from mdtnet.data.segments import clip_indices
-from mdtnet.data.video import Request, read_frames
+from mdtnet.data.video import Request
 from mdtnet.inference.description import Description, check_views
 from mdtnet.inference.resize import resize_short
+from mdtnet.inference.sources import Source, read_source
 
 Resize = Callable[[np.ndarray, int], np.ndarray]
 """A uint8 frame [H, W, 3] and its new short side in pixels -> the resized frame."""
@@ -34,18 +31,25 @@ class Views:
 
 
 def read_views(
-    path: str | Path, description: Description, *, clips: int = 1, crops: int = 1, resize: Resize = resize_short
+    source: Source, description: Description, *, clips: int = 1, crops: int = 1, resize: Resize = resize_short
 ) -> np.ndarray:
     """The pixels of `read_video`."""
-    return read_video(path, description, clips=clips, crops=crops, resize=resize).pixels
+    return read_video(source, description, clips=clips, crops=crops, resize=resize).pixels
 
 
 def read_video(
-    path: str | Path, description: Description, *, clips: int = 1, crops: int = 1, resize: Resize = resize_short
+    source: Source,
+    description: Description,
+    *,
+    clips: int = 1,
+    crops: int = 1,
+    bgr: bool = False,
+    resize: Resize = resize_short,
 ) -> Views:
     """Views of a video as the network needs them.
 
-    `resize` is torch's own where it is loaded: the same pixels, sooner.
+    `bgr` says that frames given as arrays have blue first. `resize` is torch's own where it is loaded: the same
+    pixels, sooner.
 
     Raises:
         VideoError: the video cannot be read.
@@ -68,7 +72,7 @@ def read_video(
         fps=description.fps,
         frame_pattern=description.frame_pattern,
     )
-    reading = with_retries(lambda: read_frames(Part(os.fspath(path)), request))
+    reading = read_source(source, request, bgr=bgr)
     chosen = table(reading.num_frames)
     chosen = np.searchsorted(np.unique(chosen), chosen)
     pixels = views_of(reading.pixels, chosen, description, crops=crops, resize=resize)

@@ -35,8 +35,8 @@ FORMAT_VERSION = 1
 ABOUT = "work.json"
 PART = re.compile(r"part-(\d+)-of-(\d+)\.jsonl")
 
-Compute = Callable[[Sequence[str]], Iterator[Values]]
-"""Names of items -> one row per item, in the same order."""
+Compute = Callable[[Sequence[str]], Iterable[tuple[str, Values]]]
+"""Names of items -> name and row of each, in the order in which they are done."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,14 @@ def do(
     *,
     about: Values,
     shard: Shard = WHOLE,
+    keep: Callable[[Values], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Compute the rows of a shard that are not in the folder yet, and append each as soon as it is there.
 
     `names` are those of all items, whatever the shard; each row gets its item's as `name`. `about` says what is
-    computed: a folder that holds other work is refused. `progress` is called with the items done and the items of the
-    shard. Returns the number of new rows.
+    computed: a folder that holds other work is refused. Rows that `keep` does not want are computed again. `progress`
+    is called with the items done and the items of the shard. Returns the number of new rows.
 
     Raises:
         ConfigError: the folder cannot be written to, holds other work, or another process works on the same shard.
@@ -98,12 +99,18 @@ def do(
     make_folder(folder)
     _claim(folder, about)
     with _part(folder / f"{shard.stem}.jsonl") as part:
-        done = {row["name"] for row in _rows(part)}
+        done = {name for name, row in read_rows(folder, keep=keep).items() if keep is None or keep(row)}
         todo = [name for name in mine if name not in done]
-        for count, (name, row) in enumerate(zip(todo, compute(todo), strict=True), start=1):
+        count = len(mine) - len(todo)
+        if progress:
+            progress(count, len(mine))
+        for name, row in compute(todo) if todo else ():
             _append(part, {"name": name, **row})
+            count += 1
             if progress:
-                progress(len(mine) - len(todo) + count, len(mine))
+                progress(count, len(mine))
+        if count < len(mine):
+            raise DataError(f"{folder}: {len(mine) - count} of {len(mine)} items have no row; the same command goes on")
         finished = json.dumps({"rows": len(mine)}).encode()
         atomic_write(folder / f"{shard.stem}.done", lambda file: file.write(finished))
     return len(todo)
@@ -179,40 +186,52 @@ def _append(part: BinaryIO, row: Values) -> None:
     os.fsync(part.fileno())
 
 
-def _rows(part: BinaryIO) -> Iterator[Values]:
-    part.seek(0)
-    for number, line in enumerate(part.read().splitlines(), start=1):
-        try:
-            row: Plain = json.loads(line.decode("utf-8", "surrogateescape"))
-        except ValueError as error:
-            raise DataError(f"{part.name}, line {number}: damaged, expected one JSON object") from error
-        if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-            raise DataError(f"{part.name}, line {number}: expected an object with a name")
-        yield row
+def read_rows(folder: str | Path, *, keep: Callable[[Values], bool] | None = None) -> dict[str, Values]:
+    """Name -> row of all that is done so far, whatever the shard.
+
+    Of several rows of one item the last one that `keep` wants, else the last one. A last line that is being written,
+    or that a crash has cut off, is left out.
+
+    Raises:
+        DataError: a line is damaged.
+    """
+    found: dict[str, Values] = {}
+    for path in sorted(path for path in Path(folder).iterdir() if PART.fullmatch(path.name)):
+        content = path.read_bytes()
+        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+            try:
+                row: Plain = json.loads(line.decode("utf-8", "surrogateescape"))
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: damaged, expected one JSON object") from error
+            if not isinstance(row, dict) or not isinstance(row.get("name"), str):
+                raise DataError(f"{path}, line {number}: expected an object with a name")
+            name = str(row["name"])
+            if name not in found or keep is None or keep(row):
+                found[name] = row
+    return found
 
 
 def merge(folder: str | Path) -> list[Values]:
     """The rows of all shards of a folder, sorted by name.
 
     Raises:
-        DataError: it is no folder of work, a shard is missing or not finished, or the shards are of two divisions.
+        DataError: it is no folder of work, or a shard is missing or not finished.
     """
     folder = Path(folder)
     read_about(folder)
-    parts = {(int(m[1]), int(m[2])): path for path in folder.iterdir() if (m := PART.fullmatch(path.name))}
-    counts = sorted({count for _, count in parts})
-    if len(counts) != 1:
-        found = " and ".join(map(str, counts)) or "no"
-        raise DataError(f"{folder}: holds parts of {found} shards, expected those of one division")
-    open_shards = [n for n in range(1, counts[0] + 1) if not (folder / f"{Shard(n, counts[0]).stem}.done").exists()]
-    if open_shards:
-        listed = ", ".join(map(str, open_shards[:10])) + (" ..." if len(open_shards) > 10 else "")
-        raise DataError(f"{folder}: not finished: shard {listed} of {counts[0]}")
-    rows: list[Values] = []
-    for path in parts.values():
-        with open(path, "rb") as part:
-            rows += _rows(part)
-    return sorted(rows, key=lambda row: str(row["name"]))
+    counts = sorted({int(found[2]) for path in folder.iterdir() if (found := PART.fullmatch(path.name))})
+    missing = {count: [n for n in range(1, count + 1) if not _is_finished(folder, Shard(n, count))] for count in counts}
+    if not missing:
+        raise DataError(f"{folder}: nothing is done yet")
+    if all(missing.values()):  # of one that was divided anew, one division suffices
+        count, shards = min(missing.items(), key=lambda item: len(item[1]) / item[0])
+        listed = ", ".join(map(str, shards[:10])) + (" ..." if len(shards) > 10 else "")
+        raise DataError(f"{folder}: not finished: shard {listed} of {count}")
+    return [row for _, row in sorted(read_rows(folder).items())]
+
+
+def _is_finished(folder: Path, shard: Shard) -> bool:
+    return (folder / f"{shard.stem}.done").exists()
 
 
 def write_table(rows: Sequence[Values], path: str | Path) -> None:

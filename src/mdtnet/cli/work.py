@@ -1,0 +1,144 @@
+"""Options and steps that all verbs share which turn many items into rows, and the verb that joins their parts."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mdtnet.cli.parse import Verb, check_least
+from mdtnet.errors import ConfigError
+from mdtnet.system.terminal import bar, say
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from mdtnet.config import Values
+    from mdtnet.data.container import Part
+    from mdtnet.work.engines import Job
+
+Item = TypeVar("Item")
+Rows = Iterator[tuple[str, "Values"]]
+
+
+def source_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "sources",
+        metavar="SOURCE",
+        nargs="*",
+        default=[],
+        help="video files, folders, patterns, frame folders, http(s) or RTSP addresses, a camera's number, - (stdin)",
+    )
+    parser.add_argument("--list", default="", help="list file of videos: path, and start and end in seconds if wanted")
+    parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
+
+
+def items_of(options: "Namespace") -> "dict[str, Part]":
+    from mdtnet.inference.items import find_items
+
+    return find_items(options.sources, listed=options.list, root=options.root)
+
+
+def work_arguments(parser: "ArgumentParser") -> None:
+    from mdtnet.work.engines import Engine
+
+    shard_argument(parser)
+    parser.add_argument("--engine", type=Engine, default="local", help="local, or ray: a Ray cluster (extra [ray])")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that each hold the network; 0: this one, with ray: one per CPU",
+    )
+    parser.add_argument("--num_gpus", type=float, default=0.0, help="with ray: share of a GPU that a process gets")
+    parser.add_argument("--timeout", type=float, default=300.0, help="longest time for one video of a process, seconds")
+
+
+def shard_argument(parser: "ArgumentParser") -> None:
+    parser.add_argument("--shard", default="1/1", help="do a part alone, 3/16 the third of sixteen; see mdtnet merge")
+
+
+def compute(
+    job: "Job[Item]",
+    items: Mapping[str, Item],
+    options: "Namespace",
+    *,
+    here: "Callable[[dict[str, Item]], Rows] | None" = None,
+    places: tuple[str, ...] = (),
+) -> Callable[[Any], Rows]:
+    """Names -> rows by the engine that was asked for; `here` does it in this process in a better way."""
+    from mdtnet.work.engines import in_processes, on_ray
+
+    check_least(0, workers=options.workers)
+    if options.num_gpus < 0:
+        raise ConfigError(f"--num_gpus is {options.num_gpus}, expected 0 or more")
+
+    def rows(names: list[str]) -> Rows:
+        chosen = {name: items[name] for name in names}
+        if options.engine == "ray":
+            workers = options.workers or max(1, len(chosen))
+            return on_ray(job, chosen, workers=workers, num_gpus=options.num_gpus, places=places)
+        if options.workers:
+            return in_processes(job, chosen, workers=options.workers, timeout_seconds=options.timeout)
+        return here(chosen) if here else ((name, job((name, item))) for name, item in chosen.items())
+
+    return rows
+
+
+def do(
+    items: Mapping[str, Item], rows: Callable[[Any], Rows], options: "Namespace", about: "Values"
+) -> "dict[str, Values]":
+    """All rows of a shard: with `--out` kept in that folder, where a rerun skips what is done. Progress is shown."""
+    from mdtnet.work import parts
+
+    shard = parts.Shard.parse(options.shard)
+    with bar(sum(map(shard.holds, items)), text="videos") as progress:
+        shown = None if progress is None else lambda done, total: progress(done)
+        if not options.out:
+            if shard.count > 1:
+                raise ConfigError("--shard needs --out, a folder that all shards share")
+            found = {}
+            for done, (name, row) in enumerate(rows(list(items)), start=1):
+                found[name] = {"name": name, **row}
+                if progress:
+                    progress(done)
+            return {name: found[name] for name in items}
+        parts.do(items, rows, options.out, about=about, shard=shard, progress=shown)
+    kept = parts.read_rows(options.out)
+    return {name: kept[name] for name in items if shard.holds(name)}
+
+
+def merge_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument("folder", help="the --out of the shards")
+    parser.add_argument("--out", default="", help="table to write, .csv or .jsonl; default: FOLDER/rows.csv")
+
+
+def merge(options: "Namespace") -> int:
+    from mdtnet.work import parts
+
+    rows = parts.merge(options.folder)
+    out = options.out or os.path.join(options.folder, "rows.csv")
+    parts.write_table([flat(row) for row in rows], out)
+    failed = sum(bool(row.get("error")) for row in rows)
+    say(f"{len(rows)} rows, {failed} of them with an error: {out}")
+    return 1 if failed else 0
+
+
+def flat(row: "Values") -> "Values":
+    """A row with a column for every class and probability in place of a list of them."""
+    found: Values = {}
+    for key, value in row.items():
+        if key == "predictions" and isinstance(value, list):
+            for place, best in enumerate(value, start=1):
+                found |= {f"{name}_{place}": text for name, text in best.items()} if isinstance(best, dict) else {}
+        else:
+            found[key] = value
+    return found
+
+
+VERBS = {
+    "merge": Verb(
+        "join the parts of work that was done in shards",
+        merge_arguments,
+        merge,
+        "  mdtnet merge runs/predicted\n  mdtnet merge runs/predicted --out predictions.csv",
+    ),
+}

@@ -1,0 +1,63 @@
+"""One video -> one row, as a function that any engine can call: the network is loaded once per process."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+from mdtnet.config import Values
+from mdtnet.data.container import Part
+from mdtnet.inference.prediction import Prediction, Predictor
+from mdtnet.inference.sources import name_of
+
+
+@dataclass
+class Predict:
+    """Classifies a video per call; options are those of `mdtnet predict`."""
+
+    checkpoint: str
+    device: str = "auto"
+    segments: int = 0
+    topk: int = 5
+    threshold: float | None = None
+    clips: int = 1
+    crops: int = 1
+
+    @cached_property
+    def model(self) -> Predictor:
+        """The network, read when it is first asked for."""
+        from mdtnet.deploy.load import load
+
+        return load(self.checkpoint, device=self.device, segments=self.segments)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the network: each process reads its own."""
+        return {key: value for key, value in vars(self).items() if key != "model"}
+
+    def about(self) -> Values:
+        """Settings that all rows share."""
+        named = ("segments", "topk", "threshold", "clips", "crops")
+        return {"verb": "predict", "checkpoint": self.checkpoint, **{name: getattr(self, name) for name in named}}
+
+    def many(self, items: Mapping[str, Part], *, ahead: int) -> Iterator[tuple[str, Values]]:
+        """Name and row of each video, in this process; `ahead` threads read."""
+        found = self.model.predict_many(
+            items.values(),
+            topk=self.topk,
+            threshold=self.threshold,
+            clips=self.clips,
+            crops=self.crops,
+            workers=ahead,
+        )
+        about: Values = {"licence": self.model.licence} if self.model.licence else {}
+        for name, prediction in zip(items, found, strict=True):
+            yield name, cast("Values", prediction.to_dict()) | about
+
+    def __call__(self, item: tuple[str, Part]) -> Values:
+        """The row of one video."""
+        ((_, row),) = self.many(dict([item]), ahead=0)
+        return row
+
+    def failed(self, item: tuple[str, Part], reason: str) -> Values:
+        """The row of a video whose process did not survive it."""
+        return cast("Values", Prediction(name_of(item[1]), (), (), 0.0, error=reason).to_dict())
