@@ -9,7 +9,7 @@ class Poison:
     """Texts in capitals."""
 
     def __call__(self, item):
-        name, text = item
+        _, text = item
         if text == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if text == "slow":

@@ -17,7 +17,7 @@ from mdtnet.data.annotations import Texts, VideoList, load_videos
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.errors import CheckpointError, ConfigError, DataError, VideoError
 from mdtnet.inference import sources as opened
-from mdtnet.inference.items import expand_sources
+from mdtnet.inference.items import expand_sources, find_items
 from mdtnet.inference.prediction import read_ahead, write_json
 from mdtnet.inference.recogniser import Recogniser
 
@@ -294,8 +294,8 @@ def test_names_are_relative_to_a_single_folder_or_the_list(folder, tmp_path):
     (tmp_path / "list.txt").write_text("left/a.mp4\nright/b.mp4\n")
     found = find_items([], listed=str(tmp_path / "list.txt"), root=str(folder / "videos"))
     assert [part.path for part in found.values()] == [f"{folder}/videos/{name}" for name in found]
+    (tmp_path / "list.txt").write_text("")
     with pytest.raises(DataError, match="the list is empty"):
-        (tmp_path / "list.txt").write_text("")
         find_items([], listed=str(tmp_path / "list.txt"))
 
 

@@ -137,7 +137,7 @@ def _usage(name: str, parser: "ArgumentParser") -> str:
     for action in parser._actions:
         if action.help == argparse.SUPPRESS or action.dest == "help":
             continue
-        more = " ..." if action.nargs == "+" else ""
+        more = " ..." if action.nargs in ("+", "*") else ""
         if not action.option_strings:
             words.append(f"{action.metavar}{more}")
         elif action.required or action.dest == "config":

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb
+from mdtnet.cli.work import shard_argument
 from mdtnet.errors import ConfigError, MdtnetError
 from mdtnet.system.terminal import say, show
 
@@ -29,6 +30,7 @@ def study_arguments(parser: "ArgumentParser") -> None:
         default=[],
         help="a part of the grid: system=tsn,tdn data=... seed=... variant=... fold=...",
     )
+    shard_argument(parser)
     parser.add_argument("--list", action="store_true", help="show what is done and what is missing, and run nothing")
     parser.add_argument("--report", action="store_true", help="make tables and pages of results.csv, and run nothing")
     parser.add_argument("--no_latency", action="store_true", help="do not measure the networks' latency at the end")
@@ -37,9 +39,11 @@ def study_arguments(parser: "ArgumentParser") -> None:
 def study(options: "Namespace") -> None:
     from mdtnet.study.grid import load_study, only
     from mdtnet.study.runs import run_study
+    from mdtnet.work.parts import Shard
 
     found = load_study(options.study)
-    wanted = only(found.specs, options.only)
+    shard = Shard.parse(options.shard)
+    wanted = [spec for spec in only(found.specs, options.only) if shard.holds(spec.name)]
     now = _standing(found)
     _say_stale(now)
     if options.list:
