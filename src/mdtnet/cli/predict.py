@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mdtnet.cli.parse import Verb
@@ -46,6 +47,7 @@ def predict(options: "Namespace") -> int:
     from mdtnet.deploy.jobs import Predict
     from mdtnet.inference.description import check_views
     from mdtnet.inference.prediction import check_choice, write_json
+    from mdtnet.inference.sources import absolute
     from mdtnet.system.files import check_file
     from mdtnet.work.parts import write_table
 
@@ -59,10 +61,14 @@ def predict(options: "Namespace") -> int:
     names = ("checkpoint", "device", "segments", "topk", "threshold", "clips", "crops")
     job = Predict(**{name: getattr(options, name) for name in names})
     job.model  # noqa: B018  # a wrong checkpoint is one line, not one per video
+    about = job.about()
+    if options.engine == "ray":  # other machines have another current folder
+        items = {name: replace(part, path=absolute(part.path)) for name, part in items.items()}
+        job = replace(job, checkpoint=absolute(job.checkpoint) if os.path.exists(job.checkpoint) else job.checkpoint)
     ahead = (os.cpu_count() or 1) if len(items) > 1 else 0
     rows = compute(job, items, options, here=lambda chosen: job.many(chosen, ahead=ahead), places=_places(job, items))
     width = min(NAME, max(map(len, items)))
-    found = do(items, _shown(rows, width if len(items) > 1 else 0), options, job.about())
+    found = do(items, _shown(rows, width if len(items) > 1 else 0), options, about)
     if options.json:
         write_json(({key: row[key] for key in row if key != "name"} for row in found.values()), options.json)
     if options.csv:

@@ -74,6 +74,11 @@ def is_local(path: str) -> bool:
     return path != STDIN and not scheme_of(path) and camera_of(path) is None
 
 
+def absolute(path: str) -> str:
+    """The path of a local file from the root; addresses and cameras as they are."""
+    return os.path.abspath(path) if is_local(path) else path
+
+
 def name_of(source: Source) -> str:
     """A source in messages and results; without the password of an address."""
     if isinstance(source, bytes):
