@@ -2,7 +2,8 @@
 
 Everything that the command line reports without a traceback derives from `MdtnetError`; the exit code says what kind
 of mistake it was: 0 success, 1 bug, 2 usage or configuration, or a file that the operating system refuses, 3 data,
-4 checkpoint, 5 some runs of a study failed, 6 a training diverged, 128 + N stopped by signal N.
+4 checkpoint, 5 some runs of a study failed, 6 a training diverged, 7 a loader's process was killed or hangs,
+128 + N stopped by signal N.
 """
 
 import difflib
@@ -49,6 +50,12 @@ class DivergedError(MdtnetError):
     """The loss or the scores of a network are not finite numbers any more."""
 
     exit_code = 6
+
+
+class WorkerError(MdtnetError):
+    """A process that reads videos for another was killed, was stopped, or stands still."""
+
+    exit_code = 7
 
 
 class ExportError(CheckpointError):

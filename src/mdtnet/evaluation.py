@@ -5,7 +5,7 @@ Metrics and reports read the table alone. Letters: N videos, V views, C classes.
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from mdtnet.models.folding import folded
 from mdtnet.models.gates import knocked_out, parts_of
 from mdtnet.scores import ScoreTable, fusion_name, save_results
 from mdtnet.system.files import make_folder
-from mdtnet.system.processes import ignore_signals, make_accelerator
+from mdtnet.system.processes import Asked, make_accelerator
 from mdtnet.system.terminal import bar
 
 CROP_ORDERS = {
@@ -49,6 +49,7 @@ def evaluate(
     workers: int = 0,
     protocol: Values | None = None,
     progress: Callable[[int], None] | None = None,
+    at_once: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> ScoreTable:
     """Scores of every view of every video of a test `ClipDataset`; the model is left in eval mode.
 
@@ -56,20 +57,30 @@ def evaluate(
     the view itself. With an accelerator of several processes each takes every n-th video, and all get the whole
     table. `progress` is called with the number of videos that this process has read.
 
+    A signal within `at_once()` ends it in all processes.
+
     Raises:
         DivergedError: scores of a video are not finite numbers.
+        Asked: `at_once` was left by it in one of the processes.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     loader = make_loader(dataset, batch_size=1, shuffle=False, seed=0, workers=workers, rank=rank, world=processes)
-    loader.worker_init_fn = ignore_signals
+    scores: dict[int, np.ndarray] = {}
     errors: dict[int, str] = {}
+    stop = 0
     model.eval()
-    with torch.inference_mode(), accelerator.autocast() if accelerator else nullcontext():
-        videos = _readable(loader, errors, progress)
-        scores = _view_scores(model, videos, batch_size=batch_size, mirror=_mirror(dataset))
-    for more_scores, more_errors in gather_object([(scores, errors)]) if processes > 1 else []:
+    try:
+        with torch.inference_mode(), accelerator.autocast() if accelerator else nullcontext(), at_once():
+            videos = _readable(loader, errors, progress)
+            scores = _view_scores(model, videos, batch_size=batch_size, mirror=_mirror(dataset))
+    except Asked as error:
+        stop = error.args[0]
+    for more_scores, more_errors, more_stop in gather_object([(scores, errors, stop)]) if processes > 1 else []:
         scores |= more_scores
         errors |= more_errors
+        stop |= more_stop
+    if stop:
+        raise Asked(stop)
     return _table(dataset, scores, errors, protocol or {})
 
 

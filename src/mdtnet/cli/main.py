@@ -1,15 +1,18 @@
 """The command line: one verb per job, each of which parses its options and calls one function.
 
-Exit codes: 0 success, 1 some videos could not be read (`predict`, `features`) or a bug, 2 usage or configuration, or a
-file that the operating system refuses (no permission, a full disk), 3 data, 4 checkpoint, 5 runs of a study failed, 6 a
-training diverged, 130 interrupted.
+Exit codes: 0 success, 1 some videos could not be read (`predict`) or a bug, 2 usage or configuration, or a file that the
+operating system refuses (no permission, a full disk), 3 data, 4 checkpoint, 5 runs of a study failed, 6 a training
+diverged, 7 a loader's process was killed or hangs, 130 interrupted, 143 terminated.
 """
 
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
+from types import FrameType
 
 from rich.table import Table
 
@@ -55,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.remove("--offline")
         os.environ[OFFLINE] = "1"
     keep_freed_memory()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that its encoding lacks is shown as `?`
         sys.stdout.reconfigure(errors="replace")
@@ -63,9 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MdtnetError as error:
         mistake(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        complain("mdtnet: interrupted")
-        return 130
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        complain(
+            "mdtnet: interrupted" if number == signal.SIGINT else f"mdtnet: stopped by {signal.Signals(number).name}"
+        )
+        return int(128 + number)
     except BrokenPipeError:  # `mdtnet models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -74,6 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         mistake(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         return ConfigError.exit_code
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """SIGTERM ends like Ctrl-C: temporary files go, processes are ended, nothing is left half-written."""
+    raise KeyboardInterrupt(number)
 
 
 def _main(arguments: list[str]) -> int:

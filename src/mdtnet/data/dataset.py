@@ -6,15 +6,17 @@ of a clip: `_indices` chooses frames, `_read` reads them and crops each (`_crop`
 """
 
 import logging
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypedDict
+from multiprocessing.process import BaseProcess
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mdtnet.checks import check_rule
 from mdtnet.config import DataConfig, EvalConfig, Exposure, eval_crop_size
@@ -26,6 +28,14 @@ from mdtnet.data.transforms import Box, ClipAugment, mirror_labels, stack_clips,
 from mdtnet.data.video import Reading, check_backend
 from mdtnet.errors import VideoError
 from mdtnet.scores import DAMAGED
+from mdtnet.system.workers import (
+    check_shared_memory,
+    children,
+    end,
+    ignore_signals,
+    own_signal_of_children,
+    watched,
+)
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +122,12 @@ class ClipDataset(Dataset[Item]):
         """V, the number of views per item."""
         return 1 if self.train else self.test.clips * self.test.crops
 
+    @property
+    def frames_shape(self) -> tuple[int, ...]:
+        """Shape of the frames of an item, `[V, T, K, 3, S, S]`."""
+        size = self.data.size if self.train else self.crop_size
+        return self.num_views, self._shape["num_segments"], self._shape["frames_per_segment"], 3, size, size
+
     def set_epoch(self, epoch: int) -> None:
         """Draw other clips and augmentations; call it before the first batch of the epoch is requested."""
         self._epoch[0] = epoch
@@ -142,9 +158,7 @@ class ClipDataset(Dataset[Item]):
         return f"{damaged} of {decoded} frames" if damaged else ""
 
     def _without_frames(self, i: int, *, error: str = "", damaged: str = "") -> Item:
-        size = self.data.size if self.train else self.crop_size
-        t, k = self._shape["num_segments"], self._shape["frames_per_segment"]
-        nothing = torch.empty(0, t, k, 3, size, size, dtype=torch.uint8)
+        nothing = torch.empty(0, *self.frames_shape[1:], dtype=torch.uint8)
         return Item(frames=nothing, label=self._label(i), index=i, error=error, damaged=damaged, skipped=not error)
 
     def _label(self, i: int, *, mirrored: bool = False) -> int | np.ndarray:
@@ -243,6 +257,8 @@ def collate(items: list[Item]) -> Batch:
         frames = stack_clips([item["frames"] for item in good])
     else:
         frames = items[0]["frames"].unsqueeze(0)[:0] if items else torch.empty(0, dtype=torch.uint8)
+    if get_worker_info():  # now: where there is no room, sending it would fail without a word
+        frames.share_memory_()
     return Batch(
         frames=frames,
         label=torch.from_numpy(np.array([item["label"] for item in good], dtype=np.int64)),
@@ -301,13 +317,17 @@ class ClipBatches(Sampler[list[int]]):
 class ClipLoader(DataLoader[Item]):
     """Loader of `ClipDataset` batches with epochs; optionally stops at an unreadable training video.
 
+    Its processes live on between epochs, until `close` or an error; those of a test end with it.
+
     Raises:
         VideoError: while iterating, in this process: a training video is unreadable and `data.on_unreadable`
         is `error`.
+        WorkerError: while iterating: a process of the loader was killed, was stopped, or stands still.
     """
 
     dataset: ClipDataset
     batch_sampler: ClipBatches
+    _processes: tuple[BaseProcess, ...] = ()
 
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:
         """Set the epoch, and the batch to start at."""
@@ -316,13 +336,48 @@ class ClipLoader(DataLoader[Item]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names its own class
         strict = self.dataset.train and self.dataset.data.on_unreadable == "error"
-        for batch in super().__iter__():
-            if strict and batch["errors"]:
-                index, reason = batch["errors"][0]
-                raise VideoError(self.dataset.videos[index].path, reason)
-            self._warn_of_damage(batch)
+        whole = False
+        try:
+            for batch in self._batches():
+                if strict and batch["errors"]:
+                    index, reason = batch["errors"][0]
+                    raise VideoError(self.dataset.videos[index].path, reason)
+                self._warn_of_damage(batch)
+                yield batch
+                del batch  # the views of one test video can be hundreds of MB, and the next are read now
+            whole = True
+        finally:
+            if not (whole and self.dataset.train):
+                self.close()
+
+    def _batches(self) -> Iterator[Batch]:
+        if not self.num_workers:
+            yield from super().__iter__()
+            return
+        others = children()
+        with own_signal_of_children(), watched(self._processes):
+            self._batches_of_workers = super().__iter__()
+        self._processes = self._processes or tuple(children() - others)
+        while True:
+            with watched(self._processes):
+                batch = next(self._batches_of_workers, None)
+            if batch is None:
+                return
             yield batch
-            del batch  # the views of one test video can be hundreds of MB, and the next are read now
+            del batch
+
+    def close(self) -> None:
+        """End its processes at once, whatever they do."""
+        if not self._processes:
+            return
+        with own_signal_of_children():
+            end(self._processes)
+        # PyTorch's own end would wait for locks that the killed processes may have held
+        iterator: Any = self._batches_of_workers
+        iterator._shutdown = True
+        if self.pin_memory:
+            iterator._pin_memory_thread_done_event.set()
+        self._processes, self._iterator = (), None
 
     def _warn_of_damage(self, batch: Batch) -> None:
         """Log each damaged video once."""
@@ -345,8 +400,15 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     weights: np.ndarray | None = None,
+    in_hand: int = 1,
 ) -> ClipLoader:
-    """Loader with an order fixed by (seed, epoch); `batch_size` is per process, `weights` as in `ClipBatches`."""
+    """Loader with an order fixed by (seed, epoch); `batch_size` is per process, `weights` as in `ClipBatches`.
+
+    `in_hand` is the number of batches that the caller holds at once.
+
+    Raises:
+        ConfigError: the batches of all `workers` do not fit into shared memory.
+    """
     batches = ClipBatches(
         len(dataset),
         batch_size=batch_size,
@@ -358,6 +420,9 @@ def make_loader(
         weights=weights,
     )
     ahead = 1 if dataset.num_views >= MANY_VIEWS else 2
+    at_once = min(workers * ahead + in_hand, batches.num_batches)
+    size = min(batch_size, len(dataset)) * math.prod(dataset.frames_shape)
+    check_shared_memory(at_once * size, workers=workers)
     return ClipLoader(
         dataset,
         batch_sampler=batches,
@@ -366,5 +431,6 @@ def make_loader(
         persistent_workers=workers > 0,
         prefetch_factor=ahead if workers else None,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # its own: epochs must not advance the global generator
     )

@@ -4,7 +4,8 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -24,8 +25,12 @@ class Interrupted(MdtnetError):
 
     def __init__(self, number: int, out: str) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; go on with: mdtnet train --config {Path(out, 'config.yaml')} --resume")
+        super().__init__(f"stopped by {name}; go on with: mdtnet train --resume {out}")
         self.exit_code = 128 + number
+
+
+class Asked(KeyboardInterrupt):
+    """A signal asked for the end; its number is `args[0]`."""
 
 
 class Signals:
@@ -34,6 +39,7 @@ class Signals:
     def __init__(self) -> None:
         self.number = 0
         self._when = 0.0
+        self._at_once = False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -45,17 +51,28 @@ class Signals:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal ends what is being done, such as waiting for data; one that came before ends it too.
+
+        Raises:
+            Asked: it came.
+        """
+        self._at_once = True
+        try:
+            if self.number:
+                raise Asked(self.number)
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.number and time.monotonic() - self._when > PATIENCE_SECONDS:
             raise KeyboardInterrupt  # asked twice: at once, the last checkpoint is whole anyway
         if not self.number:
             self.number, self._when = number, time.monotonic()
-
-
-def ignore_signals(worker: int) -> None:
-    """For loader workers: an end is the main process's business, which needs them to finish its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self._at_once:
+            raise Asked(self.number)
 
 
 def make_accelerator(device: str, *, amp: str = "no", **keywords: Any) -> Accelerator:
