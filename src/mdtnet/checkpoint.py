@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import safetensors.torch
 import torch
@@ -65,6 +65,8 @@ class TrainingState(TypedDict):
     """One per process."""
     num_videos: int
     """Training videos."""
+    videos: NotRequired[str]
+    """Digest of the names, parts and labels of the training and validation videos; missing in older files."""
     optimizer: dict[str, Any]
     """Its `state_dict`."""
     scaler: dict[str, Any] | None

@@ -13,6 +13,7 @@ import yaml
 
 from mdtnet.config import Plain, RunConfig, Values
 from mdtnet.errors import ConfigError, nearest
+from mdtnet.system.files import write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -152,7 +153,7 @@ def _not_yaml(path: str | Path, error: yaml.YAMLError) -> str:
 def save_yaml(config: RunConfig, path: str | Path) -> None:
     """Write `config` so that `load_yaml` gives it back, in later versions too."""
     values = {"config_version": CONFIG_VERSION, **to_dict(config)}
-    Path(path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def flat(values: Values, prefix: str = "") -> Values:

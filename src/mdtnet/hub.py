@@ -18,7 +18,7 @@ from mdtnet.errors import ConfigError
 from mdtnet.metrics import TITLES, Figures, headline
 from mdtnet.models.network import Network
 from mdtnet.scores import load_figures
-from mdtnet.system.files import atomic_write, make_folder
+from mdtnet.system.files import make_folder, write_text
 from mdtnet.zoo.store import sha256
 
 FILE, CARD, CONFIG = "model.safetensors", "README.md", "config.yaml"
@@ -50,7 +50,7 @@ class HubMixin(
             "trunk": self.config.model.trunk,
             "id2label": names,
         }
-        (save_directory / "config.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+        write_text(save_directory / "config.json", json.dumps(about, indent=2))
 
     @classmethod
     def _from_pretrained(
@@ -108,7 +108,7 @@ def prepare(checkpoint: str | Path, out: str | Path, *, tests: Sequence[str | Pa
     )
     save_yaml(config, folder / CONFIG)
     text = card(found, list(figures.values()), digest=sha256(folder / FILE))
-    atomic_write(folder / CARD, lambda file: file.write(text.encode()))
+    write_text(folder / CARD, text)
     return folder / CARD
 
 

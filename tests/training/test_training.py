@@ -107,7 +107,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, videos, monkeypatch,
     train(whole)
     with monkeypatch.context() as patch:
         signal_at_step(patch, 3, number)  # the first of three steps of epoch 2: stops after it
-        with pytest.raises(Interrupted, match=r"--config .*config\.yaml --resume") as stopped:
+        with pytest.raises(Interrupted, match=r"mdtnet train --resume .*halves") as stopped:
             train(halves)
     assert stopped.value.exit_code == 128 + number
     state = load_checkpoint(tmp_path / "halves" / "checkpoints" / "last.pt").training_state["state"]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mdtnet.cli.parse import Verb, config_from
+from mdtnet.errors import ConfigError
 from mdtnet.system.terminal import say
 
 if TYPE_CHECKING:
@@ -17,7 +18,15 @@ def train_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--config", metavar="FILE", default="", help="YAML file of a run; command-line options override it"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        type=str,
+        metavar="RUN",
+        help="go on with the run in this folder, or in --out, exactly where it was",
+    )
     parser.add_class_arguments(RunConfig)
 
 
@@ -32,7 +41,7 @@ def train(options: "Namespace") -> None:
     from mdtnet.pages.report import build_report
     from mdtnet.training.loop import train
 
-    result = train(config, resume=options.resume)
+    result = train(config, resume=bool(options.resume))
     if not PartialState().is_main_process:
         return
     page = build_report(result.out)
@@ -45,10 +54,16 @@ def train(options: "Namespace") -> None:
 
 
 def run_config(options: "Namespace") -> "RunConfig":
-    """The YAML file's values with the command line's over them."""
+    """The values of the YAML file, or of the run to resume, with the command line's over them."""
     from mdtnet.config import RunConfig
     from mdtnet.config_file import load_yaml, to_dict
 
+    if isinstance(options.resume, str):
+        from mdtnet.training.run_folder import config_of_run
+
+        if options.config or "out" in options.given:
+            raise ConfigError("--resume RUN has its config and its folder: expected no --config and no --out")
+        return config_from(RunConfig, options, to_dict(config_of_run(options.resume)))
     base = to_dict(load_yaml(options.config)) if options.config else {}
     return config_from(RunConfig, options, base)
 
@@ -60,7 +75,7 @@ VERBS = {
         train,
         "  mdtnet train --data videos/ --model mdtnet2 --trunk mobilenet_v2 --model.weights imagenet\n"
         "  mdtnet train --config builtin --train.epochs 30 --out runs/mine\n"
-        "  mdtnet train --config runs/mine/config.yaml --resume\n\n"
+        "  mdtnet train --resume runs/mine\n\n"
         "--data, --model and --trunk stand for --data.train, --model.name and --model.trunk.",
     ),
 }

@@ -5,6 +5,7 @@ share.
 """
 
 import csv
+import io
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from mdtnet.data.labels import class_counts, label_sets, label_table, label_text
 from mdtnet.data.suffixes import shorten
 from mdtnet.data.tables import field_of, lines_of, read_count, read_layout, read_rows, read_times
 from mdtnet.errors import DataError
+from mdtnet.system.files import write_text
 
 log = logging.getLogger(__name__)
 LabelReader = Callable[[str, list[str], list[int], tuple[str, ...]], tuple[tuple[str, ...], np.ndarray]]
@@ -191,15 +193,16 @@ def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None
     columns += [] if videos.times is None else ["start", "end"]
     columns += [] if videos.groups is None else ["group"]
     columns += [] if videos.num_frames is None else ["num_frames"]
-    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(columns)
-        for i in range(len(videos)):
-            sample = videos[i]
-            times = () if videos.times is None else tuple("" if t is None else t for t in (sample.start, sample.end))
-            group = () if videos.groups is None else (sample.group,)
-            counts = () if videos.num_frames is None else (sample.num_frames or "",)
-            rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group, *counts))
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(columns)
+    for i in range(len(videos)):
+        sample = videos[i]
+        times = () if videos.times is None else tuple("" if t is None else t for t in (sample.start, sample.end))
+        group = () if videos.groups is None else (sample.group,)
+        counts = () if videos.num_frames is None else (sample.num_frames or "",)
+        rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group, *counts))
+    write_text(os.fspath(path), text.getvalue())
 
 
 def _join(root: str, path: str) -> str:

@@ -4,8 +4,8 @@ import hashlib
 import logging
 import os
 import struct
-import tempfile
 import zlib
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from mdtnet.data.retries import with_retries
 from mdtnet.data.transforms import resize_short
 from mdtnet.data.video import Choose, Reading, Request, Transform, read_frames, scaled_size, stamp
 from mdtnet.errors import VideoError
+from mdtnet.system.files import atomic_write, remove_leftovers
 
 log = logging.getLogger(__name__)
 PIXELS = 3
@@ -74,20 +75,25 @@ def _load(path: str, *, check: bool) -> Reading:
 
 
 def _save_whole(path: str, reading: Reading) -> None:
-    temporary = ""
+    def write(file: BinaryIO) -> None:
+        np.save(file, reading.pixels)
+        file.flush()
+        checksum = zlib.crc32(np.memmap(file.name, dtype=np.uint8, mode="r").data)
+        file.write(TRAILER.pack(MAGIC, checksum, reading.damaged, reading.decoded))
+
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), suffix=".part", delete=False) as file:
-            temporary = file.name
-            np.save(file, reading.pixels)
-            file.flush()
-            checksum = zlib.crc32(np.memmap(temporary, dtype=np.uint8, mode="r").data)
-            file.write(TRAILER.pack(MAGIC, checksum, reading.damaged, reading.decoded))
-        os.replace(temporary, path)
+        atomic_write(path, write, sync=False)  # a power cut is found by the checksum
     except OSError as error:
         log.warning("%s: cannot be cached: %s", path, error.strerror)
-        if temporary and os.path.exists(temporary):
-            os.remove(temporary)
+
+
+def clear_cache(folder: str) -> None:
+    """Remove the temporary files in a cache whose writers were killed."""
+    if os.path.isdir(folder):
+        for path in os.scandir(folder):
+            if path.is_dir():
+                remove_leftovers(path.path)
 
 
 def resize(frames: np.ndarray, short_side: int) -> np.ndarray:

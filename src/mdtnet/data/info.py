@@ -20,6 +20,7 @@ from mdtnet.data.images import frame_files, read_image
 from mdtnet.data.labels import class_counts
 from mdtnet.data.video import read_clip
 from mdtnet.errors import DataError, VideoError
+from mdtnet.system.files import atomic_write
 
 MAX_OPENED = 2000  # of a longer list, so many videos, spread evenly over it, are opened
 THUMBNAIL = (160, 120)  # width and height in pixels
@@ -144,7 +145,8 @@ def contact_sheet(videos: VideoList, path: str | os.PathLike) -> Path:
         for x, i in enumerate(np.flatnonzero(videos.shows(label))[:PER_CLASS].tolist()):
             sheet.paste(_thumbnail(videos, i), (x * width, y * row + 16))
     try:
-        sheet.save(path)
+        kind = "png" if path.suffix.lower() == ".png" else "jpeg"
+        atomic_write(path, lambda file: sheet.save(file, kind))
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
     return path

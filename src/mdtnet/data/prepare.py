@@ -4,7 +4,6 @@ Videos stay where they are. Lists name classes, not numbers, so that a list and 
 together cannot be mixed unnoticed; numbers in a source list count only with the label map they were made with.
 """
 
-import csv
 import os
 import re
 from collections import deque
@@ -30,6 +29,7 @@ from mdtnet.data.official import (
 )
 from mdtnet.data.splits import split_by_group
 from mdtnet.errors import DataError
+from mdtnet.system.files import write_csv, write_text
 
 DataSet = Literal[Official, "folder", "csv"]
 Split = Literal["1", "2", "3", "all"]
@@ -233,13 +233,13 @@ def _write(
         write_list(out / f"{part}.csv", kept, root=root)
     for part in missing.keys() - found.keys():
         counts[part] = (len(missing[part]), 0)
-    (out / "classes.txt").write_text("".join(f"{c}\n" for c in classes), encoding="utf-8")
-    with open(out / "missing.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("part", "video", "label"), *absent])
+    write_text(out / "classes.txt", "".join(f"{c}\n" for c in classes))
+    rows = [{"part": part, "video": video, "label": label} for part, video, label in absent]
+    write_csv(out / "missing.csv", ("part", "video", "label"), rows)
     data: dict[str, bool | str] = {part: str((out / f"{part}.csv").resolve()) for part in found}
     data |= {"root": os.path.abspath(root), "classes": str((out / "classes.txt").resolve())}
     if name != "folder" and name != "csv" and SOURCES[name].flip != "":
         data["flip"] = SOURCES[name].flip
     data |= {"multi_label": True} if next(iter(found.values())).multi_label else {}
-    (out / "data.yaml").write_text(yaml.safe_dump({"data": data}, sort_keys=False), encoding="utf-8")
+    write_text(out / "data.yaml", yaml.safe_dump({"data": data}, sort_keys=False))
     return Prepared(out, split, classes, counts)

@@ -7,7 +7,6 @@ Letters: B clips, T segments, K frames per segment, S the side of a crop in pixe
 
 import logging
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from mdtnet.inference.items import expand_sources
 from mdtnet.inference.resize import resize_short
 from mdtnet.inference.views import clip_table, read_views, views_of
 from mdtnet.models.network import Network
+from mdtnet.system.files import is_special, put_in_place, temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -97,15 +97,18 @@ def export(
     description = describe(model.config, classes=model.classes, frames_per_segment=frames, precision=precision)
     description = replace(description, licence=model.licence)
     views, labels = real_clips(clips, description)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+    with temporary_folder(out.parent) as folder:
         file = Path(folder, out.name)
         FORMATS[format].write(model, description, views, file)
         network = eager(model, multi_label=description.multi_label)
         comparison = compare(network, load_network(file), views, labels, TOLERANCES.get(precision, 1.0))
         _refuse(comparison, out, precision)
         Path(folder, f"{out.name}.json").write_text(description.to_json(), encoding="utf-8")
-        for made in sorted(Path(folder).iterdir()):
-            os.replace(made, out.parent / made.name)
+        parts = sorted(folder.iterdir(), key=lambda made: made.name == out.name)
+        if len(parts) > 2:  # an old file must not be loaded with new weights beside it
+            Path(os.path.realpath(out)).unlink(missing_ok=True)
+        for made in parts:  # the file itself last
+            put_in_place(made, out.parent / made.name)
     return Exported(out, description, comparison)
 
 
@@ -117,6 +120,8 @@ def _checked_out(out: Path, format: Format, precision: Precision) -> Path:
         raise ConfigError(f"{out}: a file of format '{format}' must end in {form.suffix}")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: its folder does not exist")
+    if is_special(out) or out.is_dir():
+        raise ConfigError(f"{out}: no regular file, and an export is written to no other")
     if precision not in form.precisions:
         able = " or ".join(name for name, other in FORMATS.items() if precision in other.precisions)
         raise ConfigError(f"{precision} goes with format {able}, not {format}")

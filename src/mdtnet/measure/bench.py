@@ -42,6 +42,7 @@ from mdtnet.measure.cost import component, count
 from mdtnet.measure.roofline import Roofline, roofline
 from mdtnet.models.build import build_model
 from mdtnet.models.folding import folded, stored_in
+from mdtnet.system.files import atomic_write, write_text
 from mdtnet.system.machine import describe_machine
 
 CLASSES = 400
@@ -153,7 +154,7 @@ class Bench:
         """Write `bench.json` and `bench.png` into a folder, which is made."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bench.json").write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(folder / "bench.json", json.dumps(asdict(self), indent=1) + "\n")
         plot(self, folder / "bench.png")
 
 
@@ -450,4 +451,4 @@ def plot(result: Bench, path: Path) -> None:
         axes.margins(x=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel(f"ms per {'training step' if result.config.training else 'forward pass'}")
-    figure.savefig(path)
+    atomic_write(path, lambda file: figure.savefig(file, format="png"))

@@ -29,7 +29,7 @@ from mdtnet.study.predictions import Predictions, column_name, read_predictions
 from mdtnet.study.results import RESULTS, Standing, read_configs, read_rows, standing
 from mdtnet.study.runs import duration, picture_of
 from mdtnet.study.stats import Cell, Interval, cells, difference, interval
-from mdtnet.system.files import atomic_write
+from mdtnet.system.files import atomic_write, write_text
 from mdtnet.system.machine import describe_machine
 
 LATENCY = "latency.json"
@@ -452,7 +452,7 @@ def _plots(study: Study, parts: list[Part]) -> list[Path]:
         for what, chart in drawn:
             macro = macros.strips if what == "seeds" else macros.scatter
             path = study.results / f"{part.name}_{what}.svg"
-            path.write_text(f"{macro(chart, STYLE).strip()}\n", encoding="utf-8")
+            write_text(path, f"{macro(chart, STYLE).strip()}\n")
             part.files.append((chart["title"], path.name))
             written.append(path)
     return written

@@ -64,23 +64,24 @@ def log_to_terminal() -> None:
 
 
 class _PatientFile(logging.FileHandler):
-    """Log file that buffers until its folder exists: a run that fails early leaves nothing behind."""
+    """Log file that buffers until a folder exists: a run that fails early leaves nothing behind."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, begun: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="surrogateescape", delay=True)
+        self._begun = begun
         self._waiting: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self._waiting.append(record)
-        if Path(self.baseFilename).parent.is_dir():
+        if self._begun.is_dir():
             for line in self._waiting:
                 super().emit(line)
             self._waiting.clear()
 
 
 @contextmanager
-def log_file(path: Path, *, active: bool) -> Iterator[None]:
-    """Append what the package logs to `path`, once its folder exists; lines from before are kept until then.
+def log_file(path: Path, begun: Path, *, active: bool) -> Iterator[None]:
+    """Append what the package logs to `path`, once the folder `begun` exists; lines from before are kept until then.
 
     Does nothing where `active` is false.
     """
@@ -88,7 +89,7 @@ def log_file(path: Path, *, active: bool) -> Iterator[None]:
         yield
         return
     package = logging.getLogger("mdtnet")
-    handler, level = _PatientFile(path), package.level
+    handler, level = _PatientFile(path, begun), package.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     package.addHandler(handler)
     package.setLevel(level or logging.INFO)

@@ -7,16 +7,17 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from mdtnet.checks import check_config
 from mdtnet.config import RunConfig
-from mdtnet.system.processes import Interrupted, Signals, make_accelerator
+from mdtnet.system.processes import Asked, Interrupted, Signals, make_accelerator
 from mdtnet.system.terminal import Display, log_file
 from mdtnet.training.recipe import set_train_mode
 from mdtnet.training.record import Record
 from mdtnet.training.run import Run, TrainResult
-from mdtnet.training.run_folder import check_folder, new_folder
+from mdtnet.training.run_folder import LAST, check_folder, claimed
 
 
 def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
@@ -27,7 +28,8 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
         DataError: the videos; VideoError: one of them, under `data.on_unreadable: error`.
         CheckpointError: there is nothing to resume, or it is damaged.
         DivergedError: the loss is no number any more.
-        Interrupted: SIGINT or SIGTERM came; the state was saved.
+        WorkerError: a process that reads videos was killed or does not get on.
+        Interrupted: SIGINT or SIGTERM came; the state was saved. Asked: it came before there was any.
     """
     trackers = [name for name in config.train.trackers if name != "csv"]
     accelerator = make_accelerator(
@@ -36,21 +38,28 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
         log_with=trackers or None,
         project_config=ProjectConfiguration(logging_dir="runs"),  # until processes can agree on a folder
     )
-    config = config if config.out else dataclasses.replace(config, out=new_folder(config))
-    accelerator.project_configuration.logging_dir = str(Path(config.out, "tensorboard"))
     torch.backends.cudnn.deterministic = True  # on a GPU the same run gives the same weights
     check_config(config, processes=accelerator.num_processes)
+    with claimed(config, main=accelerator.is_main_process) as out:
+        return _train(dataclasses.replace(config, out=out), accelerator, resume=resume)
+
+
+def _train(config: RunConfig, accelerator: Accelerator, *, resume: bool) -> TrainResult:
+    accelerator.project_configuration.logging_dir = str(Path(config.out, "tensorboard"))
     check_folder(config, resume=resume)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
-    with log_file(Path(config.out, "train.log"), active=accelerator.is_main_process), Signals() as signals:
-        run = Run(config, accelerator, signals, resume=resume)
-        record = Record(run)
-        if resume:
-            record.load()
+    begun = Path(config.out, LAST).parent  # a run that fails before leaves nothing, no log either
+    with log_file(Path(config.out, "train.log"), begun, active=accelerator.is_main_process), Signals() as signals:
+        with signals.at_once():
+            run = Run(config, accelerator, signals, resume=resume)
+            record = Record(run)
+            if resume:
+                record.load()
         record.open()
         try:
             _loop(run, record)
         finally:
+            run.loader.close()
             record.close()
     return run.result()
 
@@ -73,6 +82,8 @@ def _loop(run: Run, record: Record) -> None:
                 if stop:
                     record.save()
                     raise Interrupted(stop, run.config.out)
+                if not parts:
+                    break
                 if num_clips:
                     run.update(parts, num_clips)
                 run.state.step += 1
@@ -80,4 +91,9 @@ def _loop(run: Run, record: Record) -> None:
                     display.show(run.done_steps, run.text())
                 if train.save_every and run.done_steps % train.save_every == 0 and run.state.step < run.steps_per_epoch:
                     record.save()
-            record.finish_epoch(best=run.finish_epoch(display))
+            try:
+                best = run.finish_epoch(display)
+            except Asked as error:
+                record.save()
+                raise Interrupted(error.args[0], run.config.out) from None
+            record.finish_epoch(best)

@@ -49,6 +49,7 @@ class Record:
                 "sums": sums,
                 "rng": rng,
                 "num_videos": len(self.run.train_set),
+                "videos": self.run.videos_digest,
                 "optimizer": self.run.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler else None,
                 "model": None if self.run.average is None else dict(self.run.model.state_dict()),
@@ -87,6 +88,11 @@ class Record:
             raise ConfigError(
                 f"{path}: the run had {saved['num_videos']} training videos in {len(checkpoint.classes)} "
                 f"classes, now {len(self.run.train_set)} in {len(self.run.classes)} (or other ones)"
+            )
+        if saved.get("videos", self.run.videos_digest) != self.run.videos_digest:
+            raise ConfigError(
+                f"{path}: the run had other training or validation videos: expected the same names, in the same order, "
+                "with the same parts and labels"
             )
         fill(self.run.model, saved["model"] or checkpoint.model_state, where=str(path))
         if self.run.average is not None:

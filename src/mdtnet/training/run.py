@@ -7,6 +7,7 @@ gradients are summed over processes.
 
 import copy
 import dataclasses
+import hashlib
 import logging
 import math
 import time
@@ -21,7 +22,9 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from mdtnet.config import ModelConfig, RunConfig
+from mdtnet.data.annotations import VideoList
 from mdtnet.data.dataset import Batch, ClipDataset, ClipLoader, make_loader
+from mdtnet.data.frames import clear_cache
 from mdtnet.data.splits import load_split
 from mdtnet.errors import DivergedError, VideoError
 from mdtnet.evaluation import evaluate, protocol
@@ -30,7 +33,7 @@ from mdtnet.models.gates import gate_figures
 from mdtnet.models.network import Network
 from mdtnet.models.reading import exchange_scenes
 from mdtnet.scores import ScoreTable
-from mdtnet.system.processes import Signals, ignore_signals, sum_over_processes
+from mdtnet.system.processes import Asked, Signals, sum_over_processes
 from mdtnet.system.terminal import Display
 from mdtnet.training.recipe import (
     clip_loss,
@@ -89,6 +92,17 @@ class State:
     """Path and reason of each unreadable video."""
     history: list[EpochRow] = field(default_factory=list)
     """Rows of `log.csv`."""
+    row: EpochRow | None = None
+    """The row of an epoch that is trained, but was stopped in its validation."""
+
+
+def _digest(*lists: VideoList) -> str:
+    """A digest of the names, parts and labels of videos, wherever they lie."""
+    found = hashlib.sha256()
+    for videos in lists:
+        for i in range(len(videos)):
+            found.update(f"{videos.name(i)}\0{videos.label_text(i)}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
 
 
 class Run:
@@ -103,7 +117,10 @@ class Run:
         )
         set_seed(config.train.seed)
         train_videos, val_videos = load_split(config.data)
+        if config.data.cache and accelerator.is_main_process:
+            clear_cache(config.data.cache)
         self.classes = train_videos.classes
+        self.videos_digest = _digest(train_videos, val_videos)
         weights = "" if resume else config.model.weights  # `last.pt` has them all
         self.model = self._build(dataclasses.replace(config.model, weights=weights))
         self.average = copy.deepcopy(self.model).eval() if config.train.ema else None
@@ -163,7 +180,7 @@ class Run:
         """This process's share of every part of every step; their order depends on seed and epoch alone."""
         train, accelerator, count = self.config.train, self.accelerator, len(self.train_set)
         part = train.batch_size // train.accumulate
-        loader = make_loader(
+        return make_loader(
             self.train_set,
             batch_size=part // accelerator.num_processes,
             shuffle=True,
@@ -173,20 +190,32 @@ class Run:
             rank=accelerator.process_index,
             world=accelerator.num_processes,
             weights=sample_weights(self.train_set.videos.labels, train),
+            in_hand=train.accumulate,
         )
-        loader.worker_init_fn = ignore_signals
-        return loader
 
     def steps(self) -> Iterator[list[Batch]]:
-        """The batches of this process in each remaining step of the epoch, at most `accumulate` per step."""
-        accumulate = self.config.train.accumulate
+        """The batches of this process in each remaining step of the epoch, at most `accumulate` per step.
+
+        The last list is empty, so that processes also agree at the end of an epoch; it comes early in a process that
+        a signal reaches while it waits for data.
+        """
         self.clock = time.monotonic()
-        self.loader.set_epoch(self.state.epoch, start=self.state.step * accumulate)
+        self.loader.set_epoch(self.state.epoch, start=self.state.step * self.config.train.accumulate)
         batches = iter(self.loader)
-        while parts := list(islice(batches, accumulate)):
+        while True:
+            parts = self._next(batches)
             for index, reason in (error for part in parts for error in part["errors"]):
                 self.note_unreadable(self.train_set.videos[index].path, reason)
             yield parts
+            if not parts:
+                return
+
+    def _next(self, batches: Iterator[Batch]) -> list[Batch]:
+        try:
+            with self.signals.at_once():
+                return list(islice(batches, self.config.train.accumulate))
+        except Asked:
+            return []
 
     def note_unreadable(self, path: str, reason: str) -> None:
         """Remember a video that cannot be read.
@@ -266,17 +295,39 @@ class Run:
 
         Raises:
             DivergedError: the loss is not a finite number.
+            Asked: a signal came during validation, which is done again by a resumed run.
         """
         state, train = self.state, self.config.train
+        row = state.row = state.row or self._trained()
+        epoch = state.epoch + 1
+        table, judged = None, -1.0
+        if epoch % train.val_every == 0 or epoch == train.epochs:
+            table = self._validate(display)
+            figures = table.validation(self.validation)
+            judged = figures["val_map" if self.multi_label else "val_top1"] or 0.0
+            row |= figures
+        state.epoch, state.step, state.seconds, state.row, self.sums = epoch, 0, 0.0, None, self._zeros()
+        state.history.append(row)
+        if table is not None and judged > state.best_top1:
+            state.best_epoch, state.best_top1 = epoch, judged
+            return table
+        return None
+
+    def _trained(self) -> EpochRow:
+        """The epoch's figures before validation.
+
+        Raises:
+            DivergedError: the loss is not a finite number.
+        """
+        epoch, train = self.state.epoch + 1, self.config.train
         loss, right, clips = self.accelerator.reduce(self.sums, reduction="sum").tolist()
         if not math.isfinite(loss) and self.accelerator.scaler is None:  # which passes over steps that overflow
             raise DivergedError(
-                f"{self.out}: the loss of epoch {state.epoch + 1} is {loss}, training has diverged "
+                f"{self.out}: the loss of epoch {epoch} is {loss}, training has diverged "
                 f"(train.lr is {train.lr:g}); {LAST} is the state before this epoch"
             )
         seconds = self.seconds_in_epoch()
-        epoch = state.epoch + 1
-        row: EpochRow = {
+        return {
             "epoch": epoch,
             "lr": learning_rate(self.done_steps - 1, self.steps_per_epoch, train),
             "train_loss": loss / max(1, clips),
@@ -285,18 +336,6 @@ class Run:
             "clips_per_s": clips / max(1e-9, seconds),
             **self._gates(),
         }
-        table, judged = None, -1.0
-        if epoch % train.val_every == 0 or epoch == train.epochs:
-            table = self._validate(display)
-            figures = table.validation(self.validation)
-            judged = figures["val_map" if self.multi_label else "val_top1"] or 0.0
-            row |= figures
-        state.epoch, state.step, state.seconds, self.sums = epoch, 0, 0.0, self._zeros()
-        state.history.append(row)
-        if table is not None and judged > state.best_top1:
-            state.best_epoch, state.best_top1 = epoch, judged
-            return table
-        return None
 
     def _gates(self) -> dict[str, float]:
         """How far the parts of the network are on, seen on clips of the last step."""
@@ -315,6 +354,7 @@ class Run:
             workers=self.config.data.workers,
             protocol=protocol(data, self.validation, data=data.val or f"part of {data.train}"),
             progress=lambda done: display.note(f"validating {done}"),
+            at_once=self.signals.at_once,
         )
         for index, reason in enumerate(table.errors):
             if reason:
