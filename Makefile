@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-gpu test-lowest check house bench bench-gpu study-quick builtin-weights fuzz clean
+.PHONY: setup demo test test-slow test-gpu test-lowest check house bench bench-gpu study-quick builtin-weights fuzz killtest clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -60,6 +60,9 @@ builtin-weights: setup  ## the small network that the package brings: rendered, 
 
 fuzz: setup        ## N mutated files, each read right or refused in one line; those that are not stay in runs/fuzz
 	$(BIN)/python tests/fuzz.py --inputs $(or $(N),2000) --seed $(or $(SEED),0) --keep runs/fuzz
+
+killtest: setup    ## N kills of training, test, predict, export and cache writing: nothing is lost, nothing hangs
+	$(BIN)/python tests/killtest.py --kills $(or $(N),100) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build *.egg-info

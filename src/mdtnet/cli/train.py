@@ -21,9 +21,7 @@ def train_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--resume",
         nargs="?",
-        const=True,
-        default=False,
-        type=str,
+        const="",
         metavar="RUN",
         help="go on with the run in this folder, or in --out, exactly where it was",
     )
@@ -41,7 +39,7 @@ def train(options: "Namespace") -> None:
     from mdtnet.pages.report import build_report
     from mdtnet.training.loop import train
 
-    result = train(config, resume=bool(options.resume))
+    result = train(config, resume=options.resume is not None)
     if not PartialState().is_main_process:
         return
     page = build_report(result.out)
@@ -58,7 +56,7 @@ def run_config(options: "Namespace") -> "RunConfig":
     from mdtnet.config import RunConfig
     from mdtnet.config_file import load_yaml, to_dict
 
-    if isinstance(options.resume, str):
+    if options.resume:
         from mdtnet.training.run_folder import config_of_run
 
         if options.config or "out" in options.given:
