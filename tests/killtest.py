@@ -2,9 +2,9 @@
 
     python tests/killtest.py [--kills 100] [--seed 0] [--kinds train,cache,test,predict,export]
 
-Each kill (SIGKILL or SIGTERM) hits a process at a random moment of the time that it needs. What it leaves must be whole:
-checkpoints, tables and predictions are the old ones or the new ones, cache files have their checksum. Done once more,
-or resumed, it must give what an uninterrupted process gives, and leave no temporary file. The exit code is 1 if one does
+Each kill (SIGKILL or SIGTERM) hits a process at a random moment of the time that it needs. What it leaves must be
+whole: checkpoints, tables and predictions are there or not, cache files have their checksum. Done once more, or
+resumed, it must give what an uninterrupted process gives, and leave no temporary file. The exit code is 1 if one does
 not.
 """
 

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -23,6 +24,7 @@ POLL_SECONDS = 1.0
 STOPPED_POLLS = 3  # Ctrl-Z and `fg` reach the processes one after the other
 STILL_POLLS = 30  # without a tick of processor time, while the main process waits and no disk is read
 END_SECONDS = 5.0
+DEATH_SECONDS = 1.0  # the connection to a process breaks a moment before it is gone
 
 
 def check_shared_memory(need: int, *, workers: int) -> None:
@@ -123,11 +125,13 @@ def _look(processes: Sequence[BaseProcess]) -> tuple[list[str], float]:
 
 def _deaths(processes: Sequence[BaseProcess]) -> list[str]:
     """A sentence for each process that is no more."""
+    dying = wait([process.sentinel for process in processes], DEATH_SECONDS)
     found = []
     for process in processes:
-        code = process.exitcode
-        if code is None:
+        if process.sentinel not in dying:
             continue
+        process.join()
+        code = process.exitcode or 0
         cause = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hints = {-signal.SIGKILL: "memory may have run out", -signal.SIGBUS: f"{SHARED_MEMORY} may be full"}
         hint = f": {hints[code]}" if code in hints else ""
