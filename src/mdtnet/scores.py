@@ -14,7 +14,7 @@ import numpy as np
 
 from mdtnet import metrics
 from mdtnet.config import EvalConfig, Plain, Values
-from mdtnet.errors import DataError
+from mdtnet.errors import ConfigError, DataError
 from mdtnet.metrics import Figures
 from mdtnet.system.files import atomic_write
 from mdtnet.system.machine import hardware, versions
@@ -206,6 +206,26 @@ def save_results(out: Path, table: ScoreTable, config: EvalConfig) -> Figures:
     text = json.dumps(figures, indent=1, allow_nan=False)
     atomic_write(out / "metrics.json", lambda file: file.write(text.encode()))
     return figures
+
+
+def check_unused(out: str | Path, protocol: Values) -> None:
+    """Check that a folder holds no other scores than those of this test, whose it may write anew.
+
+    Raises:
+        ConfigError: it holds others; the message says how they differ. DataError: something else of the same name.
+    """
+    if Path(out, "metrics.json").exists():
+        old: Values = load_figures(out).get("protocol", {})
+    elif Path(out, "scores.npz").exists():  # of a test that was killed before it wrote its metrics
+        old = ScoreTable.load(Path(out, "scores.npz")).protocol
+    else:
+        return
+    for key in dict.fromkeys([*protocol, *old]):
+        if old.get(key) != protocol.get(key):
+            raise ConfigError(
+                f"{out} holds the test with {key} = {old.get(key)!r}, not {protocol.get(key)!r}: choose another folder "
+                "with --out"
+            )
 
 
 def load_figures(folder: str | Path) -> Figures:

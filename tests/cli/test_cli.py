@@ -299,8 +299,9 @@ def test_a_test_replaces_none_but_its_own_results(videos, trained, tmp_path, cap
         assert code == 2
         assert f"test_val_1x1 holds the test with {said}" in err
         assert "--out" in err
+    assert run(capsys, "test", checkpoints / "last.pt", *words, "--out", table.parent)[0] == 2
+    assert run(capsys, "fuse", table, table, "--out", table.parent)[0] == 2
     assert table.read_bytes() == before
-    assert run(capsys, "test", checkpoints / "last.pt", *words, "--out", table.parent)[0] == 0  # as it was told to
 
 
 def test_results_that_cannot_be_written_are_refused_before_the_work(videos, trained, tmp_path, monkeypatch, capsys):

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.markup import escape
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb
@@ -25,10 +24,11 @@ def fuse_arguments(parser: "ArgumentParser") -> None:
 
 def fuse(options: "Namespace") -> None:
     from mdtnet.config import EvalConfig
-    from mdtnet.scores import ScoreTable, fuse_tables, save_results
+    from mdtnet.scores import ScoreTable, check_unused, fuse_tables, save_results
 
     paths = [Path(run, "scores.npz") if Path(run).is_dir() else Path(run) for run in options.runs]
     table = fuse_tables([ScoreTable.load(path) for path in paths], options.fusion, names=[str(p) for p in paths])
+    check_unused(options.out, table.protocol)
     figures = save_results(Path(options.out), table, EvalConfig(fusion=options.fusion))
     show(figures_table(figures, title=f"{len(paths)} score tables, mean of {options.fusion}"))
     say(f"scores {options.out}/scores.npz, metrics {options.out}/metrics.json")
@@ -51,7 +51,7 @@ def mean(options: "Namespace") -> None:
     keys = [key for key in TITLES if key != "top5" and key in found[0]]
     table = Table("split", "videos", *(TITLES[key] for key in keys))
     for run, figures in zip(options.runs, found):
-        table.add_row(escape(run), str(figures["videos"]), *(f"{figures[key] or 0:.2%}" for key in keys))
+        table.add_row(run, str(figures["videos"]), *(f"{figures[key] or 0:.2%}" for key in keys))
     table.add_section()
     means = [f"{fmean(f[key] or 0 for f in found):.2%}" for key in keys]
     table.add_row("mean", str(sum(f["videos"] for f in found)), *means)

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb
@@ -91,7 +90,7 @@ def _say_stale(now: "Standing") -> None:
 def _grid(found: "Study", wanted: list["Spec"], now: "Standing") -> Table:
     """How many runs are done of each system and variant on each data set."""
     sets = list(dict.fromkeys(spec.data.name for spec in wanted))
-    table = Table("system", "variant", *sets, title=escape(str(found.path)), title_justify="left")
+    table = Table("system", "variant", *sets, title=str(found.path), title_justify="left")
     for system, variant in dict.fromkeys((spec.system, spec.variant) for spec in wanted):
         own = [spec for spec in wanted if (spec.system, spec.variant) == (system, variant)]
         cells = []

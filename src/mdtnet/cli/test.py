@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING
 
 from mdtnet.cli.parse import Verb, check_least, config_from, options_of
 from mdtnet.cli.results import beside, figures_table
-from mdtnet.errors import ConfigError, DataError
+from mdtnet.errors import DataError
 from mdtnet.system.terminal import say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
-
-    from mdtnet.config import Values
 
 
 def test_arguments(parser: "ArgumentParser") -> None:
@@ -49,6 +47,7 @@ def test(options: "Namespace") -> None:
 
     from mdtnet.checkpoint import load_checkpoint, published_protocol
     from mdtnet.evaluation import evaluate_checkpoint, protocol
+    from mdtnet.scores import check_unused
 
     checkpoint = load_checkpoint(options.checkpoint)
     if named == PUBLISHED:
@@ -57,10 +56,8 @@ def test(options: "Namespace") -> None:
     how = (named or f"{test.clips}x{test.crops}") + ("_flip" if test.flip else "")
     how += f"_without_{options.without}" if options.without else ""
     out = options.out or beside(options.checkpoint, f"test_{Path(options.data).stem}_{how}")
-    if not options.out:
-        part = {"without": options.without} if options.without else {}
-        now = protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint, **part)
-        _check_unused(out, now)
+    part = {"without": options.without} if options.without else {}
+    check_unused(out, protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint, **part))
     title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
     with options_of("test", EvalConfig):
         figures = evaluate_checkpoint(
@@ -80,25 +77,6 @@ def test(options: "Namespace") -> None:
     say(f"scores {out}/scores.npz, metrics {out}/metrics.json")
     if figures["unreadable"] == figures["videos"]:
         raise DataError(f"{options.data}: none of the {figures['videos']} videos can be read")
-
-
-def _check_unused(out: str, protocol: "Values") -> None:
-    """Check that a folder holds no other test than this one: the names of folders do not say everything.
-
-    Raises:
-        ConfigError: it holds another; the message says how that one differs.
-    """
-    from mdtnet.scores import load_figures
-
-    if not Path(out, "metrics.json").exists():
-        return
-    old = load_figures(out).get("protocol", {})
-    for key in dict.fromkeys([*protocol, *old]):
-        if old.get(key) != protocol.get(key):
-            raise ConfigError(
-                f"{out} holds the test with {key} = {old.get(key)!r}, not {protocol.get(key)!r}: choose another folder "
-                "with --out"
-            )
 
 
 VERBS = {

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb
@@ -41,7 +40,7 @@ def list_names(options: "Namespace") -> None:
     if not filtered and BUILTIN_FILE.is_file():
         table.add_row(BUILTIN, "", "yes")
     for entry in found:
-        table.add_row(escape(entry.name), _accuracy(entry), "yes" if entry.name in on_disk else "")
+        table.add_row(entry.name, _accuracy(entry), "yes" if entry.name in on_disk else "")
     show(table)
     say(f"{len(found)} of {len(known)} names" + ("" if len(found) == len(known) else " (--all lists all of them)"))
     say(f"files are kept in {store_folder()}; mdtnet zoo show NAME says what one is")

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any, TypedDict
 
 import numpy as np
@@ -357,7 +358,9 @@ class ClipLoader(DataLoader[Item]):
         others = children()
         with own_signal_of_children(), watched(self._processes):
             self._batches_of_workers = super().__iter__()
-        self._processes = self._processes or tuple(children() - others)
+        if not self._processes:
+            self._processes = tuple(children() - others)
+            Finalize(self, end, (self._processes,), exitpriority=1)  # Python's own end would wait for stopped ones
         while True:
             with watched(self._processes):
                 batch = next(self._batches_of_workers, None)

@@ -4,10 +4,12 @@ Results go to standard output through `say` and `show`; progress, log lines and 
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import rich.progress
 from rich.console import Console
@@ -16,19 +18,40 @@ from rich.table import Table
 from rich.text import Text
 
 log = logging.getLogger(__name__)
-OUTPUT = Console()
-CONSOLE = Console(stderr=True)  # the bar's; log lines through it appear above the bar
+
+
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that a terminal or a reader of lines obeys: control characters, line ends, changes of direction."""
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    """Text with `\\x1b` and the like in the place of control characters; with `lines` it may have several lines."""
+    return CONTROLS.sub(lambda m: m[0] if lines and m[0] == "\n" else m[0].encode("unicode_escape").decode(), text)
+
+
+class _PlainConsole(Console):
+    """Texts are shown as they are: no markup, no emoji codes, no control characters."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text, lines=True), **options)
+
+
+OUTPUT = _PlainConsole()
+CONSOLE = _PlainConsole(stderr=True)  # the bar's; log lines through it appear above the bar
 LOG_SECONDS = 10.0  # between lines where there is no terminal
 BAR_SECONDS = 0.3  # between updates of the bar
 
 
 def say(text: str = "", *, style: str | None = None) -> None:
     """Print a line as it is: nothing in it is markup, nothing is coloured or wrapped."""
-    OUTPUT.out(text, style=style, highlight=False)
+    OUTPUT.out(plain(text, lines=True), style=style, highlight=False)
 
 
 def show(table: Table) -> None:
-    """Print a table; cells with foreign text must be escaped (`rich.markup.escape`)."""
+    """Print a table; the texts in its cells are shown as they are."""
     OUTPUT.print(table)
 
 
@@ -39,12 +62,12 @@ def headline(text: str) -> None:
 
 def complain(text: str, *, style: str | None = None) -> None:
     """Print a line on standard error as it is."""
-    CONSOLE.out(text, style=style, highlight=False)
+    CONSOLE.out(plain(text), style=style, highlight=False)
 
 
 def mistake(message: str) -> None:
     """Print the one line of a user's mistake."""
-    CONSOLE.print(Text.assemble(("mdtnet:", "bold red"), " ", message), soft_wrap=True)
+    CONSOLE.print(Text.assemble(("mdtnet:", "bold red"), " ", plain(message)), soft_wrap=True)
 
 
 def working() -> Status:
@@ -59,8 +82,17 @@ def log_to_terminal() -> None:
         from rich.logging import RichHandler
 
         handler = RichHandler(console=CONSOLE, show_time=False, show_level=False, show_path=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    handler.setFormatter(_OneLine("%(message)s"))
     logging.getLogger("mdtnet").setLevel(logging.INFO)
+
+
+class _OneLine(logging.Formatter):
+    """A message is one line, whatever names are in it; a traceback has its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = plain(record.message)
+        return super().formatMessage(record)
 
 
 class _PatientFile(logging.FileHandler):
@@ -90,7 +122,7 @@ def log_file(path: Path, begun: Path, *, active: bool) -> Iterator[None]:
         return
     package = logging.getLogger("mdtnet")
     handler, level = _PatientFile(path, begun), package.level
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     package.addHandler(handler)
     package.setLevel(level or logging.INFO)
     try:
@@ -110,7 +142,7 @@ class Display:
         self._first, self._total = done_steps, total_steps
         self._bar: rich.progress.Progress | None = None
         if active and CONSOLE.is_terminal:
-            columns = (rich.progress.BarColumn(24), rich.progress.TextColumn("{task.description}"))
+            columns = (rich.progress.BarColumn(24), rich.progress.TextColumn("{task.description}", markup=False))
             self._bar = rich.progress.Progress(*columns, console=CONSOLE)
             self._task = self._bar.add_task("", total=total_steps, completed=done_steps)
 
@@ -157,7 +189,7 @@ def bar(total: int, *, text: str = "testing", active: bool = True) -> Iterator[C
         yield None
         return
     columns = (
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeRemainingColumn(),

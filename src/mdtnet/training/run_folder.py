@@ -91,12 +91,12 @@ def claimed(config: RunConfig, *, main: bool) -> Iterator[str]:
 
 @contextmanager
 def _claimed(config: RunConfig) -> Iterator[str]:
-    out = Path(config.out)
-    missing = [folder for folder in (out, *out.parents) if config.out and not folder.exists()]
+    out = Path(config.out or "runs")
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         if not config.out:
             out = _new_folder(config)
-            missing = [out]
+            made.insert(0, out)
         make_folder(out)
         with locked(out / LOCK, what=f"{out}: another process is training there"):
             for folder in (out, (out / LAST).parent):
@@ -104,7 +104,7 @@ def _claimed(config: RunConfig) -> Iterator[str]:
             yield str(out)
     finally:
         with suppress(OSError):  # not empty
-            for folder in missing:
+            for folder in made:
                 folder.rmdir()
 
 
