@@ -93,28 +93,30 @@ def _check_reading(config: ModelConfig) -> None:
             "alike and their differences do not change: this would be mdtnet1; expected both, or model.input_to "
             "'differences'"
         )
-    causal = "model.mdtnet.causal" if maps and config.mdtnet.causal else ""
-    causal = "model.tsm.causal" if config.name == "tsm" and config.tsm.causal else causal
+    causal = causal_by(config)
     if causal and reading in ("median", "learned"):
         raise ConfigError(
             f"model.input is '{reading}', which looks at the whole clip: a causal network ({causal}) takes raw or "
             "without_scene"
         )
-    if not causal:
-        return
-    saliency = config.saliency
-    if config.name == "mdtnet2" and reading == "raw":
-        for key, value in (("window", saliency.window), ("normalise", saliency.normalise)):
-            if value == "clip":
-                raise ConfigError(
-                    f"model.saliency.{key} is 'clip', which looks at the whole clip: a causal network "
-                    "(model.mdtnet.causal) takes segment"
-                )
-        if saliency.variant == "without_scene":
+    if causal and config.name == "mdtnet2" and reading == "raw":
+        if config.saliency.window == "clip":
+            raise ConfigError(
+                "model.saliency.window is 'clip', which looks at the whole clip: a causal network "
+                "(model.mdtnet.causal) takes segment"
+            )
+        if config.saliency.variant == "without_scene":
             raise ConfigError(
                 "model.saliency.variant is 'without_scene', which looks at the whole clip: a causal network "
                 "(model.mdtnet.causal) takes model.input without_scene"
             )
+
+
+def causal_by(config: ModelConfig) -> str:
+    """Name of the option by which a network looks at the past alone; empty where it does not."""
+    if "mdtnet" in SYSTEMS[config.name].parts and config.mdtnet.causal:
+        return "model.mdtnet.causal"
+    return "model.tsm.causal" if config.name == "tsm" and config.tsm.causal else ""
 
 
 def _check_parts(parts: MDTNetConfig) -> None:

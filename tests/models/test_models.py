@@ -346,8 +346,6 @@ def test_mdtnet2_without_its_salience_is_mdtnet1_exactly(off, on):
 
 # Every switch of MDT-Net
 
-PAST = SaliencyConfig(normalise="segment")
-"""A map that a causal network can have: the statistics of a clip know its future."""
 SWITCHES = [
     {"fine": False},
     {"fine_stage1": False},
@@ -375,9 +373,8 @@ SWITCHES = [
 @pytest.mark.parametrize("trunk", SMALL)
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
 def test_every_switch_changes_the_network_and_trains(switch, trunk):
-    saliency = PAST if "causal" in switch else SaliencyConfig()
-    base = build("mdtnet2", trunk, saliency=saliency)
-    model = build("mdtnet2", trunk, saliency=saliency, mdtnet=dataclasses.replace(MDTNetConfig(), **switch))
+    base = build("mdtnet2", trunk)
+    model = build("mdtnet2", trunk, mdtnet=dataclasses.replace(MDTNetConfig(), **switch))
     perturb(model)
     if "frames_per_segment" not in switch:
         perturb(base)
@@ -406,7 +403,7 @@ def test_parts_that_do_not_fit(parts, words):
 
 def test_causal_network_does_not_see_the_future():
     """Scores of a clip's first segments must not change with what comes after; consensus is the mean over T."""
-    model = build("mdtnet2", mdtnet=MDTNetConfig(causal=True), saliency=PAST).eval()
+    model = build("mdtnet2", mdtnet=MDTNetConfig(causal=True)).eval()
     perturb(model)
     x = clips(model, batch=1, segments=6, size=64)
     changed = x.clone()

@@ -10,6 +10,7 @@ from mdtnet.checkpoint import load_checkpoint
 from mdtnet.config import MDTNetConfig, ModelConfig
 from mdtnet.measure.cost import count
 from mdtnet.models.build import build_model
+from mdtnet.models.stream import Stream
 
 SYSTEMS = ("tsn", "tsm", "tea", "tdn")
 OTHERS = {"action": ("actionnet", "resnet50"), "tsm_mobilenet_v2": ("tsm", "mobilenet_v2")}
@@ -61,14 +62,14 @@ def test_official_online_tsm_frame_by_frame(shared, tmp_path):
     assert (model.config.model.name, model.config.model.tsm.causal) == ("tsm", True)
     expected = np.load(shared / "golden" / "tsm_mobilenet_v2_online_logits.npy")
     frames = torch.from_numpy(np.random.default_rng(0).standard_normal([6, 3, 224, 224]).astype(np.float32))
-    past, found = None, []
+    stream, state, found = Stream(model, num_segments=1), None, []
+    for frame in frames:
+        logits, state = stream.step(frame[None, None], state)
+        found.append(logits)
     with torch.no_grad():
-        for frame in frames:
-            logits, past = model.step(frame[None], past)
-            found.append(logits)
         clip = model(frames[None, :, None])
     np.testing.assert_allclose(torch.cat(found), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
-    assert len(past) == 10  # the shifts
+    assert len(state) == 1 + 10  # frames so far, and the shifts
     torch.testing.assert_close(torch.cat(found).mean(0), clip[0], atol=1e-5, rtol=1e-5)
 
 

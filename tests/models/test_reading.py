@@ -200,7 +200,6 @@ CAUSAL = MDTNetConfig(causal=True)
     [
         ({"input": "median", "mdtnet": CAUSAL}, "model.input is 'median', which looks at the whole clip"),
         ({"input": "learned", "mdtnet": CAUSAL}, "model.input is 'learned', which looks at the whole clip"),
-        ({"input": "raw", "mdtnet": CAUSAL}, "model.saliency.normalise is 'clip', which looks at the whole clip"),
         (
             {"input": "raw", "mdtnet": CAUSAL, "saliency": SaliencyConfig(window="clip", normalise="segment")},
             "model.saliency.window is 'clip'",

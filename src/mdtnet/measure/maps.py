@@ -41,9 +41,9 @@ CONDITIONS: dict[str, RenderConfig] = {
 PER_SEGMENT, PER_CLIP = SaliencyConfig(normalise="segment"), SaliencyConfig(normalise="clip")
 
 
-def by_config(config: SaliencyConfig) -> Callable[[Tensor], Tensor]:
+def by_config(config: SaliencyConfig, *, causal: bool = False) -> Callable[[Tensor], Tensor]:
     """The map of a configuration, of pooled luma [1, T, K, h, w] as [T, h, w]."""
-    return lambda y: pooled_saliency(y, config)[0]
+    return lambda y: pooled_saliency(y, config, causal=causal)[0]
 
 
 def by_reading(static: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -62,6 +62,7 @@ MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "spectral residual, segment": by_config(replace(PER_SEGMENT, variant="spectral_residual")),
     "frame difference, segment": by_config(replace(PER_SEGMENT, variant="difference")),
     "amplitude, clip statistics": by_config(PER_CLIP),
+    "amplitude, running statistics": by_config(PER_CLIP, causal=True),
     "phase, clip statistics": by_config(replace(PER_CLIP, variant="phase")),
     "amplitude, clip window": by_config(replace(PER_CLIP, window="clip")),
     "without scene, all frames": by_config(replace(PER_CLIP, variant="without_scene")),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from mdtnet.checks import check_model
+from mdtnet.checks import causal_by, check_model
 from mdtnet.config import ModelConfig, System, TrunkName
 from mdtnet.errors import ConfigError
 from mdtnet.models.actionnet import ActionNet, act_every
@@ -75,6 +75,7 @@ def build_model(config: ModelConfig, *, num_classes: int, classes: Sequence[str]
         return made
 
     model = MAKERS[config.name](config, trunk, num_classes)
+    model.causal = bool(causal_by(config)) or (config.name == "tsn" and config.input == "raw")
     if model.reading.place == "stem":
         widen_stem_(model.trunk)
     if weights:

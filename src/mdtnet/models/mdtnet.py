@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mdtnet.config import MDTNetConfig, SaliencyConfig
 from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.deform import by_torchvision, deform_conv2d_sum, joined_taps
+from mdtnet.models.memory import Memory, running_mean
 from mdtnet.models.network import Network
 from mdtnet.models.reading import KeyFrameReading, beside
 from mdtnet.models.saliency import floored, luma, pool, pooled_saliency, resized
@@ -64,15 +65,15 @@ class MDTNet(Network):
         self.fine = FineDifference(trunk, config, beside=shown) if config.fine else None
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         num_segments = x.shape[1]
-        appearance, action = self.enhanced(x)
+        appearance, action = self.enhanced(x, memory)
         y = self.trunk.stem(appearance)
         if self.fine is None:
-            timeline, after_stage1 = Timeline(num_segments), None
+            timeline, after_stage1 = Timeline(num_segments, memory=memory), None
         else:
             y, after_stage1, low_level = self.fine(y, action)
-            timeline = Timeline(num_segments, low_level)
+            timeline = Timeline(num_segments, low_level, memory)
         y = self.trunk.stage(1, y, timeline)
         if self.fine is not None and after_stage1 is not None:
             y = self.fine.fused(y, after_stage1)
@@ -80,7 +81,7 @@ class MDTNet(Network):
             y = self.trunk.stage(stage, y, timeline)
         return self.head(self.trunk.pool(y), num_segments)
 
-    def enhanced(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def enhanced(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
         """Inputs of the two paths, both normalised: key frames [N, 3, H, W] (6 channels where the stem sees raw and
         changed ones) and differences [N, 3(K-1), H/2, W/2] (3 channels more where they see changed key frames too).
 
@@ -95,7 +96,8 @@ class MDTNet(Network):
             differences = differences / self.trunk.pixel_std
         if self.saliency is not None:
             luminance = pool(luma(half, std=std), self.saliency.pool // 2)
-            mask = floored(pooled_saliency(luminance, self.saliency), self.saliency.floor)  # [B, T, h, w]
+            salience = pooled_saliency(luminance, self.saliency, causal=self.parts.causal, memory=memory)
+            mask = floored(salience, self.saliency.floor)  # [B, T, h, w]
             if self.training and self.saliency.drop:
                 dropped = torch.rand(len(mask), 1, 1, 1, device=mask.device) < self.saliency.drop
                 mask = mask.masked_fill(dropped, 1.0)
@@ -103,8 +105,8 @@ class MDTNet(Network):
                 key = key * resized(mask, x.shape[-2:])[:, :, None]
             if self.saliency.to in ("action", "both"):
                 differences = differences * resized(mask, half.shape[-2:])[:, :, None, None]
-        action = beside(differences.flatten(2, 3).flatten(0, 1), self.reading.beside_differences(key))
-        return self.reading.frames(key), action
+        action = beside(differences.flatten(2, 3).flatten(0, 1), self.reading.beside_differences(key, memory))
+        return self.reading.frames(key, memory), action
 
 
 class FineDifference(nn.Module):
@@ -179,7 +181,8 @@ class Excitation(TemporalModule):
     """MDT-Net in a block of stages 2 to 4: coarse differences, DCME and STCE, then a temporal convolution.
 
     All three excitations come from the same reduced features Z, at the resolution that the block will leave with.
-    `plain` is the formula; `forward`, the fast form, and `RuntimeExcitation` compute the same.
+    `plain` is the formula, also of a stream's segments; `forward`, the fast form, and `RuntimeExcitation` compute the
+    same.
     """
 
     def __init__(self, place: Place, config: MDTNetConfig) -> None:
@@ -219,6 +222,8 @@ class Excitation(TemporalModule):
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         """The fast form."""
+        if timeline.memory is not None:
+            return self.plain(x, timeline)
         gain = None if self.reduce is None else self.gain(self.reduced_features(x), timeline)
         if self.conv is not None:
             return self.conv(x, timeline, gain)
@@ -328,6 +333,10 @@ class DCME(TemporalModule):
 
     def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """Z [N, c, H, W] -> E_D [N, C, H, W], the mean over directions."""
+        if (memory := timeline.memory) is not None:
+            here = self.features(z, timeline)
+            openness = torch.sigmoid(self.expand(self.motion(here, memory.exchange(here))))
+            return memory.has_past() * (openness - 1 / 2)
         parts = [padded(s - 1 / 2, at_start=where.start == 1) for where, s in self(z, timeline)]  # [B, T, H, W, C]
         return as_maps(torch.stack(parts).mean(0)) if parts else z.new_zeros(1, 1, 1, 1)
 
@@ -345,12 +354,16 @@ class DCME(TemporalModule):
         """For each direction Z of the segments that have a neighbour there and Z of that, [B*(T-1), c, H, W] each."""
         if timeline.num_segments == 1:
             return []
-        if self.low_level is not None and timeline.low_level is not None:
-            z = z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), (z.shape[-2], z.shape[-1]))
-        steps = by_time(z, timeline.num_segments)
+        steps = by_time(self.features(z, timeline), timeline.num_segments)
         earlier, later = as_maps(steps[:, :-1]), as_maps(steps[:, 1:])
         pairs = {"next": (earlier, later), "past": (later, earlier)}
         return [(direction, *pairs[direction]) for direction in self.directions]
+
+    def features(self, z: Tensor, timeline: Timeline) -> Tensor:
+        """Z [N, c, H, W] with low-level features of the difference path, where they are asked for."""
+        if self.low_level is None or timeline.low_level is None:
+            return z
+        return z + F.adaptive_avg_pool2d(self.low_level(timeline.low_level), (z.shape[-2], z.shape[-1]))
 
     def motion(self, here: Tensor, there: Tensor) -> Tensor:
         """Motion from features `here` to `there`, both [M, c, H, W], as [M, c, H, W]."""
@@ -451,7 +464,7 @@ class STCE(TemporalModule):
     def forward(self, z: Tensor, timeline: Timeline) -> Tensor:
         """Reduced features [N, c, H, W] -> E_S, [B, T, 1, 1, C]."""
         z = by_time(z, timeline.num_segments)
-        time, space = self.temporal_branch(z), self.spatial_branch(z)
+        time, space = self.temporal_branch(z, timeline.memory), self.spatial_branch(z, timeline.memory)
         if self.joined is not None:
             y = self.joined(torch.cat((time, space.expand_as(time)), -1))
         else:
@@ -464,18 +477,18 @@ class STCE(TemporalModule):
         self.joined.weight = nn.Parameter(weight, requires_grad=False)
         self.joined.bias = self.time_expand.bias
 
-    def temporal_branch(self, z: Tensor) -> Tensor:
+    def temporal_branch(self, z: Tensor, memory: Memory | None = None) -> Tensor:
         """[B, T, H, W, c] -> [B, T, c]: correlation of the channels over time."""
         y = z.mean((2, 3)).transpose(1, 2)  # [B, c, T]
-        y = self.time_conv(F.pad(y, (2, 0)) if self.causal else y)
-        return F.relu(y).transpose(1, 2)
+        if memory is not None:
+            before = memory.exchange(y)
+            y = torch.cat((memory.exchange(before), before, y), 2)
+        elif self.causal:
+            y = F.pad(y, (2, 0))
+        return F.relu(self.time_conv(y)).transpose(1, 2)
 
-    def spatial_branch(self, z: Tensor) -> Tensor:
+    def spatial_branch(self, z: Tensor, memory: Memory | None = None) -> Tensor:
         """[B, T, H, W, c] -> [B, 1, c], or [B, T, c] where each segment sees the mean of the past alone."""
-        if self.causal:
-            steps = torch.arange(1, z.shape[1] + 1, device=z.device).view(-1, 1, 1, 1)
-            mean = z.cumsum(1) / steps
-        else:
-            mean = z.mean(1, keepdim=True)
+        mean = running_mean(z, memory) if self.causal else z.mean(1, keepdim=True)
         y = F.relu(self.space_conv(as_maps(mean))).mean((2, 3))  # [B or N, c]
         return y.unflatten(0, (-1, mean.shape[1]))

@@ -16,6 +16,9 @@ from mdtnet.models.trunk import Trunk
 class Network(nn.Module):
     """Clips [B, T, K, 3, H, W], uint8 or normalised float -> logits [B, classes].
 
+    With a `Memory` a causal one takes one segment (T = 1) of each of B streams, and gives that segment's logits
+    (`models.stream`).
+
     A subclass registers its own modules between `trunk` and `head`, in the order in which they run, since optimisers
     number parameters by that order.
     """
@@ -24,6 +27,8 @@ class Network(nn.Module):
     """K."""
     key_frame: int = 0
     """Index in its segment of the frame that the trunk sees, from 0."""
+    causal: bool = False
+    """Whether no segment sees a later one, so that a stream can be taken segment by segment."""
     num_classes: int
     reading: KeyFrameReading
     trunk: Trunk

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mdtnet.config import Reading, ReadingTo, SaliencyConfig
+from mdtnet.models.memory import Memory, running_mean
 from mdtnet.models.saliency import contrast, luma, pool, smooth
 from mdtnet.models.trunk import Trunk, half_size
 
@@ -20,13 +21,10 @@ READINGS: tuple[Reading, ...] = get_args(Reading)
 KNOTS = 4  # of the learned gain, between frequency 0 and half a cycle per segment
 
 
-def mean_frame(frames: Tensor, *, causal: bool = False) -> Tensor:
+def mean_frame(frames: Tensor, *, causal: bool = False, memory: Memory | None = None) -> Tensor:
     """F_0 / T, the static part of [B, T, ...]: the mean over T as [B, 1, ...], or the running mean of the past and the
     present [B, T, ...]."""
-    if not causal:
-        return frames.mean(1, keepdim=True)
-    steps = torch.arange(1, frames.shape[1] + 1, device=frames.device, dtype=frames.dtype)
-    return frames.cumsum(1) / steps.view(-1, *(1,) * (frames.dim() - 2))
+    return running_mean(frames, memory) if causal else frames.mean(1, keepdim=True)
 
 
 def median_frame(frames: Tensor) -> Tensor:
@@ -36,16 +34,21 @@ def median_frame(frames: Tensor) -> Tensor:
     return (ordered[:, last // 2 : last // 2 + 1] + ordered[:, (last + 1) // 2 : (last + 1) // 2 + 1]) / 2
 
 
-def clip_confidence(change: Tensor, config: SaliencyConfig, *, std: tuple[float, ...], causal: bool = False) -> Tensor:
+def clip_confidence(
+    change: Tensor,
+    config: SaliencyConfig,
+    *,
+    std: tuple[float, ...],
+    causal: bool = False,
+    memory: Memory | None = None,
+) -> Tensor:
     """How sure it is that something moves: c in [0, 1] of changes [B, T, 3, H, W], as [B, 1, 1, 1, 1].
 
     min(1, q / noise)^2, where q is the high quantile of the smoothed modulus on luma, its median taken off. Of a still
     clip it is 0. `causal` takes the running mean of q over the past and the present: [B, T, 1, 1, 1].
     """
     energy = smooth(pool(luma(change, std=std)[:, :, None], config.pool)[:, :, 0].abs())  # [B, T, h, w]
-    _, high = contrast(energy, replace(config, normalise="segment" if causal else "clip"))
-    if causal:
-        high = mean_frame(high, causal=True)
+    _, high = contrast(energy, replace(config, normalise="clip"), causal=causal, memory=memory)
     return (high / max(config.noise, 1e-6)).clamp(max=1).square()[:, :, None]
 
 
@@ -88,26 +91,27 @@ class KeyFrameReading(nn.Module):
         if reading == "learned":
             self.gain = nn.Parameter(torch.cat((torch.zeros(1), torch.ones(KNOTS))))  # starts as `without_scene`
 
-    def frames(self, key: Tensor) -> Tensor:
+    def frames(self, key: Tensor, memory: Memory | None = None) -> Tensor:
         """Input of the trunk's stem: [N, 3, H, W], or [N, 6, H, W] for a stem of both."""
         if self.reading == "raw" or self.place == "differences":
             return key.flatten(0, 1)
-        changed = self(key)
+        changed = self(key, memory)
         return (torch.cat((key, changed), 2) if self.place == "stem" else changed).flatten(0, 1)
 
-    def beside_differences(self, key: Tensor) -> Tensor | None:
+    def beside_differences(self, key: Tensor, memory: Memory | None = None) -> Tensor | None:
         """More channels for the path of differences, [N, 3, H/2, W/2], or None."""
         if self.reading == "raw" or self.place != "differences":
             return None
-        return half_size(self(key)).flatten(0, 1)
+        return half_size(self(key, memory)).flatten(0, 1)
 
-    def forward(self, key: Tensor) -> Tensor:
+    def forward(self, key: Tensor, memory: Memory | None = None) -> Tensor:
         """[B, T, 3, H, W] -> the same shape."""
         if self.reading == "learned":
             changed = torch.einsum("ts,bschw->btchw", frequency_gain(self.gain, key.shape[1]).to(key.dtype), key)
             return key + clip_confidence(key - mean_frame(key), self.config, std=self.std) * (changed - key)
-        static = median_frame(key) if self.reading == "median" else mean_frame(key, causal=self.causal)
-        sure = clip_confidence(key - static, self.config, std=self.std, causal=self.causal)
+        causal = self.causal
+        static = median_frame(key) if self.reading == "median" else mean_frame(key, causal=causal, memory=memory)
+        sure = clip_confidence(key - static, self.config, std=self.std, causal=causal, memory=memory)
         return key - sure * (1 - self.config.scene) * static
 
 

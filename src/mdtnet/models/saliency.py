@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdtnet.config import SaliencyConfig
+from mdtnet.models.memory import Memory, running_mean
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luma (ITU-R BT.601)."""
@@ -61,8 +62,13 @@ def pool(luma: Tensor, factor: int) -> Tensor:
     return pooled.unflatten(0, luma.shape[:2])
 
 
-def pooled_saliency(luma: Tensor, config: SaliencyConfig) -> Tensor:
-    """Salience of pooled luma [B, T, K, h, w] as [B, T, h, w] in [0, 1]: energy, smoothing, contrast, confidence."""
+def pooled_saliency(
+    luma: Tensor, config: SaliencyConfig, *, causal: bool = False, memory: Memory | None = None
+) -> Tensor:
+    """Salience of pooled luma [B, T, K, h, w] as [B, T, h, w] in [0, 1]: energy, smoothing, contrast, confidence.
+
+    `causal` and `memory`: see `contrast`.
+    """
     batch, segments = luma.shape[:2]
     if config.variant == "without_scene":
         energy, strength = contrast(smooth(scene_energy(luma)), config)
@@ -72,29 +78,34 @@ def pooled_saliency(luma: Tensor, config: SaliencyConfig) -> Tensor:
         luma = luma.flatten(1, 2)[:, None]  # [B, 1, T*K, h, w]: one map for the clip
     window = luma.shape[2]
     amplitude = smooth(amplitude_energy(luma, config.frequency_weights))
-    amplitude, strength = contrast(amplitude, config)
+    amplitude, strength = contrast(amplitude, config, causal=causal, memory=memory)
     energy = amplitude
     if config.variant != "amplitude":
-        energy, _ = contrast(smooth(ENERGIES[config.variant](luma, config.noise)), config)
+        energy = smooth(ENERGIES[config.variant](luma, config.noise))
+        energy, _ = contrast(energy, config, causal=causal, memory=memory)
     confidence = (strength / (window * max(config.noise, 1e-6))).clamp(max=1).square()  # 0/0 where nothing moves
     salient = 1 - confidence + confidence * energy
     return salient.expand(batch, segments, -1, -1) if config.window == "clip" else salient
 
 
-def contrast(energy: Tensor, config: SaliencyConfig) -> tuple[Tensor, Tensor]:
+def contrast(
+    energy: Tensor, config: SaliencyConfig, *, causal: bool = False, memory: Memory | None = None
+) -> tuple[Tensor, Tensor]:
     """Median subtracted and clamped at 0, divided by the high quantile, clamped to [0, 1].
 
     [B, T, h, w] -> the same, and the quantile [B, T or 1, 1, 1] of what the median leaves. The median takes
     compression noise and small camera shake away. Statistics are taken of every second cell of a smooth map, by
-    sorting, which exports everywhere.
+    sorting, which exports everywhere. Those of a clip are, for a `causal` network, means of the segments' statistics
+    over the past and the present, which a stream's `memory` has.
     """
-    flat = (
-        energy[..., ::2, ::2].flatten(1 if config.normalise == "clip" else 2).sort(-1).values
-    )  # [B, T*h*w] or [B, T, h*w]
+    of_clip = config.normalise == "clip"
+    flat = energy[..., ::2, ::2].flatten(1 if of_clip and not causal else 2).sort(-1).values  # [B, T*h*w], [B, T, h*w]
     shape = (*flat.shape[:-1], *(1,) * (4 - flat.dim() + 1))
     n = flat.shape[-1]
     median = flat[..., (n - 1) // 2].reshape(shape)
     high = (flat[..., math.floor(config.quantile * (n - 1))].reshape(shape) - median).clamp(min=0)
+    if of_clip and causal:
+        median, high = running_mean(median, memory), running_mean(high, memory)
     return ((energy - median).clamp(min=0) / high.clamp(min=1e-6)).clamp(max=1), high
 
 

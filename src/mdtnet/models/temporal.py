@@ -3,9 +3,10 @@
 The function is the truth, the module a holder of its parameters. All take [N, C, H, W] with N = B*T frames of
 B clips and give the same shape back. Letters: B clips, T segments, C channels, c reduced channels, H, W pixels.
 
-A module has up to three forms, which compute the same: `plain` is the formula, to be checked by reading; `forward` is
-the fast form; `for_runtime` builds the runtime form, which exported networks hold. Runtimes have no views, and turn a
-slice assignment into a slow scatter: there, steps in time are paddings, and constant factors are in the weights.
+A module has up to three forms, which compute the same: `plain` is the formula, to be checked by reading, and takes the
+segments of streams too; `forward` is the fast form; `for_runtime` builds the runtime form, which exported networks
+hold. Runtimes have no views, and turn a slice assignment into a slow scatter: there, steps in time are paddings, and
+constant factors are in the weights.
 """
 
 import copy
@@ -229,6 +230,10 @@ class DepthwiseConv(TemporalModule):
 
     def plain(self, x: Tensor, timeline: Timeline) -> Tensor:
         """y(t) = w0 x(t-1) + w1 x(t) + w2 x(t+1), or with `causal` w0 x(t-2) + w1 x(t-1) + w2 x(t)."""
+        if (memory := timeline.memory) is not None:
+            before = memory.exchange(x)
+            taps = self.weight.reshape(-1, 3, 1, 1).unbind(1)
+            return memory.exchange(before) * taps[0] + before * taps[1] + x * taps[2]
         return by_steps(x, self.weight, timeline.num_segments, causal=self.causal)
 
     def forward(self, x: Tensor, timeline: Timeline, gain: Tensor | None = None) -> Tensor:
@@ -383,6 +388,9 @@ class CoarseDifference(TemporalModule):
 
     def plain(self, z: Tensor, timeline: Timeline) -> Tensor:
         """[N, c, H, W] -> the excitation E_C, -1/2 to 1/2, where features become x * (1 + E_C); [N, C, H, W]."""
+        if (memory := timeline.memory) is not None:
+            backward = memory.has_past() * (memory.exchange(self.move(z)) - z)
+            return self.openness(backward) - 1 / 2
         forward, backward = neighbour_differences(z, self.move(z), timeline.num_segments)
         if self.causal:
             return self.openness(backward) - 1 / 2

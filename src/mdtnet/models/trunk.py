@@ -13,7 +13,7 @@ Letters: N = B*T frames, C channels, H, W pixels.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import MobileNetV2
 
 from mdtnet.errors import ConfigError
+from mdtnet.models.memory import Memory
 
 _counted_as_compiled = False
 
@@ -46,15 +47,6 @@ def as_compiled() -> Iterator[None]:
         _counted_as_compiled = before
 
 
-class Stream(NamedTuple):
-    """Memory of temporal modules, where the frames of a stream come one at a time."""
-
-    past: Mapping[nn.Module, Tensor]
-    """Of each module: what it kept at the frame before; nothing at the first frame."""
-    kept: dict[nn.Module, Tensor]
-    """Memory after this frame."""
-
-
 class Timeline(NamedTuple):
     """Context of a temporal module, beside its features."""
 
@@ -62,8 +54,8 @@ class Timeline(NamedTuple):
     """T: consecutive rows of the batch that belong to one clip."""
     low_level: Tensor | None = None
     """Stem features of the difference path, [N, C0, H/4, W/4], where a system has them."""
-    stream: Stream | None = None
-    """Of a stream whose frames come one at a time (`num_segments` 1)."""
+    memory: Memory | None = None
+    """Of streams, whose segments come one at a time (`num_segments` 1)."""
 
 
 class Place(NamedTuple):
@@ -231,9 +223,9 @@ class Trunk(nn.Module):
             context_fn=lambda: (nullcontext(), _statistics_kept(block)),
         )
 
-    def forward(self, x: Tensor, num_segments: int = 1) -> Tensor:
+    def forward(self, x: Tensor, num_segments: int = 1, memory: Memory | None = None) -> Tensor:
         """Normalised frames [N, 3, H, W] -> features [N, num_features]; N is a multiple of `num_segments`."""
-        timeline = Timeline(num_segments)
+        timeline = Timeline(num_segments, memory=memory)
         x = self.stem(x)
         for stage in (1, 2, 3, 4):
             x = self.stage(stage, x, timeline)

@@ -3,45 +3,16 @@
 Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from mdtnet.errors import ConfigError
 from mdtnet.models.temporal import Shift
-from mdtnet.models.trunk import Maker, Place, Stream, Timeline, normalise
+from mdtnet.models.trunk import Maker, Place, Timeline
 from mdtnet.models.tsn import TSN
-
-Past = Mapping[nn.Module, Tensor]
-"""Of each shift of a stream: what it keeps for the next frame, [B, C/8, H, W]."""
 
 
 class TSM(TSN):
-    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]; its trunk is built with `shift_every` at the input.
-
-    A causal one looks at the past alone, and `step` takes a stream frame by frame.
-    """
-
-    def step(self, frames: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
-        """One frame of each of B streams [B, 3, H, W], uint8 or normalised -> logits [B, classes] and the new past.
-
-        `past` is what the step before returned; None at the first frame. The mean of the logits of frames 1 to T is
-        what the network computes of a clip of these T frames, in eval mode.
-
-        Raises:
-            ConfigError: the network is not causal, or changes its key frames by those of the whole clip.
-        """
-        if self.reading.reading != "raw":
-            raise ConfigError(f"model.input is '{self.reading.reading}', which needs a clip: a stream needs raw")
-        stream = Stream(past or {}, {})
-        timeline = Timeline(1, stream=stream)
-        x = self.trunk.stem(normalise(frames, self.trunk))
-        for stage in (1, 2, 3, 4):
-            x = self.trunk.stage(stage, x, timeline)
-        if not stream.kept:
-            raise ConfigError("this TSM looks ahead: a stream needs one with model.tsm.causal")
-        return self.head(self.trunk.pool(x), 1), stream.kept
+    """Clips [B, T, 1, 3, H, W] -> logits [B, classes]; its trunk is built with `shift_every` at the input."""
 
 
 def causal_shift(x: Tensor, num_segments: int) -> Tensor:
@@ -53,15 +24,14 @@ def causal_shift(x: Tensor, num_segments: int) -> Tensor:
 
 
 class CausalShift(nn.Module):
-    """`causal_shift` as a temporal module, without parameters; of a stream it keeps the last frame's channels."""
+    """`causal_shift` as a temporal module, without parameters; of a stream it remembers the channels that go on."""
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
-        if timeline.stream is None:
+        if timeline.memory is None:
             return causal_shift(x, timeline.num_segments)
         fold = x.shape[1] // 8
-        timeline.stream.kept[self] = x[:, :fold].clone()  # not a view, which would keep all of x
-        before = timeline.stream.past.get(self)
-        return torch.cat((torch.zeros_like(x[:, :fold]) if before is None else before, x[:, fold:]), 1)
+        before = timeline.memory.exchange(x[:, :fold].clone())  # not a view, which would keep all of x
+        return torch.cat((before, x[:, fold:]), 1)
 
 
 def shift_step(trunk: str) -> int:

@@ -6,6 +6,7 @@ Wang et al., "Temporal Segment Networks: Towards Good Practices for Deep Action 
 from torch import Tensor
 
 from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.memory import Memory
 from mdtnet.models.network import Network
 from mdtnet.models.reading import KeyFrameReading
 from mdtnet.models.trunk import Trunk, normalise
@@ -20,6 +21,6 @@ class TSN(Network):
         super().__init__(trunk, num_classes, reading=reading)
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         key = normalise(x[:, :, 0], self.trunk)  # [B, T, 3, H, W]
-        return self.head(self.trunk(self.reading.frames(key), x.shape[1]), x.shape[1])
+        return self.head(self.trunk(self.reading.frames(key, memory), x.shape[1], memory), x.shape[1])
