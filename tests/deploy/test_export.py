@@ -14,7 +14,7 @@ from PIL import Image
 
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.cli.main import main
-from mdtnet.config import SYSTEMS, DataConfig, EvalConfig, Format, MDTNetConfig, ModelConfig, RunConfig
+from mdtnet.config import SYSTEMS, DataConfig, EvalConfig, Format, MDTNetConfig, ModelConfig, RunConfig, TSMConfig
 from mdtnet.data.annotations import Texts, VideoList
 from mdtnet.data.dataset import ClipDataset
 from mdtnet.deploy import export as module
@@ -23,6 +23,7 @@ from mdtnet.deploy.exported import ExportedRecogniser
 from mdtnet.deploy.formats import FORMATS, format_of
 from mdtnet.deploy.graph import pure, traced
 from mdtnet.deploy.load import load
+from mdtnet.deploy.runtime import Stepped
 from mdtnet.errors import CheckpointError, ConfigError, DataError, ExportError, VideoError
 from mdtnet.inference.description import Description, describe
 from mdtnet.inference.recogniser import Recogniser
@@ -37,11 +38,11 @@ def described(model: Network) -> Description:
     return describe(model.config, classes=model.classes, frames_per_segment=model.frames_per_segment)
 
 
-def make_checkpoint(path: Path, name: str, *, trunk: str = "resnet18", **test) -> Path:
+def make_checkpoint(path: Path, name: str, *, model: dict | None = None, **test) -> Path:
     """A network with every module awake, whose predictions differ from clip to clip."""
     config = RunConfig(
         data=DataConfig(num_segments=4, short_side=72, size=64),
-        model=ModelConfig(name=name, trunk=trunk, width=0.125),
+        model=ModelConfig(**{"name": name, "trunk": "resnet18", "width": 0.125, **(model or {})}),
         test=EvalConfig(**test),
     )
     torch.manual_seed(5)
@@ -376,3 +377,73 @@ def test_both_predictors_check_and_read_ahead_alike(onnx_file, tsn, videos):
         for wrong in ({"clips": 0}, {"crops": 2}, {"topk": 0}, {"threshold": 2.0}, {"workers": -1}):
             with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is"):
                 model.predict_many(sources, **wrong)
+
+
+# streams
+
+
+CAUSAL = {
+    "tsn": {},
+    "tsm": {"tsm": TSMConfig(causal=True)},
+    "mdtnet1": {"mdtnet": MDTNetConfig(causal=True)},
+    "mdtnet2": {"mdtnet": MDTNetConfig(causal=True)},
+}
+
+
+@pytest.mark.parametrize("name", ["tsm", "mdtnet2"])
+def test_a_stream_is_exported_with_its_state(tmp_path, name, videos):
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    check_stream(tmp_path, videos, name, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("input", ["raw", "without_scene"])
+@pytest.mark.parametrize("trunk", ["resnet50", "mobilenet_v2", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_causal_network_is_exported_as_a_stream(tmp_path, name, trunk, input, videos):
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    if (name, input) == ("tsn", "without_scene"):
+        pytest.skip("looks ahead")
+    width = 1.0 if trunk == "efficientnet_lite0" else 0.25
+    check_stream(tmp_path, videos, name, {"trunk": trunk, "input": input, "width": width})
+
+
+def check_stream(tmp_path, videos, name: str, model: dict) -> None:
+    checkpoint = make_checkpoint(tmp_path / "best.pt", name, model={**CAUSAL[name], **model})
+    assert main(["export", str(checkpoint), "--stream", "--clips", str(videos)]) == 0
+    deployed, expected = load(tmp_path / "best_stream.onnx"), Recogniser.load(checkpoint, device="cpu")
+    assert deployed.keeps_state
+    assert deployed.description.stream
+    segments = np.random.default_rng(0).integers(0, 256, (7, 2, expected.model.frames_per_segment, 64, 64, 3), np.uint8)
+    one = other = None
+    for segment in segments:  # more of them than T
+        found, one = deployed.step(segment, one)
+        wanted, other = expected.step(segment, other)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    video = videos / "left/a.mp4"
+    found, wanted = deployed.predict(video), expected.predict(video)  # a clip is a stream of T segments
+    assert found.classes == wanted.classes
+    assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-3)
+
+
+def test_streams_that_cannot_be_exported(tmp_path, tsn):
+    causal = make_checkpoint(tmp_path / "tsm.pt", "tsm", model=CAUSAL["tsm"])
+    looks_ahead = make_checkpoint(tmp_path / "tea.pt", "tea")
+    with pytest.raises(ConfigError, match=r"this TEA looks ahead: a stream needs .* tsm with model\.tsm\.causal"):
+        export(looks_ahead, format="onnx", out=tmp_path / "x.onnx", stream=True)
+    for wrong in ({"format": "torch", "out": tmp_path / "x.pt2"}, {"out": tmp_path / "x.onnx", "precision": "int8"}):
+        with pytest.raises(ConfigError, match="a stream goes with format onnx in float32 or half"):
+            export(causal, **{"format": "onnx", **wrong}, stream=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tea.pt", "tsm.pt"]
+    with pytest.raises(ConfigError, match="this TEA looks ahead"):
+        Recogniser.load(looks_ahead, device="cpu").step(np.zeros((1, 1, 64, 64, 3), np.uint8))
+
+
+def test_a_stream_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+    checkpoint = make_checkpoint(tmp_path / "tsm.pt", "tsm", model=CAUSAL["tsm"])
+    network = Recogniser.load(checkpoint, device="cpu")
+    monkeypatch.setitem(FORMATS, "onnx", FORMATS["onnx"]._replace(write=lambda *arguments: None))
+    monkeypatch.setattr(module, "load_network", lambda file: Stepped(lambda segments, state: network.step(segments)))
+    with pytest.raises(ExportError, match=r"x\.onnx: not written: on 12 clips probabilities differ"):
+        export(checkpoint, format="onnx", out=tmp_path / "x.onnx", stream=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["tsm.pt"]

@@ -12,6 +12,8 @@ from mdtnet.models.network import Network
 from mdtnet.models.stream import Stream
 
 T, SEGMENTS = 3, 5
+DEEPER = ("resnet34", "resnet101")
+"""Trunks that are others with more blocks."""
 CAUSAL = MDTNetConfig(causal=True)
 SYSTEMS = {
     "tsn": {"name": "tsn"},
@@ -88,7 +90,7 @@ def assert_streams(network: Network) -> None:
         torch.testing.assert_close(answers[T - 1], network(clips[:, :T]), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("trunk", [pytest.param(t, marks=[pytest.mark.slow] * (t in DEEPER)) for t in TRUNKS])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_segments_one_at_a_time_give_what_the_clip_gives(system, trunk):
     assert_streams(awake(trunk, **SYSTEMS[system]))

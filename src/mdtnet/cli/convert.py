@@ -40,6 +40,7 @@ def export_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--format", type=Format, default="onnx", help=forms)
     parser.add_argument("--half", action="store_true", help="store weights as float16: half the file")
     parser.add_argument("--int8", action="store_true", help="compute the trunk in 8 bits, calibrated with the clips")
+    parser.add_argument("--stream", action="store_true", help="take streams, state in and out (causal networks, onnx)")
     parser.add_argument("--clips", default="", help="videos to compare (and calibrate) with; default: built-in ones")
     parser.add_argument("--out", default="", help="the file; default: beside the checkpoint")
 
@@ -51,9 +52,17 @@ def export(options: "Namespace") -> None:
     if options.half and options.int8:
         raise ConfigError("--half and --int8 exclude each other")
     precision: Precision = "int8" if options.int8 else "half" if options.half else "float32"
-    name = Path(options.checkpoint).stem + ("" if precision == "float32" else f"_{precision}")
+    name = Path(options.checkpoint).stem + "_stream" * options.stream
+    name += "" if precision == "float32" else f"_{precision}"
     out = options.out or beside(options.checkpoint, name + FORMATS[options.format].suffix)
-    done = export(options.checkpoint, format=options.format, out=out, precision=precision, clips=options.clips)
+    done = export(
+        options.checkpoint,
+        format=options.format,
+        out=out,
+        precision=precision,
+        clips=options.clips,
+        stream=options.stream,
+    )
     say(str(done))
     say(f"wrote {done.path} and {done.path}.json")
 

@@ -19,13 +19,16 @@ from mdtnet.checkpoint import load_model
 from mdtnet.config import Format, Precision
 from mdtnet.deploy.exported import ExportedRecogniser
 from mdtnet.deploy.formats import FORMATS
-from mdtnet.deploy.graph import PixelsToProbabilities
+from mdtnet.deploy.graph import PixelsToProbabilities, StreamToProbabilities
+from mdtnet.deploy.runtime import Stepped
 from mdtnet.errors import ConfigError, DataError, ExportError, VideoError, nearest
 from mdtnet.inference.description import Classify, Description, describe
 from mdtnet.inference.items import expand_sources
 from mdtnet.inference.resize import resize_short
 from mdtnet.inference.views import clip_table, read_views, views_of
+from mdtnet.models.memory import State
 from mdtnet.models.network import Network
+from mdtnet.models.stream import Stream, check_causal
 from mdtnet.system.files import is_special, put_in_place, temporary_folder
 
 log = logging.getLogger(__name__)
@@ -78,12 +81,15 @@ def export(
     out: str | Path,
     precision: Precision = "float32",
     clips: str = "",
+    stream: bool = False,
 ) -> Exported:
     """Write a checkpoint's network as `out`, and `out`.json, which says the same as the metadata inside.
 
     Args:
         clips: videos to compare (and calibrate `int8`) with: a file, folder or pattern. A video in a folder named
             after a class has that class's label. Empty: clips of the built-in data set.
+        stream: take streams one segment at a time, with the state as inputs and outputs; compared at every segment
+            of streams of 2 T segments.
 
     Raises:
         CheckpointError: as `load_model`.
@@ -92,16 +98,19 @@ def export(
         DataError: none of the clips can be read.
     """
     out = _checked_out(Path(out), format, precision)
+    if stream and (format != "onnx" or precision == "int8"):
+        raise ConfigError(f"{out}: a stream goes with format onnx in float32 or half, not {format} in {precision}")
     model = load_model(checkpoint)
+    if stream:
+        check_causal(model)
     frames = model.frames_per_segment
     description = describe(model.config, classes=model.classes, frames_per_segment=frames, precision=precision)
-    description = replace(description, licence=model.licence)
+    description = replace(description, licence=model.licence, stream=stream)
     views, labels = real_clips(clips, description)
     with temporary_folder(out.parent) as folder:
         file = Path(folder, out.name)
         FORMATS[format].write(model, description, views, file)
-        network = eager(model, multi_label=description.multi_label)
-        comparison = compare(network, load_network(file), views, labels, TOLERANCES.get(precision, 1.0))
+        comparison = _compared(model, description, file, views, labels)
         _refuse(comparison, out, precision)
         Path(folder, f"{out.name}.json").write_text(description.to_json(), encoding="utf-8")
         parts = sorted(folder.iterdir(), key=lambda made: made.name == out.name)
@@ -110,6 +119,22 @@ def export(
         for made in parts:  # the file itself last
             put_in_place(made, out.parent / made.name)
     return Exported(out, description, comparison)
+
+
+def _compared(
+    model: Network, description: Description, file: Path, views: np.ndarray, labels: np.ndarray
+) -> Comparison:
+    expected, found = eager(model, multi_label=description.multi_label), load_network(file)
+    tolerance = TOLERANCES.get(description.precision, 1.0)
+    if not description.stream or not isinstance(found, Stepped):
+        return compare(expected, found, views, labels, tolerance)
+    views = np.concatenate([views, np.roll(views, 1, axis=0)], 1)  # streams that go on with the clip before
+    expected, found = _every_answer(eager_stream(model, description)), _every_answer(found)
+    return compare(expected, found, views, np.full(views.shape[0] * views.shape[1], -1), tolerance)
+
+
+def _every_answer(network: Stepped) -> Classify:
+    return lambda clips: np.concatenate(list(network.answers(clips)))
 
 
 def _checked_out(out: Path, format: Format, precision: Precision) -> Path:
@@ -174,6 +199,19 @@ def eager(model: Network, *, multi_label: bool = False) -> Classify:
         return whole(torch.from_numpy(frames)).numpy()
 
     return run
+
+
+def eager_stream(model: Network, description: Description) -> Stepped:
+    """The network itself on streams, with the input and the output of the exported form."""
+    stream = Stream(model, num_segments=description.num_segments)
+    whole = StreamToProbabilities(stream, multi_label=description.multi_label).eval()
+
+    @torch.inference_mode()
+    def step(segments: np.ndarray, state: State | None) -> tuple[np.ndarray, State]:
+        probabilities, state = whole(torch.from_numpy(segments), state)
+        return probabilities.numpy(), state
+
+    return Stepped(step)
 
 
 def compare(

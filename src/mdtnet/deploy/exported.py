@@ -6,11 +6,13 @@ network's input in pixels.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mdtnet.deploy.formats import FORMATS, format_of
-from mdtnet.errors import CheckpointError
+from mdtnet.deploy.runtime import Stepped
+from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.inference.description import Classify, Description
 from mdtnet.inference.prediction import Predictor
 from mdtnet.inference.sources import Source
@@ -24,6 +26,7 @@ class ExportedRecogniser(Predictor):
 
     def __init__(self, network: Classify, description: Description) -> None:
         self.network, self.description = network, description
+        self.keeps_state = isinstance(network, Stepped)
         self.classes, self.licence = description.classes, description.licence
 
     @classmethod
@@ -54,6 +57,11 @@ class ExportedRecogniser(Predictor):
             ConfigError: `clips` or `crops` is out of range.
         """
         return read_video(source, self.description, clips=clips, crops=crops, bgr=bgr)
+
+    def step(self, segments: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
+        if not isinstance(self.network, Stepped):
+            raise ConfigError("this exported network takes clips: export it with --stream for streams")
+        return self.network.step(segments, state)
 
     def probabilities(self, views: np.ndarray) -> np.ndarray:
         """uint8 views [V, T, K, S, S, 3] of one video -> float64 [classes]; without `multi_label` they sum to 1."""

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mdtnet.errors import ExportError
+from mdtnet.inference.description import Description, clip_shape
 from mdtnet.models.folding import folded
+from mdtnet.models.mdtnet import DCME
+from mdtnet.models.memory import State
+from mdtnet.models.network import Network
+from mdtnet.models.stream import Stream
 from mdtnet.models.temporal import TemporalModule
 
 
@@ -72,6 +77,43 @@ def traced(
             return torch.export.export(whole, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
         raise ExportError(f"torch.export cannot follow the network: {first_line(error)}") from error
+
+
+class StreamToProbabilities(nn.Module):
+    """A stream's network, from uint8 segments [B, K, H, W, 3] and a state to probabilities [B, classes] and the next
+    state."""
+
+    def __init__(self, stream: Stream, *, multi_label: bool) -> None:
+        super().__init__()
+        self.stream, self.multi_label = stream, multi_label
+
+    def forward(self, frames: Tensor, state: State | None) -> tuple[Tensor, State]:
+        logits, state = self.stream(frames.movedim(-1, 2), state)
+        return logits.sigmoid() if self.multi_label else logits.softmax(1), state
+
+
+def traced_stream(model: Network, description: Description) -> torch.export.ExportedProgram:
+    """torch.export's program of `StreamToProbabilities`, for any number of streams.
+
+    Raises:
+        ConfigError: the network looks ahead.
+        ExportError: torch.export cannot follow it.
+    """
+    network = folded(model)
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, DCME):
+                setattr(module, name, child.for_runtime(steps=True))
+    stream = Stream(network, num_segments=description.num_segments)
+    whole = StreamToProbabilities(stream, multi_label=description.multi_label).eval()
+    example = torch.zeros((2, *clip_shape(description)[1:]), dtype=torch.uint8)
+    with torch.no_grad():
+        _, state = whole(example, None)
+        batch = {0: torch.export.Dim("batch")}
+        try:
+            return torch.export.export(whole, (example, state), dynamic_shapes=(batch, tuple(batch for _ in state)))
+        except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
+            raise ExportError(f"torch.export cannot follow the network: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mdtnet.deploy.runtime import last_line, required
+from mdtnet.deploy.runtime import Stepped, last_line, required
 from mdtnet.errors import CheckpointError, ExportError
-from mdtnet.inference.description import KEY, Classify, Description, clip_shape
+from mdtnet.inference.description import KEY, Classify, Description, Step, clip_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from onnxruntime import InferenceSession
 
     from mdtnet.models.network import Network
 
@@ -39,8 +40,22 @@ def load(file: Path, *, threads: int = 0) -> tuple[Classify, str]:
     except Exception as error:  # the runtime's own classes, one for every status
         raise CheckpointError(f"{file}: not an ONNX model that runs here: {last_line(error)}") from error
     text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
-    name = session.get_inputs()[0].name
-    return lambda frames: session.run(None, {name: frames})[0], text
+    name, *memory = session.get_inputs()
+    if memory:
+        return Stepped(_step(session, name.name, {each.name: tuple(each.shape[1:]) for each in memory})), text
+    return lambda frames: session.run(None, {name.name: frames})[0], text
+
+
+def _step(session: "InferenceSession", frames: str, memory: dict[str, tuple[int, ...]]) -> Step:
+    """`memory`: names of the inputs of the state, in the order of the outputs, and their shapes without B."""
+
+    def step(segments: np.ndarray, state: list[np.ndarray] | None) -> tuple[np.ndarray, list[np.ndarray]]:
+        if state is None:
+            state = [np.zeros((len(segments), *shape), dtype=np.float32) for shape in memory.values()]
+        probabilities, *state = session.run(None, {frames: segments, **dict(zip(memory, state))})
+        return probabilities, state
+
+    return step
 
 
 def write(model: "Network", description: Description, views: np.ndarray, file: Path) -> None:
@@ -50,17 +65,23 @@ def write(model: "Network", description: Description, views: np.ndarray, file: P
     import onnx
     import torch
 
-    from mdtnet.deploy.graph import first_line, pure, traced
+    from mdtnet.deploy.graph import first_line, pure, traced, traced_stream
 
-    program = traced(pure(model), clip_shape(description), multi_label=description.multi_label)
+    inputs, outputs = ["frames"], ["probabilities"]
+    if description.stream:
+        program = traced_stream(model, description)
+        memory = range(len(program.graph_signature.user_inputs) - 1)
+        inputs, outputs = inputs + [f"state_{i}" for i in memory], outputs + [f"next_{i}" for i in memory]
+    else:
+        program = traced(pure(model), clip_shape(description), multi_label=description.multi_label)
     try:
         onnx_program = torch.onnx.export(
             program,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
-            input_names=["frames"],
-            output_names=["probabilities"],
+            input_names=inputs,
+            output_names=outputs,
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"ONNX cannot express the network: {first_line(error)}") from error

@@ -19,6 +19,9 @@ FORMAT_VERSION = 1
 
 Classify = Callable[[np.ndarray], np.ndarray]
 """uint8 clips [B, T, K, S, S, 3] -> float32 probabilities [B, classes]."""
+Step = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
+"""The next segments of B streams, uint8 [B, K, S, S, 3], and the state that the segments before gave, None at the
+beginning -> probabilities [B, classes] and the new state."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Description:
     """Frames per second that clips are drawn from; 0: the frames of the file."""
     frame_pattern: str = ""
     """Names of the frames in folders of frames; empty: the only sequence of colour pictures."""
+    stream: bool = False
+    """Whether the file takes streams, one segment at a time, with its state as inputs and outputs."""
     format_version: int = FORMAT_VERSION
     """Layout of this description."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -80,6 +80,20 @@ class Predictor(ABC):
     """Names of the classes, in the order of `probabilities`."""
     licence: str = ""
     """Licence of its code and terms of its data, where it has a name of the zoo."""
+
+    keeps_state: bool = False
+    """Whether `step` takes streams: the network is causal."""
+
+    @abstractmethod
+    def step(self, segments: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
+        """The next segments of B streams, uint8 [B, K, S, S, 3] -> probabilities [B, classes] and the new state.
+
+        `state` is what the step before gave; None at the beginning. The answer is that on the clip of all segments so
+        far, by the mean of the last T segments' scores.
+
+        Raises:
+            ConfigError: the network looks ahead (`keeps_state` is false).
+        """
 
     @abstractmethod
     def video(self, source: Source, *, clips: int = 1, crops: int = 1, bgr: bool = False) -> Views:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from mdtnet.inference.sources import Source
 from mdtnet.inference.views import Views, read_video
 from mdtnet.models.folding import folded
 from mdtnet.models.network import Network
+from mdtnet.models.stream import Stream
 
 
 class Recogniser(Predictor, HubMixin):
@@ -38,6 +38,7 @@ class Recogniser(Predictor, HubMixin):
         self.classes = tuple(classes)
         self.licence = model.licence
         self.config = config
+        self.keeps_state = model.causal
 
     @classmethod
     def load(cls, checkpoint: str | Path, *, device: str = "auto", segments: int = 0) -> Self:
@@ -74,14 +75,22 @@ class Recogniser(Predictor, HubMixin):
         return torch.from_numpy(self.views(source, clips=clips, crops=crops)).movedim(-1, 3)
 
     @torch.inference_mode()
+    def step(self, segments: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
+        stream = Stream(self._quick, num_segments=self.config.test.segments or self.config.data.num_segments)
+        logits, state = stream(torch.from_numpy(segments).movedim(-1, 2).to(self.device), state)
+        return self._activation(logits.double()).cpu().numpy(), state
+
+    @torch.inference_mode()
     def probabilities(self, views: np.ndarray) -> np.ndarray:
         """uint8 views [V, T, K, S, S, 3] of one video -> float64 [classes]; without `multi_label` they sum to 1."""
         chunks = torch.from_numpy(views).movedim(-1, 3).split(self.config.test.batch_size)
         logits = torch.cat([self._quick(chunk.to(self.device)).double().cpu() for chunk in chunks])
-        activation = torch.sigmoid if self.config.data.multi_label else partial(torch.softmax, dim=-1)
         if self.config.test.fusion == "logits":
-            return activation(logits.mean(0)).numpy()
-        return activation(logits).mean(0).numpy()
+            return self._activation(logits.mean(0)).numpy()
+        return self._activation(logits).mean(0).numpy()
+
+    def _activation(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.config.data.multi_label else logits.softmax(-1)
 
 
 def _device(name: str) -> torch.device:
