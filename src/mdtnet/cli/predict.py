@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mdtnet.cli.live import live, live_arguments
 from mdtnet.cli.parse import Verb
 from mdtnet.cli.work import compute, do, flat, items_of, source_arguments, work_arguments
 from mdtnet.errors import ConfigError
@@ -41,6 +42,7 @@ def predict_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--out", default="", help="folder for results as they come; a rerun skips what is there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     work_arguments(parser)
+    live_arguments(parser)
 
 
 def predict(options: "Namespace") -> int:
@@ -51,6 +53,8 @@ def predict(options: "Namespace") -> int:
     from mdtnet.system.files import check_file
     from mdtnet.work.parts import write_table
 
+    if options.live:
+        return live(options)
     items = items_of(options)
     check_choice(options.topk, options.threshold)
     check_views(options.clips, options.crops)
@@ -125,6 +129,7 @@ VERBS = {
         predict,
         "  mdtnet predict runs/mine/checkpoints/best.pt clip.mp4 more/*.avi --topk 3 --json out.json\n"
         "  mdtnet predict builtin videos/ --out runs/predicted --csv predictions.csv\n"
-        "  mdtnet predict builtin --list clips.csv --root videos --out runs/predicted --shard 3/16",
+        "  mdtnet predict builtin --list clips.csv --root videos --out runs/predicted --shard 3/16\n"
+        "  mdtnet predict runs/mine/checkpoints/best.pt --live rtsp://camera/stream --video seen.mp4",
     ),
 }

@@ -14,7 +14,7 @@ from mdtnet.config import RunConfig
 from mdtnet.data.frames import resize
 from mdtnet.errors import ConfigError
 from mdtnet.hub import HubMixin
-from mdtnet.inference.description import check_views, describe
+from mdtnet.inference.description import Description, check_views, describe
 from mdtnet.inference.prediction import Predictor
 from mdtnet.inference.sources import Source
 from mdtnet.inference.views import Views, read_video
@@ -69,6 +69,11 @@ class Recogniser(Predictor, HubMixin):
         frames = self.model.frames_per_segment
         description = describe(self.config, classes=self.classes, frames_per_segment=frames, crops=crops)
         return read_video(source, description, clips=clips, crops=crops, bgr=bgr, resize=resize)
+
+    @property
+    def description(self) -> Description:
+        """All that lies between a video and the network, in a test of one crop."""
+        return describe(self.config, classes=self.classes, frames_per_segment=self.model.frames_per_segment)
 
     def read(self, source: Source, *, clips: int = 1, crops: int = 1) -> Tensor:
         """`views` as a tensor in the order of the network, uint8 [V, T, K, 3, S, S]."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import rich.progress
 from rich.console import Console
+from rich.live import Live
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -73,6 +74,16 @@ def mistake(message: str) -> None:
 def working() -> Status:
     """A line that changes while something runs (`update`), on a terminal alone."""
     return OUTPUT.status("")
+
+
+@contextmanager
+def watch() -> Iterator[Callable[[str], None] | None]:
+    """Text that is replaced in place: gives the function that replaces it, or None where there is no terminal."""
+    if not OUTPUT.is_terminal:
+        yield None
+        return
+    with Live(console=OUTPUT, auto_refresh=False) as view:
+        yield lambda text: view.update(Text(text), refresh=True)
 
 
 def log_to_terminal() -> None:

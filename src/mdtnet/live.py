@@ -1,0 +1,425 @@
+"""Recognition while a camera, a stream or a file plays: an answer per segment, at the cost of one segment if causal.
+
+A thread reads every frame and keeps the newest segment; what the network was too slow for is counted as dropped.
+Letters: T segments, K frames per segment, H, W pixels of a frame, S the side of a crop.
+"""
+
+import importlib
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from mdtnet.data.container import FORMATS, Decoder, Part, best_stream, open_video, seconds_of, short_reason
+from mdtnet.data.video import orientation, scaled_size
+from mdtnet.errors import ConfigError, VideoError
+from mdtnet.inference.description import Description
+from mdtnet.inference.prediction import Predictor, best_classes, check_choice
+from mdtnet.inference.resize import resize_short
+from mdtnet.inference.views import views_of
+
+SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "udp")
+PROTOCOLS = "http,https,tcp,tls,httpproxy,rtsp,rtp,srtp,rtmp,udp"
+"""Protocols that FFmpeg may use for an address: none of them reaches a file of this machine."""
+STREAM_FORMATS = ",".join((*FORMATS, "rtsp", "rtp", "mpjpeg", "live_flv"))
+TIMEOUT_SECONDS = 10.0
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+"""Seconds before a connection is tried again; they double until a frame comes."""
+WINDOW_FRAMES = 64
+"""Frames that a clip spans where nobody says otherwise, as in the dense rule of tests."""
+USUAL_FPS = 25.0
+NEAR = 1e-3  # seconds by which times may be off
+
+
+class Frames(NamedTuple):
+    """An open source."""
+
+    frames: Iterator[tuple[float, np.ndarray]]
+    """Seconds after the first frame, and the frame, uint8 RGB [H, W, 3]."""
+    endless: bool
+    """A camera or a stream, whose frames come at their own pace; else a recorded file."""
+
+
+Open = Callable[[], AbstractContextManager[Frames]]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """K frames of a source."""
+
+    frames: np.ndarray
+    """uint8 RGB [K, H, W, 3]."""
+    seconds: float
+    """Time of its last frame, from the first frame of the source."""
+    shown: float
+    """When its last frame was shown, by `time.monotonic`."""
+    fresh: bool
+    """The first of a connection: nothing before it belongs to it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The network's answer when a segment ends."""
+
+    seconds: float
+    """Time of the segment's last frame, from the first frame of the source."""
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    latency: float
+    """Seconds from the moment that the segment's last frame was shown to this answer."""
+    frames: int
+    """Frames that the source has shown so far."""
+    dropped: int
+    """Frames of segments that came while the network was busy and made way for newer ones, so far."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The same as plain values, fit for JSON."""
+        best = [{"class": name, "probability": p} for name, p in zip(self.classes, self.probabilities)]
+        rest = {"latency": self.latency, "frames": self.frames, "dropped": self.dropped}
+        return {"seconds": self.seconds, "predictions": best, **rest}
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """Which frames of a stream make up its segments."""
+
+    seconds: float
+    """From the beginning of a segment to that of the next."""
+    num_frames: int
+    """K."""
+    stride: int
+    """Distance in frames between the frames of a segment, where `gap` is 0."""
+    gap: float
+    """The same in seconds."""
+
+
+def rhythm_of(description: Description, *, segment_seconds: float = 0.0) -> Rhythm:
+    """The rhythm of a network's segments: those of a clip of 64 frames divided by T, unless `segment_seconds` is given.
+
+    Frames count at the `fps` of training, or at 25 a second where that was the file's own; the next segment begins
+    when the K frames of the one before are there.
+
+    Raises:
+        ConfigError: `segment_seconds` is negative or not finite.
+    """
+    if not 0 <= segment_seconds < np.inf:
+        raise ConfigError(f"segment_seconds is {segment_seconds:g}, expected more than 0, or 0 for the network's own")
+    fps, k = description.fps or USUAL_FPS, description.frames_per_segment
+    seconds = segment_seconds or WINDOW_FRAMES / fps / description.num_segments
+    gap = description.frame_stride / description.fps if description.fps else 0.0
+    if description.sampling == "random":  # K frames spread evenly, as in tests
+        gap = seconds / k
+    return Rhythm(seconds, k, description.frame_stride, gap)
+
+
+class _Sampler:
+    """Picks the frames of segments, one connection long."""
+
+    def __init__(self, rhythm: Rhythm) -> None:
+        self.rhythm = rhythm
+        self.frames: list[np.ndarray] = []
+        self.next = self.began = 0.0
+        self.count = 0
+
+    def add(self, seconds: float, frame: np.ndarray) -> np.ndarray | None:
+        """The next frame; gives the segment [K, H, W, 3] that it completes."""
+        if not self.frames:
+            if seconds < self.next - NEAR:
+                return None
+            self.began, self.count = seconds, 0
+            self.next += self.rhythm.seconds
+            if self.next <= seconds:  # frames were missing
+                self.next = seconds + self.rhythm.seconds
+        elif not self._due(seconds):
+            return None
+        self.frames.append(frame)
+        if len(self.frames) < self.rhythm.num_frames:
+            return None
+        whole, self.frames = np.stack(self.frames), []
+        return whole
+
+    def _due(self, seconds: float) -> bool:
+        self.count += 1
+        if self.rhythm.gap:
+            return seconds >= self.began + len(self.frames) * self.rhythm.gap - NEAR
+        return self.count % self.rhythm.stride == 0
+
+
+class Reader(threading.Thread):
+    """Reads a source at its own pace and keeps the newest segment; goes on when a stream breaks off."""
+
+    def __init__(
+        self,
+        open_source: Open,
+        rhythm: Rhythm,
+        *,
+        on_frame: Callable[[float, np.ndarray], None] | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """`on_frame` gets every frame and its time in seconds since the start, in this thread; `note` gets a line when
+        a connection is lost or there again."""
+        super().__init__(name="mdtnet-live", daemon=True)
+        self.open, self.rhythm, self.on_frame, self.note = open_source, rhythm, on_frame, note or (lambda text: None)
+        self.frames = self.dropped = 0
+        self.error: Exception | None = None
+        self._newest: Segment | None = None
+        self._changed, self._stopped, self._ended = threading.Condition(), threading.Event(), False
+        self._start = 0.0
+
+    def take(self) -> Segment | None:
+        """Wait for the newest segment; None where no more will come.
+
+        Raises:
+            VideoError: the source cannot be opened, or a file cannot be read.
+        """
+        with self._changed:
+            while self._newest is None and not self._ended:
+                self._changed.wait(0.2)  # so that Ctrl-C is seen at once
+            segment, self._newest = self._newest, None
+        if segment is None and self.error:
+            raise self.error
+        return segment
+
+    def stop(self) -> None:
+        """End, within about the time of a frame; a connection that hangs is left to its timeout."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        try:
+            self._connections()
+        except Exception as error:  # raised again by `take`
+            self.error = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def _connections(self) -> None:
+        wait, self._start = FIRST_WAIT, time.monotonic()
+        while not self._stopped.is_set():
+            before = self.frames
+            try:
+                with self.open() as source:
+                    self._play(source)
+                if not source.endless:
+                    return
+                reason = "the stream ended"
+            except VideoError as error:
+                if not self.frames:
+                    raise
+                reason = error.reason
+            wait = FIRST_WAIT if self.frames > before else min(2 * wait, LONGEST_WAIT)
+            if not self._stopped.is_set():
+                self.note(f"{reason}; trying again in {wait:g} s")
+            self._stopped.wait(wait)
+
+    def _play(self, source: Frames) -> None:
+        sampler, began, fresh = _Sampler(self.rhythm), time.monotonic(), True
+        for seconds, frame in source.frames:
+            if source.endless:
+                shown = time.monotonic()
+                seconds = shown - began
+            else:
+                shown = began + seconds
+                self._stopped.wait(max(0.0, shown - time.monotonic()))
+            if self._stopped.is_set():
+                return
+            self.frames += 1
+            if self.on_frame:
+                self.on_frame(shown - self._start, frame)
+            whole = sampler.add(seconds, frame)
+            if whole is not None:
+                fresh = self._put(Segment(whole, shown - self._start, shown, fresh))
+
+    def _put(self, segment: Segment) -> bool:
+        """Whether the next segment is fresh: no, unless a fresh one was never taken."""
+        with self._changed:
+            old, self._newest = self._newest, segment
+            if old is not None:
+                self.dropped += len(old.frames)
+            self._changed.notify()
+        return False if old is None else old.fresh
+
+
+def follow(
+    model: Predictor, reader: Reader, description: Description, *, topk: int = 5, threshold: float | None = None
+) -> Iterator[Answer]:
+    """An answer for every segment that the reader gives, until its source ends.
+
+    A causal network keeps its state; others, and those that were exported without it, see the last T segments as a
+    clip, and answer when there are so many.
+
+    Raises:
+        VideoError: as `Reader.take`.
+        ConfigError: `topk` or `threshold` is out of range.
+    """
+    check_choice(topk, threshold)
+    reader.start()
+    answer = _by_state(model, description) if model.keeps_state else _by_window(model, description)
+    try:
+        while (segment := reader.take()) is not None:
+            probabilities = answer(segment)
+            if probabilities is None:
+                continue
+            order = best_classes(probabilities, topk=topk, threshold=threshold)
+            yield Answer(
+                segment.seconds,
+                tuple(model.classes[i] for i in order),
+                tuple(probabilities[order].tolist()),
+                time.monotonic() - segment.shown,
+                reader.frames,
+                reader.dropped,
+            )
+    finally:
+        reader.stop()
+
+
+def _by_state(model: Predictor, description: Description) -> Callable[[Segment], np.ndarray]:
+    state = None
+
+    def answer(segment: Segment) -> np.ndarray:
+        nonlocal state
+        views = _views([segment.frames], description)
+        probabilities, state = model.step(views[:, 0], None if segment.fresh else state)
+        return np.asarray(probabilities[0], dtype=np.float64)
+
+    return answer
+
+
+def _by_window(model: Predictor, description: Description) -> Callable[[Segment], np.ndarray | None]:
+    window: deque[np.ndarray] = deque(maxlen=description.num_segments)
+
+    def answer(segment: Segment) -> np.ndarray | None:
+        if segment.fresh:
+            window.clear()
+        window.append(segment.frames)
+        return model.probabilities(_views(list(window), description)) if len(window) == window.maxlen else None
+
+    return answer
+
+
+def _views(segments: list[np.ndarray], description: Description) -> np.ndarray:
+    """Segments [K, H, W, 3] as the only clip of a video, [1, n, K, S, S, 3]."""
+    frames = np.concatenate(segments)
+    return views_of(frames, np.arange(len(frames)).reshape(1, len(segments), -1), description)
+
+
+# sources
+
+
+def opener(source: str, *, short_side: int) -> Open:
+    """A function that opens a source: a camera by its number, an address that begins with `scheme://`, else a file.
+
+    Frames have the short side, in pixels.
+
+    Raises:
+        ConfigError: an address with an unknown scheme, or a camera without OpenCV.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)
+    if scheme and scheme[1].lower() not in SCHEMES:
+        raise ConfigError(f"{source}: unknown scheme '{scheme[1]}', expected one of {', '.join(SCHEMES)}")
+    if scheme:
+        return lambda: _address(source, short_side)
+    if re.fullmatch(r"\d{1,3}", source):
+        required_opencv(f"camera {source}")
+        return lambda: _camera(int(source), short_side)
+    return lambda: _file(source, short_side)
+
+
+def required_opencv(what: str):
+    """OpenCV, which `what` needs.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise ConfigError(f"{what}: needs OpenCV, which is not installed: pip install 'mdtnet[live]'") from error
+
+
+@contextmanager
+def _camera(number: int, short_side: int) -> Iterator[Frames]:
+    camera = required_opencv(f"camera {number}").VideoCapture(number)
+    try:
+        if not camera.isOpened():
+            raise VideoError(f"camera {number}", "not there, or in use")
+
+        def frames() -> Iterator[tuple[float, np.ndarray]]:
+            while True:
+                there, frame = camera.read()
+                if not there:
+                    raise VideoError(f"camera {number}", "gives no more frames")
+                yield 0.0, resize_short(np.ascontiguousarray(frame[..., ::-1]), short_side)  # blue comes first
+
+        yield Frames(frames(), endless=True)
+    finally:
+        camera.release()
+
+
+@contextmanager
+def _file(path: str, short_side: int) -> Iterator[Frames]:
+    with open_video(path) as (container, stream):
+        yield Frames(_rgb(path, iter(Decoder(Part(path), container, stream)), short_side), endless=False)
+
+
+@contextmanager
+def _address(url: str, short_side: int) -> Iterator[Frames]:
+    name = re.sub(r"(?<=://)[^/@]*@", "", url)  # without a password
+    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": STREAM_FORMATS}
+    options |= {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
+    try:
+        container = av.open(url, "r", options=options, timeout=TIMEOUT_SECONDS)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(name, f"cannot be opened: {short_reason(error)}") from error
+    with container:
+        stream = best_stream(container)
+        if stream is None or stream.codec_context is None:
+            raise VideoError(name, "no video stream")
+        stream.thread_type = "SLICE"  # threads that work on several frames hand them out late
+        endless = container.duration is None or not url.startswith("http")
+        yield Frames(_rgb(name, _decoded(name, container, stream), short_side), endless)
+
+
+def _decoded(name: str, container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Seconds after the first frame, and frame; a packet that does not decode costs its own frame."""
+    start, count = None, 0
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = stream.decode(packet)
+            except av.error.EOFError:
+                return
+            except av.error.InvalidDataError:
+                continue
+            for frame in frames:
+                seconds = seconds_of(frame, stream, count)
+                start, count = seconds if start is None else start, count + 1
+                yield seconds - start, frame
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(name, f"broke off: {short_reason(error)}") from error
+
+
+def _rgb(
+    name: str, frames: Iterator[tuple[float, av.VideoFrame]], short_side: int
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Decoded frames as upright RGB of one short side."""
+    scale, convert = VideoReformatter(), VideoReformatter()
+    for seconds, frame in frames:
+        yuv = frame.format.name.startswith("yuv")
+        height, width = scaled_size((frame.height, frame.width), short_side) if yuv else (frame.height, frame.width)
+        try:
+            scaled = scale.reformat(
+                frame, width, height, frame.format.name if yuv else "rgb24", interpolation="BILINEAR"
+            )
+            rgb = convert.reformat(scaled, format="rgb24", interpolation="BILINEAR").to_ndarray()
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise VideoError(name, f"a frame cannot be converted to RGB: {short_reason(error)}") from error
+        yield seconds, resize_short(np.ascontiguousarray(orientation(frame).apply(rgb)), short_side)
