@@ -51,7 +51,8 @@ def main() -> None:
     late = statistics.quantiles(latencies, n=20)[-1]
     print(
         f"{reader.frames} frames, {len(latencies)} answers ({reader.frames / len(latencies):.2f} frames each), "
-        f"{reader.dropped} frames dropped; latency {statistics.median(latencies):.0f} ms (median), {late:.0f} ms (95 %); "
+        f"{reader.dropped} frames dropped; "
+        f"latency {statistics.median(latencies):.0f} ms (median), {late:.0f} ms (95 %); "
         f"{options.threads} threads, torch {torch.__version__}"
     )
 

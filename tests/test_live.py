@@ -251,7 +251,7 @@ def test_a_camera_gives_rgb_and_what_is_too_slow_is_counted(monkeypatch, folder)
 
     model = SimpleNamespace(keeps_state=True, step=slow, classes=CLASSES)
     reader = Reader(opener("0", short_side=40), Rhythm(0.0, 1, 1, 0.0))
-    for answer in follow(model, reader, description()):
+    for answer in follow(model, reader, description()):  # noqa: B007
         if len(seen) == 3:
             break
     assert answer.dropped > 3

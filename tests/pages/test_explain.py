@@ -231,7 +231,7 @@ def test_parts_are_worth_what_switching_them_off_costs(folder):
     subject = Subject.of(folder / "mdtnet2.pt", folder / "clip.mp4", "cpu")
     model, index = subject.network.model, 5
     found = {effect.part: effect for effect in part_effects(subject, index)}
-    assert list(found) == ["fine", "coarse", "dcme", "stce", "salience"]
+    assert list(found) == ["fine", "coarse", "dcme", "stce", "reading"]
     with torch.no_grad():
         whole = model(subject.clip)[0]
         for part in ("fine", "coarse", "dcme", "stce"):
@@ -241,7 +241,7 @@ def test_parts_are_worth_what_switching_them_off_costs(folder):
             assert found[part].probability == pytest.approx(float(scores.softmax(-1)[index]), abs=1e-5)
             assert found[part].prediction == CLASSES[scores.argmax()]
         model.saliency = None
-        assert found["salience"].moved == pytest.approx(float(whole[index] - model(subject.clip)[0, index]), abs=1e-5)
+        assert found["reading"].moved == pytest.approx(float(whole[index] - model(subject.clip)[0, index]), abs=1e-5)
     assert any(effect.moved for effect in found.values())
 
 
@@ -268,7 +268,7 @@ def test_numbers_of_the_picture(folder, tmp_path):
         bright = np.flatnonzero(frame[16:20].mean((0, 2)) > 120)
         assert abs(bright.min() - max(left, 0)) < 1.5, number
     assert (tsn["parts"], tsn["sees_salience"], mdtnet2["sees_salience"]) == ([], False, True)
-    assert {one["part"] for one in mdtnet2["parts"]} == {"fine", "coarse", "dcme", "stce", "salience"}
+    assert {one["part"] for one in mdtnet2["parts"]} == {"fine", "coarse", "dcme", "stce", "reading"}
 
 
 def test_sheet_of_offsets(folder, tmp_path):

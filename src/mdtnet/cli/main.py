@@ -1,7 +1,7 @@
 """The command line: one verb per job, each of which parses its options and calls one function.
 
-Exit codes: 0 success, 1 some videos could not be read (`predict`) or a bug, 2 usage or configuration, or a file that the
-operating system refuses (no permission, a full disk), 3 data, 4 checkpoint, 5 runs of a study failed, 6 a training
+Exit codes: 0 success, 1 some videos could not be read (`predict`) or a bug, 2 usage or configuration, or a file that
+the operating system refuses (no permission, a full disk), 3 data, 4 checkpoint, 5 runs of a study failed, 6 a training
 diverged, 7 a loader's process was killed or hangs, 130 interrupted, 143 terminated.
 """
 

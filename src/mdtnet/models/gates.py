@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mdtnet.config import GATE_FIGURES, PARTS, Part
-from mdtnet.models.mdtnet import DCME, STCE, FineDifference, MDTNet
+from mdtnet.models.mdtnet import DCME, STCE, FineDifference
 from mdtnet.models.tdn import TDN, ShortTermDifference, fusion_weights
 from mdtnet.models.tea import MotionExcitation
 from mdtnet.models.temporal import CoarseDifference
@@ -52,19 +52,6 @@ def knocked_out(model: nn.Module, part: Part) -> Iterator[None]:
             own = reading.register_forward_hook(lambda module, inputs, output: inputs[0])
             stack.callback(own.remove)
         yield
-
-
-@contextmanager
-def without_salience(model: nn.Module) -> Iterator[None]:
-    """MDT-Net2 with a salience of 1 everywhere; a network without salience is left as it is."""
-    if not isinstance(model, MDTNet):
-        yield
-        return
-    kept, model.saliency = model.saliency, None
-    try:
-        yield
-    finally:
-        model.saliency = kept
 
 
 def _silencer(module: nn.Module, part: Part) -> Any:

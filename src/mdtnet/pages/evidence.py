@@ -9,7 +9,7 @@ Letters: T segments, K frames per segment, C channels, S pixels of the square cr
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from mdtnet.errors import ConfigError, nearest
-from mdtnet.models.gates import knocked_out, parts_of, without_salience
+from mdtnet.models.gates import knocked_out, parts_of
 from mdtnet.models.mdtnet import MDTNet
 from mdtnet.models.network import Network
 from mdtnet.models.trunk import Trunk
@@ -158,12 +158,9 @@ def evidence(subject: Subject, label: str, stages: Sequence[int]) -> Evidence:
 def part_effects(subject: Subject, index: int) -> Iterator[PartEffect]:
     """What each part of a network does to the score of the class `index`; nothing is learned anew."""
     model, clip, activation = subject.network.model, subject.device_clip, _activation(subject)
-    switches: dict[str, AbstractContextManager] = {part: knocked_out(model, part) for part in parts_of(model)}
-    if isinstance(model, MDTNet) and model.saliency is not None:
-        switches["salience"] = without_salience(model)
     whole, _ = _scores(model, clip)
-    for part, switched_off in switches.items():
-        with switched_off:
+    for part in parts_of(model):
+        with knocked_out(model, part):
             scores, _ = _scores(model, clip)
         yield PartEffect(
             part,
