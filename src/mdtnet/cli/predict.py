@@ -128,8 +128,8 @@ VERBS = {
         predict_arguments,
         predict,
         "  mdtnet predict runs/mine/checkpoints/best.pt clip.mp4 more/*.avi --topk 3 --json out.json\n"
-        "  mdtnet predict builtin videos/ --out runs/predicted --csv predictions.csv\n"
-        "  mdtnet predict builtin --list clips.csv --root videos --out runs/predicted --shard 3/16\n"
+        "  mdtnet predict runs/mine/checkpoints/best.pt videos/ --out runs/predicted --csv predictions.csv\n"
+        "  mdtnet predict best.onnx --list clips.csv --root videos --out runs/predicted --shard 3/16\n"
         "  mdtnet predict runs/mine/checkpoints/best.pt --live rtsp://camera/stream --video seen.mp4",
     ),
 }

@@ -1,8 +1,11 @@
 """One video -> one row, as a function that any engine can call: the network is loaded once per process."""
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 from mdtnet.config import Values
@@ -35,9 +38,15 @@ class Predict:
         return {key: value for key, value in vars(self).items() if key != "model"}
 
     def about(self) -> Values:
-        """Settings that all rows share."""
+        """Settings that all rows share, with the digest of the network's file: another one under its name is other
+        work."""
         named = ("segments", "topk", "threshold", "clips", "crops")
-        return {"verb": "predict", "checkpoint": self.checkpoint, **{name: getattr(self, name) for name in named}}
+        about = {"verb": "predict", "checkpoint": self.checkpoint, **{name: getattr(self, name) for name in named}}
+        weights = Path(self.checkpoint).with_suffix(".bin") if self.checkpoint.endswith(".xml") else self.checkpoint
+        if os.path.isfile(weights):
+            with open(weights, "rb") as file:
+                about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        return about
 
     def many(self, items: Mapping[str, Part], *, ahead: int) -> Iterator[tuple[str, Values]]:
         """Name and row of each video, in this process; `ahead` threads read."""

@@ -1,0 +1,56 @@
+"""`predict` over many videos: results as they come, a rerun, shards, and a network that was replaced."""
+
+import csv
+import json
+
+import pytest
+import tiny
+from clips import make_checkpoint
+
+from mdtnet.cli.main import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Videos, one of them damaged, and a checkpoint."""
+    videos = tiny.write_videos(tmp_path / "videos", per_class=2)
+    (videos / "left/bad.mp4").write_bytes(b"")
+    make_checkpoint(tmp_path / "best.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_rerun_adds_what_is_missing_and_a_table_has_all(folder, capsys):
+    words = ["predict", "best.pt", "videos", "--device", "cpu", "--out", "found"]
+    assert main([*words, "--shard", "2/2"]) in (0, 1)
+    assert main([*words, "--shard", "1/2"]) in (0, 1)
+    capsys.readouterr()
+    assert main(["merge", "found", "--out", "all.csv"]) == 1  # one video could not be read
+    with open("all.csv", newline="") as file:
+        merged = list(csv.DictReader(file))
+    assert len(merged) == 5
+    assert main([*words, "--csv", "again.csv"]) == 1  # divided anew; nothing is computed again
+    err = capsys.readouterr().err
+    assert "1 of 5 videos could not be read" in err
+    with open("again.csv", newline="") as file:
+        again = list(csv.DictReader(file))
+    bad = [row for row in again if row["error"]]
+    assert [row["name"] for row in bad] == ["left/bad.mp4"]
+
+
+def test_another_network_of_the_same_name_is_other_work(folder, capsys):
+    words = ["predict", "best.pt", "videos", "--device", "cpu", "--out", "found"]
+    assert main(words) == 1
+    before = sorted((folder / "found").iterdir())
+    make_checkpoint(folder / "best.pt", "tsn")
+    assert main(words) == 2
+    assert "found: holds work with sha256 = " in capsys.readouterr().err
+    assert sorted((folder / "found").iterdir()) == before
+    assert "sha256" in json.loads((folder / "found/work.json").read_text())
+
+
+def test_a_wrong_checkpoint_is_one_line_and_no_rows(folder, capsys):
+    (folder / "wrong.pt").write_bytes(b"nothing")
+    assert main(["predict", "wrong.pt", "videos", "--out", "found", "--workers", "2"]) == 4
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (folder / "found").exists()
