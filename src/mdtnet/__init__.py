@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers and editors; programs get the same names 
     from mdtnet.errors import ExportError as ExportError
     from mdtnet.errors import MdtnetError as MdtnetError
     from mdtnet.errors import VideoError as VideoError
+    from mdtnet.errors import WorkerError as WorkerError
     from mdtnet.evaluation import evaluate_checkpoint as evaluate_checkpoint
     from mdtnet.inference.prediction import Prediction as Prediction
     from mdtnet.inference.prediction import Predictor as Predictor
@@ -57,6 +58,7 @@ _PUBLIC = {
     "ConfigError": "mdtnet.errors",
     "DataError": "mdtnet.errors",
     "VideoError": "mdtnet.errors",
+    "WorkerError": "mdtnet.errors",
     "CheckpointError": "mdtnet.errors",
     "ExportError": "mdtnet.errors",
     "DivergedError": "mdtnet.errors",
