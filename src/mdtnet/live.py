@@ -4,48 +4,28 @@ A thread reads every frame and keeps the newest segment; what the network was to
 Letters: T segments, K frames per segment, H, W pixels of a frame, S the side of a crop.
 """
 
-import importlib
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
-from mdtnet.data.container import FORMATS, Decoder, Part, best_stream, open_video, seconds_of, short_reason
-from mdtnet.data.video import orientation, scaled_size
 from mdtnet.errors import ConfigError, VideoError
 from mdtnet.inference.description import Description
 from mdtnet.inference.prediction import Predictor, best_classes, check_choice
 from mdtnet.inference.resize import resize_short
+from mdtnet.inference.sources import Frames, open_frames
 from mdtnet.inference.views import views_of
 
-SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "udp")
-PROTOCOLS = "http,https,tcp,tls,httpproxy,rtsp,rtp,srtp,rtmp,udp"
-"""Protocols that FFmpeg may use for an address: none of them reaches a file of this machine."""
-STREAM_FORMATS = ",".join((*FORMATS, "rtsp", "rtp", "mpjpeg", "live_flv"))
-TIMEOUT_SECONDS = 10.0
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds before a connection is tried again; they double until a frame comes."""
 WINDOW_FRAMES = 64
 """Frames that a clip spans where nobody says otherwise, as in the dense rule of tests."""
 USUAL_FPS = 25.0
 NEAR = 1e-3  # seconds by which times may be off
-
-
-class Frames(NamedTuple):
-    """An open source."""
-
-    frames: Iterator[tuple[float, np.ndarray]]
-    """Seconds after the first frame, and the frame, uint8 RGB [H, W, 3]."""
-    endless: bool
-    """A camera or a stream, whose frames come at their own pace; else a recorded file."""
 
 
 Open = Callable[[], AbstractContextManager[Frames]]
@@ -222,7 +202,7 @@ class Reader(threading.Thread):
 
     def _play(self, source: Frames) -> None:
         sampler, began, fresh = _Sampler(self.rhythm), time.monotonic(), True
-        for seconds, frame in source.frames:
+        for seconds, frame in source:
             if source.endless:
                 shown = time.monotonic()
                 seconds = shown - began
@@ -315,111 +295,12 @@ def _views(segments: list[np.ndarray], description: Description) -> np.ndarray:
 
 
 def opener(source: str, *, short_side: int) -> Open:
-    """A function that opens a source: a camera by its number, an address that begins with `scheme://`, else a file.
+    """A function that opens a source, see `sources.open_frames`; its frames have the short side, in pixels."""
 
-    Frames have the short side, in pixels.
+    @contextmanager
+    def opened() -> Iterator[Frames]:
+        with open_frames(source, short_side=short_side, stream=True) as found:
+            frames = ((seconds, resize_short(frame, short_side)) for seconds, frame in found)
+            yield Frames(found.name, frames, endless=found.endless)
 
-    Raises:
-        ConfigError: an address with an unknown scheme, or a camera without OpenCV.
-    """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", source)
-    if scheme and scheme[1].lower() not in SCHEMES:
-        raise ConfigError(f"{source}: unknown scheme '{scheme[1]}', expected one of {', '.join(SCHEMES)}")
-    if scheme:
-        return lambda: _address(source, short_side)
-    if re.fullmatch(r"\d{1,3}", source):
-        required_opencv(f"camera {source}")
-        return lambda: _camera(int(source), short_side)
-    return lambda: _file(source, short_side)
-
-
-def required_opencv(what: str):
-    """OpenCV, which `what` needs.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as error:
-        raise ConfigError(f"{what}: needs OpenCV, which is not installed: pip install 'mdtnet[live]'") from error
-
-
-@contextmanager
-def _camera(number: int, short_side: int) -> Iterator[Frames]:
-    camera = required_opencv(f"camera {number}").VideoCapture(number)
-    try:
-        if not camera.isOpened():
-            raise VideoError(f"camera {number}", "not there, or in use")
-
-        def frames() -> Iterator[tuple[float, np.ndarray]]:
-            while True:
-                there, frame = camera.read()
-                if not there:
-                    raise VideoError(f"camera {number}", "gives no more frames")
-                yield 0.0, resize_short(np.ascontiguousarray(frame[..., ::-1]), short_side)  # blue comes first
-
-        yield Frames(frames(), endless=True)
-    finally:
-        camera.release()
-
-
-@contextmanager
-def _file(path: str, short_side: int) -> Iterator[Frames]:
-    with open_video(path) as (container, stream):
-        yield Frames(_rgb(path, iter(Decoder(Part(path), container, stream)), short_side), endless=False)
-
-
-@contextmanager
-def _address(url: str, short_side: int) -> Iterator[Frames]:
-    name = re.sub(r"(?<=://)[^/@]*@", "", url)  # without a password
-    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": STREAM_FORMATS}
-    options |= {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
-    try:
-        container = av.open(url, "r", options=options, timeout=TIMEOUT_SECONDS)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(name, f"cannot be opened: {short_reason(error)}") from error
-    with container:
-        stream = best_stream(container)
-        if stream is None or stream.codec_context is None:
-            raise VideoError(name, "no video stream")
-        stream.thread_type = "SLICE"  # threads that work on several frames hand them out late
-        endless = container.duration is None or not url.startswith("http")
-        yield Frames(_rgb(name, _decoded(name, container, stream), short_side), endless)
-
-
-def _decoded(name: str, container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Seconds after the first frame, and frame; a packet that does not decode costs its own frame."""
-    start, count = None, 0
-    try:
-        for packet in container.demux(stream):
-            try:
-                frames = stream.decode(packet)
-            except av.error.EOFError:
-                return
-            except av.error.InvalidDataError:
-                continue
-            for frame in frames:
-                seconds = seconds_of(frame, stream, count)
-                start, count = seconds if start is None else start, count + 1
-                yield seconds - start, frame
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(name, f"broke off: {short_reason(error)}") from error
-
-
-def _rgb(
-    name: str, frames: Iterator[tuple[float, av.VideoFrame]], short_side: int
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Decoded frames as upright RGB of one short side."""
-    scale, convert = VideoReformatter(), VideoReformatter()
-    for seconds, frame in frames:
-        yuv = frame.format.name.startswith("yuv")
-        height, width = scaled_size((frame.height, frame.width), short_side) if yuv else (frame.height, frame.width)
-        try:
-            scaled = scale.reformat(
-                frame, width, height, frame.format.name if yuv else "rgb24", interpolation="BILINEAR"
-            )
-            rgb = convert.reformat(scaled, format="rgb24", interpolation="BILINEAR").to_ndarray()
-        except (av.FFmpegError, ValueError, MemoryError) as error:
-            raise VideoError(name, f"a frame cannot be converted to RGB: {short_reason(error)}") from error
-        yield seconds, resize_short(np.ascontiguousarray(orientation(frame).apply(rgb)), short_side)
+    return opened

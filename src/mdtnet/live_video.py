@@ -1,7 +1,8 @@
 """What is seen live, with the answer drawn into it: as a video file, or in a window."""
 
-import os
+import importlib
 import threading
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mdtnet.errors import ConfigError
-from mdtnet.live import Answer, required_opencv
-from mdtnet.system.files import check_file
+from mdtnet.live import Answer
+from mdtnet.system.files import check_file, is_special, put_in_place, temporary_folder
 
 BEST = 3  # classes that are drawn
 TICKS = 1000  # per second
@@ -39,11 +40,12 @@ class Recorder:
 
     def __init__(self, out: str) -> None:
         """Raises ConfigError where `out` is no .mp4 file, or cannot be written."""
-        if Path(out).suffix.lower() != ".mp4":
+        if Path(out).suffix.lower() != ".mp4" or is_special(out):
             raise ConfigError(f"--video is {out}, expected a file that ends in .mp4")
         check_file(out)
-        self.out, self.part = out, f"{out}.part"
-        self.container = av.open(self.part, "w", format="mp4")
+        self.out, self.stack = Path(out), ExitStack()
+        self.part = self.stack.enter_context(temporary_folder(self.out.parent)) / self.out.name
+        self.container = av.open(str(self.part), "w", format="mp4")
         self.stream: av.video.stream.VideoStream | None = None
         self.last = -1
         self.newest: Answer | None = None
@@ -53,14 +55,12 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self.lock:
+        with self.lock, self.stack:
             if self.stream is not None:
                 self.container.mux(self.stream.encode())
             self.container.close()
-            if self.stream is None:
-                os.remove(self.part)
-            else:
-                os.replace(self.part, self.out)
+            if self.stream is not None:
+                put_in_place(self.part, self.out)
 
     def answer(self, answer: Answer) -> None:
         self.newest = answer
@@ -85,11 +85,23 @@ class Recorder:
         return stream
 
 
+def required_opencv():
+    """OpenCV.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise ConfigError("--window: needs OpenCV, which is not installed: pip install 'mdtnet[live]'") from error
+
+
 class Window:
     """A window by OpenCV; drawn from the thread that asks for answers."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.cv2 = f"mdtnet: {title}", required_opencv("--window")
+        self.title, self.cv2 = f"mdtnet: {title}", required_opencv()
         self.picture: np.ndarray | None = None
 
     def __enter__(self) -> "Window":

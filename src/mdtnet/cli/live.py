@@ -33,12 +33,14 @@ def live_arguments(parser: "ArgumentParser") -> None:
 
 def live(options: "Namespace") -> int:
     from mdtnet.deploy.load import load
-    from mdtnet.live import Reader, follow, opener, required_opencv, rhythm_of
+    from mdtnet.live import Reader, follow, opener, rhythm_of
 
-    if given := [name for name in NOT_LIVE if name in options.given] or options.sources:
-        raise ConfigError(f"--live does not go with {given[0] if options.sources else f'--{given[0]}'}")
+    if given := [*options.sources, *(f"--{name}" for name in NOT_LIVE if name in options.given)]:
+        raise ConfigError(f"--live does not go with {given[0]}")
     if options.window:
-        required_opencv("--window")
+        from mdtnet.live_video import required_opencv
+
+        required_opencv()
     model = load(options.checkpoint, device=options.device, segments=options.segments)
     description = model.description
     rhythm = rhythm_of(description, segment_seconds=options.segment_seconds)

@@ -375,7 +375,8 @@ def _stream_frames(name: str, container: InputContainer, short_side: int | None)
     if first is None:
         raise VideoError(name, "no frames")
     fps = float(stream.average_rate) if stream.average_rate else None
-    return Frames(name, _converted(name, chain([first], decoded), short_side), fps=fps, endless=True)
+    endless = container.duration is None or scheme_of(name) not in FETCHED  # a recorded file behind http ends
+    return Frames(name, _converted(name, chain([first], decoded), short_side), fps=fps, endless=endless)
 
 
 def _decoded_stream(name: str, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, av.VideoFrame]]:
