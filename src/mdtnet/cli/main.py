@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from rich.table import Table
@@ -58,13 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.remove("--offline")
         os.environ[OFFLINE] = "1"
     keep_freed_memory()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that its encoding lacks is shown as `?`
         sys.stdout.reconfigure(errors="replace")
     try:
-        return _main(arguments)
+        with _stopped_by_sigterm():
+            return _main(arguments)
     except MdtnetError as error:
         mistake(str(error))
         return error.exit_code
@@ -84,8 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ConfigError.exit_code
 
 
-def _stop(number: int, _: FrameType | None) -> None:
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
     """SIGTERM ends like Ctrl-C: temporary files go, processes are ended, nothing is left half-written."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
