@@ -523,3 +523,18 @@ def test_a_test_names_options_as_they_are_typed(videos, trained, tmp_path, capsy
     assert (code, err) == (2, "mdtnet: --clips is 0, expected at least 1\n")
     code, _, err = run(capsys, *words, "--workers", "-1")
     assert (code, err) == (2, "mdtnet: --workers is -1, expected 0 or more\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["test", "x.pt", "--data", "y", "--data.root", "z"], "unknown option --data.root; did you mean '--root'?"),
+        (["test", "x.pt", "--data", "y", "--data.root=z"], "unknown option --data.root; did you mean '--root'?"),
+        (["test", "x.pt", "--data", "y", "--test.clips", "2"], "unknown option --test.clips; did you mean '--clips'?"),
+        (["train", "--data.trian", "y"], "unknown option --data.trian; did you mean '--data.train'?"),
+        (["predict", "x.pt", "y", "--json.x", "z"], "unknown option --json.x; did you mean '--json'?"),
+    ],
+)
+def test_options_of_other_verbs_are_refused(capsys, words, said):
+    code, _, err = run(capsys, *words)
+    assert (code, err.strip()) == (2, f"mdtnet: {said}")

@@ -51,6 +51,7 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> "Namespace":
     _name_values(parser)
     parser.usage = _usage(name, parser)
     words = _lists(_long_names(name, arguments), parser)
+    _check_dotted(words, parser)
     try:
         options = parser.parse_args(words)
         options.given = parser.parse_args(words, defaults=False).as_dict()  # typed, even if equal to the default
@@ -181,6 +182,29 @@ def _lists(arguments: list[str], parser: "ArgumentParser") -> list[str]:
     return words
 
 
+def _check_dotted(words: list[str], parser: "ArgumentParser") -> None:
+    """Refuse `--data.root` where there is `--data` and no such option: jsonargparse would
+    put it in the place of `--data`.
+
+    Raises:
+        ConfigError: an option with a dot is not one of the verb's.
+    """
+    options = _options(parser)
+    for option in (word.partition("=")[0] for word in words):
+        if option.startswith("--") and "." in option and option not in options:
+            raise ConfigError(_unknown(option, options))
+
+
+def _options(parser: "ArgumentParser") -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _unknown(option: str, options: list[str]) -> str:
+    last = f"--{option.rpartition('.')[2]}"
+    hint = f"; did you mean '{last}'?" if "." in option and last in options else nearest(option, options)
+    return f"unknown option {option}{hint}"
+
+
 def _long_names(name: str, arguments: list[str]) -> list[str]:
     if name != "train":
         return arguments
@@ -201,8 +225,7 @@ def _one_line(message: str, name: str, parser: "ArgumentParser") -> str:
         word = unknown[1]
         if not word.startswith("-"):
             return f"unexpected argument '{word}' (mdtnet {name} --help shows what goes there)"
-        options = [*(o for action in parser._actions for o in action.option_strings)]
-        return f"unknown option {word}{nearest(word.split('=')[0], options)}"
+        return _unknown(word.split("=")[0], _options(parser))
     if empty := re.match(r"argument (?:\S+/)?(\S+): expected (?:one|at least one) argument", message):
         return f"{empty[1]} needs a value"
     if wrong := re.search(r'Parser key "(.+?)"(?: element \d+)?:\s+(.*?)\. Got value: (.*)', message, re.DOTALL):
