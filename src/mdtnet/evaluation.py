@@ -181,24 +181,16 @@ def evaluate_checkpoint(
     check_ranges(test, part="test")
     found = load_checkpoint(checkpoint)
     model = model_of(found, where=str(checkpoint))
-    if without and without not in parts_of(model):
-        known = ", ".join(parts_of(model)) or "none"
-        raise ConfigError(
-            f"without is '{without}', but {found.config.model.name} as configured has the parts: {known}"
-            f"{nearest(without, parts_of(model))}"
-        )
     model = folded(model)
+    silenced = _silenced(model, without, name=found.config.model.name)
     names, several = classes or found.classes, found.config.data.multi_label
     videos = load_videos(data, root=root, classes=names, multi_label=several)
     videos = relabel(videos, found.classes)
     accelerator = make_accelerator(device)
-    here = dataclasses.replace(
-        found.config.data, cache="", backend="auto"
-    )  # cache and decoder belong to the training machine
+    here = dataclasses.replace(found.config.data, cache="", backend="auto")  # these belong to the training machine
     dataset = ClipDataset(videos, here, frames_per_segment=model.frames_per_segment, train=False, test=test)
     if accelerator.is_main_process:
         make_folder(out)  # checked now, not after hours of testing
-    silenced = knocked_out(model, without) if without else nullcontext()
     part = {"without": without} if without else {}
     with bar(len(dataset), active=accelerator.is_main_process) as progress, silenced:
         table = evaluate(
@@ -213,6 +205,17 @@ def evaluate_checkpoint(
     if accelerator.is_main_process:
         return save_results(Path(out), table, test)
     return table.metrics(test)
+
+
+def _silenced(model: nn.Module, part: str, *, name: str) -> AbstractContextManager[None]:
+    """The network without the part that is named, if one is."""
+    parts = parts_of(model)
+    if not part:
+        return nullcontext()
+    if part not in parts:
+        known = ", ".join(parts) or "none"
+        raise ConfigError(f"without is '{part}', but {name} as configured has the parts: {known}{nearest(part, parts)}")
+    return knocked_out(model, part)
 
 
 def protocol(data: DataConfig, test: EvalConfig, /, **more: str) -> Values:

@@ -25,11 +25,7 @@ from typing import BinaryIO
 from mdtnet.config import Plain, Values
 from mdtnet.errors import ConfigError, DataError
 from mdtnet.system.files import atomic_write, make_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes on one shard are not noticed there
-    fcntl = None  # type: ignore[assignment]
+from mdtnet.system.locks import locked
 
 FORMAT_VERSION = 1
 ABOUT = "work.json"
@@ -168,12 +164,8 @@ def _part(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ConfigError: another process holds it.
     """
-    with open(path, "a+b", buffering=0) as raw:
-        if fcntl:
-            try:
-                fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigError(f"{path}: another process is working on this shard") from error
+    lock = path.with_suffix(".lock")
+    with locked(lock, what=f"{path}: another process is working on this shard"), open(path, "a+b", buffering=0) as raw:
         raw.seek(0)
         content = raw.read() or b""
         raw.truncate(content.rfind(b"\n") + 1)
