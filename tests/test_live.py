@@ -117,7 +117,7 @@ def test_answers_of_a_file_are_those_of_the_stream(folder):
 
 def test_networks_that_look_ahead_see_windows(folder, capsys, tmp_path):
     out = tmp_path / "answers.jsonl"
-    arguments = ["predict", str(folder / "tea.pt"), "--live", str(folder / "clip.mp4"), "--segment-seconds", "0.33"]
+    arguments = ["predict", str(folder / "tea.pt"), "--live", str(folder / "clip.mp4"), "--segment_seconds", "0.33"]
     assert main([*arguments, "--json", str(out), "--topk", "2"]) == 0
     said = capsys.readouterr()
     assert "tea runs as a sliding window" in said.err
@@ -256,7 +256,7 @@ def test_mistakes(folder, monkeypatch, capsys, tmp_path):
         ([*start, clip, "--window"], 2, "--window: needs OpenCV, which is not installed: pip install 'mdtnet[live]'"),
         ([*start, clip, "--crops", "3"], 2, "--live does not go with --crops"),
         ([*start, clip, "--video", "x.avi"], 2, "--video is x.avi, expected a file that ends in .mp4"),
-        ([*start, clip, "--segment-seconds", "-1"], 2, "segment_seconds is -1"),
+        ([*start, clip, "--segment_seconds", "-1"], 2, "segment_seconds is -1"),
         ([*start, str(tmp_path / "no.mp4")], 3, "no.mp4: no such file"),
         (["predict", str(folder / "tsm.pt"), clip, "--live", clip], 2, f"--live does not go with {clip}"),
     ]

@@ -37,7 +37,7 @@ PART_NAMES = {
     "dcme": "DCME",
     "stce": "STCE",
     "motion": "motion excitation",
-    "reading": "reading of key frames",
+    "reading": "salience or reading",
     "salience": "salience",
 }
 FOR, AGAINST, SOFT = (40, 120, 200), (210, 90, 50), (115, 124, 136)
