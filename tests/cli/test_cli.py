@@ -4,8 +4,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from mdtnet.cli.main import GROUPS, VERBS, main
 from mdtnet.cli.parse import parse
 from mdtnet.config import EvalConfig
 from mdtnet.config_file import PRESETS
+from mdtnet.errors import ExportError
 from mdtnet.system.terminal import say
 
 CONFIGS = PRESETS / "configs"
@@ -538,3 +541,22 @@ def test_a_test_names_options_as_they_are_typed(videos, trained, tmp_path, capsy
 def test_options_of_other_verbs_are_refused(capsys, words, said):
     code, _, err = run(capsys, *words)
     assert (code, err.strip()) == (2, f"mdtnet: {said}")
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "interrupted")])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_signal_is_the_end_even_where_a_library_makes_an_error_of_it(monkeypatch, capsys, number, said, wrapped):
+    def verb(arguments):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            if wrapped:
+                raise ExportError("torch.export cannot follow the network") from None
+            raise
+
+    monkeypatch.setattr("mdtnet.cli.main._main", verb)
+    before = signal.getsignal(number)
+    code, _, err = run(capsys, "export")
+    assert (code, err) == (128 + number, f"mdtnet: {said}\n")
+    assert signal.getsignal(number) is before

@@ -62,18 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that its encoding lacks is shown as `?`
         sys.stdout.reconfigure(errors="replace")
+    came: list[int] = []
     try:
-        with _stopped_by_sigterm():
+        with _signals(came):
             return _main(arguments)
+    except KeyboardInterrupt as error:
+        return _stopped(error.args[0] if error.args else signal.SIGINT)
     except MdtnetError as error:
+        if came:  # a library has made an error of its own of the signal
+            return _stopped(came[0])
         mistake(str(error))
         return error.exit_code
-    except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        complain(
-            "mdtnet: interrupted" if number == signal.SIGINT else f"mdtnet: stopped by {signal.Signals(number).name}"
-        )
-        return int(128 + number)
     except BrokenPipeError:  # `mdtnet models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -85,20 +84,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C: temporary files go, processes are ended, nothing is left half-written."""
+def _signals(came: list[int]) -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C: temporary files go, processes are ended, nothing is left half-written. The number of a
+    signal that comes is added to `came`."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt(number)
+
     if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
         yield
         return
-    before = signal.signal(signal.SIGTERM, _stop)
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _stop(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
+def _stopped(number: int) -> int:
+    name = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    complain(f"mdtnet: {name}")
+    return 128 + number
 
 
 def _main(arguments: list[str]) -> int:
