@@ -3,10 +3,11 @@
     python benchmarks/development.py --out runs/development --root videos/ --jobs 15
 
 Every clip lies decoded in the GPU's memory, and a training step is one CUDA graph, so that a run takes seconds;
-`--jobs` processes share the card (start `nvidia-cuda-mps-control -d` first). What is trained is the package's own:
-networks, parameter groups, schedule, sampling of frames, knock-outs. Crops and mirroring are drawn as `mdtnet train`
-does, from other random numbers: the same seed is another run there. Results go to `rows.jsonl`, a line for each run; a
-table is printed at the end. `--small` tries all of it on a CPU, with few clips and one epoch.
+`--jobs` processes share the card (start `nvidia-cuda-mps-control -d` first). With `--device cpu` a run takes minutes.
+What is trained is the package's own: networks, parameter groups, schedule, sampling of frames, knock-outs. Crops and
+mirroring are drawn as `mdtnet train` does, from other random numbers: the same seed is another run there. Results go to
+`rows.jsonl`, a line for each run, and runs that are there already are not made again; a table is printed at the end.
+`--small` tries all of it on a CPU, with few clips and one epoch.
 """
 
 import argparse
@@ -325,6 +326,10 @@ def load(folder: Path, name: str, short: int, device: str) -> Clips:
     return Clips(frames, content["counts"], starts, torch.from_numpy(content["labels"]).to(device))
 
 
+RUN = ("series", "on", "name", "system", "seed")
+"""What tells a run from the others."""
+
+
 # ---- one run --------------------------------------------------------------------------------------------
 
 
@@ -463,7 +468,7 @@ class Run:
         began = time.monotonic()
         curve = self.train()
         self.tested.eval()
-        row = {key: self.task[key] for key in ("series", "on", "name", "system", "seed")} | {"train": curve[-1]}
+        row = {key: self.task[key] for key in RUN} | {"train": curve[-1]}
         row["predicted"] = {}
         for part in self.protocol.tests:
             scores, labels = self.logits(part)
@@ -505,7 +510,7 @@ def work(tasks: Any, results: Any, folder: Path, device: str) -> None:
         try:
             results.put(Run(task, folder, device).result())
         except Exception:  # one run's failure is a line of the results
-            about = {key: task[key] for key in ("series", "on", "name", "system", "seed")}
+            about = {key: task[key] for key in RUN}
             results.put({**about, "error": traceback.format_exc()[-2000:]})
     results.put(None)
 
@@ -579,13 +584,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for rows.jsonl")
     parser.add_argument("--root", type=Path, help="folder of pushup_phase/ and ut_interaction/, for the series `clips`")
     parser.add_argument("--series", nargs="+", choices=SERIES, default=["quick", "study"])
+    parser.add_argument(
+        "--on", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="of the series, these alone"
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--jobs", type=int, default=15)
     parser.add_argument("--minutes", type=float, default=60, help="of training")
     parser.add_argument("--small", action="store_true", help="a trial on the CPU")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     folder = options.out / ("clips_small" if options.small else "clips")
-    on = {name for series in options.series for name in SERIES[series][0]}
+    on = {name for series in options.series for name in SERIES[series][0]} & set(options.on)
     for name in sorted({PROTOCOLS[name].train.partition("/")[0] for name in on} & set(RENDERED)):
         if not (folder / name / f"{RENDERED[name].tests[-1]}.npz").exists():
             rendered(folder, name, options.jobs, few=options.small)
@@ -595,7 +604,7 @@ def main() -> None:
     for series in options.series:
         protocols, variants, seeds = SERIES[series]
         for seed in range(1 if options.small else seeds):
-            for on in protocols:
+            for on in (name for name in protocols if name in options.on):
                 protocol = PROTOCOLS[on]
                 if options.small:
                     protocol = Protocol(**{**vars(protocol), "epochs": 1, "batch": 2})
@@ -604,8 +613,16 @@ def main() -> None:
                     | dict(zip(("name", "system", "model", "train"), variant))
                     for variant in variants
                 ]
-    device = "cpu" if options.small else "cuda"
-    show(run_all(tasks, folder, options.out, options.jobs, device, options.minutes))
+    file = options.out / "rows.jsonl"
+    before = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {run_of(row) for row in before if "error" not in row}
+    tasks = [task for task in tasks if run_of(task) not in done]
+    device = "cpu" if options.small else options.device
+    show(before + run_all(tasks, folder, options.out, options.jobs, device, options.minutes))
+
+
+def run_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in RUN)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -556,7 +557,28 @@ def test_a_signal_is_the_end_even_where_a_library_makes_an_error_of_it(monkeypat
             raise
 
     monkeypatch.setattr("mdtnet.cli.main._main", verb)
-    before = signal.getsignal(number)
-    code, _, err = run(capsys, "export")
-    assert (code, err) == (128 + number, f"mdtnet: {said}\n")
-    assert signal.getsignal(number) is before
+    with handled(number, signal.default_int_handler):
+        code, _, err = run(capsys, "export")
+        assert (code, err) == (128 + number, f"mdtnet: {said}\n")
+        assert signal.getsignal(number) is signal.default_int_handler
+
+
+def test_an_interrupt_that_the_parent_ignores_stays_ignored(monkeypatch):
+    """As of `nohup mdtnet train &` in a script: Ctrl-C is for what runs in front."""
+
+    def verb(arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return 0
+
+    monkeypatch.setattr("mdtnet.cli.main._main", verb)
+    with handled(signal.SIGINT, signal.SIG_IGN):
+        assert main(["train"]) == 0
+
+
+@contextmanager
+def handled(number, handler):
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
