@@ -61,6 +61,7 @@ MDTNET: Values = {
     "dcme_low_level": False,
     "stce": True,
     "excite_every": 2,
+    "excite_counts": "blocks",
     "temporal": "shift",
     "reduction": 16,
     "causal": False,
@@ -111,6 +112,9 @@ CASES: dict[str, Values] = {
     "tea, resnet50": {"name": "tea", "trunk": "resnet50", "width": 0.125},
     "mdtnet2, resnet50": {"name": "mdtnet2", "trunk": "resnet50", "width": 0.125},
     "tsm, efficientnet_lite0": {"name": "tsm", "trunk": "efficientnet_lite0", "width": 1.0},
+    "tsm, efficientnet_lite1": {"name": "tsm", "trunk": "efficientnet_lite1", "width": 1.0},
+    "tsm, mobilenet_v4_small": {"name": "tsm", "trunk": "mobilenet_v4_small", "width": 1.0},
+    "mdtnet2, mobilenet_v2, places": {"name": "mdtnet2", "trunk": "mobilenet_v2", "excite_counts": "places"},
     **{f"mdtnet2, {name}": {"name": "mdtnet2", **values} for name, values in SWITCHES.items()},
 }
 """Name -> what differs from `MODEL`, `MDTNET` and `SALIENCY`."""

@@ -15,7 +15,18 @@ Plain: TypeAlias = "bool | int | float | str | Sequence[Plain] | Mapping[str, Pl
 Values = dict[str, Plain]
 """Plain values by name."""
 System = Literal["tsn", "tsm", "tea", "tdn", "actionnet", "mdtnet1", "mdtnet2"]
-TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "efficientnet_lite0"]
+TrunkName = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "mobilenet_v2",
+    "mobilenet_v4_small",
+    "mobilenet_v4_medium",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+]
 TRUNKS: tuple[TrunkName, ...] = get_args(TrunkName)
 
 
@@ -93,7 +104,10 @@ class MDTNetConfig:
     stce: bool = True
     """Spatio-temporal channel excitation."""
     excite_every: int = 2
-    """Coarse differences, DCME and STCE are in every so many blocks of a stage, the temporal convolution in all."""
+    """Coarse differences, DCME and STCE are at every so many places of a stage, the temporal convolution at all."""
+    excite_counts: Literal["places", "blocks"] = "places"
+    """What `excite_every` counts: the places of a stage, or its blocks, also those without a place (the first of every
+    stage of a MobileNet or EfficientNet), as in the first versions."""
     temporal: Literal["shift", "identity", "none"] = "shift"
     """Start of the depthwise temporal convolution after the excitation; `none` leaves it out."""
     reduction: int = 16

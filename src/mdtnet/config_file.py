@@ -199,7 +199,7 @@ def merged(base: Values, over: Values) -> Values:
 
 # ---- versions -----------------------------------------------------------------------------------------
 
-CONFIG_VERSION = 2
+CONFIG_VERSION = 3
 """Goes up by one, with rows in the tables below, when an option gets another name or default, or is new."""
 RENAMED: dict[int, dict[str, str]] = {}
 """Version -> name of an option before it, such as `model.mdtnet.causal`, and since."""
@@ -213,7 +213,8 @@ LACKED: dict[int, Values] = {
         "model.saliency.normalise": "segment",
         "train.decay_norms": True,
         "train.offset_lr": 1.0,
-    }
+    },
+    3: {"model.mdtnet.excite_counts": "blocks"},
 }
 """Version -> options that are new in it or have a new default: what is computed with in older files that lack them."""
 

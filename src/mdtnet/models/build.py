@@ -1,6 +1,7 @@
 """The registry: systems x trunks, one literal table each, and the one builder that holds the numbers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 
@@ -17,9 +18,10 @@ from mdtnet.models.tea import SPLITS, TEA, Res2NetBlock, excite_and_aggregate
 from mdtnet.models.trunk import (
     RESNETS,
     Block,
-    EfficientNetLite0Trunk,
+    EfficientNetLiteTrunk,
     Maker,
     MobileNetV2Trunk,
+    MobileNetV4Trunk,
     ResNet,
     Trunk,
     nothing,
@@ -38,7 +40,11 @@ TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {
     "resnet50": resnet(*RESNETS["resnet50"]),
     "resnet101": resnet(*RESNETS["resnet101"]),
     "mobilenet_v2": MobileNetV2Trunk,
-    "efficientnet_lite0": EfficientNetLite0Trunk,
+    "mobilenet_v4_small": partial(MobileNetV4Trunk, "small"),
+    "mobilenet_v4_medium": partial(MobileNetV4Trunk, "medium"),
+    "efficientnet_lite0": partial(EfficientNetLiteTrunk, 0),
+    "efficientnet_lite1": partial(EfficientNetLiteTrunk, 1),
+    "efficientnet_lite2": partial(EfficientNetLiteTrunk, 2),
 }
 
 TEA_TRUNK_MAKERS: dict[TrunkName, Callable[..., Trunk]] = {

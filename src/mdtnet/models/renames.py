@@ -159,7 +159,7 @@ def _mmaction_mobilenet_v2(*, shifted: tuple[int, ...] = ()) -> dict[str, str]:
     return names
 
 
-EFFICIENTNET_LITE0: Renames = {
+EFFICIENTNET_LITE: Renames = {
     "conv_stem": "trunk.conv_stem",
     "bn1": "trunk.bn1",
     "blocks.#.#.conv_dw": "trunk.blocks.#.#.conv_dw",
@@ -168,6 +168,24 @@ EFFICIENTNET_LITE0: Renames = {
     "blocks.#.#.bn#": "trunk.blocks.#.#.bn#",
     "conv_head": "trunk.conv_head",
     "bn2": "trunk.bn2",
+    "classifier": "head.fc",
+}
+
+
+MOBILENET_V4: Renames = {
+    "conv_stem": "trunk.conv_stem",
+    "bn1": "trunk.bn1",
+    "blocks.#.#.conv": "trunk.blocks.#.#.conv",
+    "blocks.#.#.conv_exp": "trunk.blocks.#.#.conv_exp",
+    "blocks.#.#.conv_pwl": "trunk.blocks.#.#.conv_pwl",
+    "blocks.#.#.bn#": "trunk.blocks.#.#.bn#",
+    **{
+        f"blocks.#.#.{part}.{layer}": f"trunk.blocks.#.#.{part}.{layer}"
+        for part in ("dw_start", "pw_exp", "dw_mid", "pw_proj")
+        for layer in ("conv", "bn")
+    },
+    "conv_head": "trunk.conv_head",
+    "norm_head": "trunk.norm_head",
     "classifier": "head.fc",
 }
 
@@ -205,29 +223,39 @@ TIMM_MOBILENET_V2: Renames = {
     "classifier": "head.fc",
 }
 
-LITE0_PYTORCH: Renames = {
-    "_conv_stem": "trunk.conv_stem",
-    "_bn0": "trunk.bn1",
-    "_blocks.0._depthwise_conv": "trunk.blocks.0.0.conv_dw",
-    "_blocks.0._bn1": "trunk.blocks.0.0.bn1",
-    "_blocks.0._project_conv": "trunk.blocks.0.0.conv_pw",
-    "_blocks.0._bn2": "trunk.blocks.0.0.bn2",
-    **{
-        f"_blocks.{number}.{name}": f"trunk.blocks.{block}.{ours}"
-        for number, block in _numbered(1, 2, 2, 3, 3, 4, 1)[1:]
-        for name, ours in {
-            "_expand_conv": "conv_pw",
-            "_bn0": "bn1",
-            "_depthwise_conv": "conv_dw",
-            "_bn1": "bn2",
-            "_project_conv": "conv_pwl",
-            "_bn2": "bn3",
-        }.items()
-    },
-    "_conv_head": "trunk.conv_head",
-    "_bn1": "trunk.bn2",
-    "_fc": "head.fc",
-}
+
+def _published_lite(*stages: int) -> dict[str, str]:
+    """EfficientNet-Lite as published for PyTorch, its blocks in one list; `stages` are their numbers per stage."""
+    inside = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    return {
+        "_conv_stem": "trunk.conv_stem",
+        "_bn0": "trunk.bn1",
+        "_blocks.0._depthwise_conv": "trunk.blocks.0.0.conv_dw",
+        "_blocks.0._bn1": "trunk.blocks.0.0.bn1",
+        "_blocks.0._project_conv": "trunk.blocks.0.0.conv_pw",
+        "_blocks.0._bn2": "trunk.blocks.0.0.bn2",
+        **{
+            f"_blocks.{number}.{theirs}": f"trunk.blocks.{block}.{ours}"
+            for number, block in _numbered(*stages)[1:]
+            for theirs, ours in inside.items()
+        },
+        "_conv_head": "trunk.conv_head",
+        "_bn1": "trunk.bn2",
+        "_fc": "head.fc",
+    }
+
+
+LITE0_PYTORCH: Renames = _published_lite(1, 2, 2, 3, 3, 4, 1)
+
+LITE12_PYTORCH: Renames = _published_lite(1, 3, 3, 4, 4, 5, 1)
+"""Of EfficientNet-Lite1 and Lite2, which differ in their widths alone."""
 
 
 @dataclass(frozen=True)
@@ -260,8 +288,10 @@ SOURCES = (
     Source("timm Res2Net", "tea", RES2NET, imagenet=True),
     Source("torchvision MobileNetV2", "tsn", MOBILENET_V2, imagenet=True),
     Source("timm MobileNetV2", "tsn", TIMM_MOBILENET_V2, imagenet=True),
-    Source("timm EfficientNet-Lite0", "tsn", EFFICIENTNET_LITE0, imagenet=True),
+    Source("timm EfficientNet-Lite", "tsn", EFFICIENTNET_LITE, imagenet=True),
+    Source("timm MobileNetV4", "tsn", MOBILENET_V4, imagenet=True),
     Source("EfficientNet-Lite0", "tsn", LITE0_PYTORCH, imagenet=True),
+    Source("EfficientNet-Lite1 or 2", "tsn", LITE12_PYTORCH, imagenet=True),
 )
 """In the order they are tried: the first that has a place for every name is it."""
 

@@ -1,4 +1,4 @@
-"""2D trunks: ResNet, MobileNetV2 and EfficientNet-Lite0, with the parameter names of torchvision and timm.
+"""2D trunks: ResNet, MobileNetV2 and V4, EfficientNet-Lite, with the parameter names of torchvision and timm.
 
 A trunk sees B*T key frames as a batch. What happens between frames is a *temporal module*, made by a maker
 that a system hands in, and called by the block itself; nothing is wrapped, so the trunk's own names never
@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-from torchvision.models import MobileNetV2
 
 from mdtnet.errors import ConfigError
 from mdtnet.models.memory import Memory
@@ -65,8 +63,8 @@ class Place(NamedTuple):
     """1 to 4."""
     block: int
     """Index in its stage, from 0."""
-    num_blocks: int
-    """Blocks in that stage."""
+    index: int
+    """Index among the places of its stage, from 0; less than `block` where blocks before it have none."""
     channels: int
     stem_channels: int
     """Channels that leave the stem."""
@@ -289,9 +287,9 @@ class ResNet(Trunk):
                 stride = 2 if i == 0 and stage > 1 else 1
                 b = block(inplanes, planes, stride)
                 start_convolutions_(b)  # before there are temporal modules in it, which start in their own way
-                b.at_input = at_input(Place(stage, i, count, inplanes, base))
+                b.at_input = at_input(Place(stage, i, i, inplanes, base))
                 left = stride // b.conv1.stride[0]
-                b.temporal = after_conv1(Place(stage, i, count, b.bn1.num_features, base, left))
+                b.temporal = after_conv1(Place(stage, i, i, b.bn1.num_features, base, left))
                 inplanes = planes * block.expansion
                 blocks.append(b)
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
@@ -305,19 +303,20 @@ class ResNet(Trunk):
 
 
 class InvertedResidualTrunk(Trunk):
-    """Shared by MobileNetV2 and EfficientNet-Lite0: the trunk adds the skip itself, so that a temporal module
-    changes the residual branch alone."""
+    """Shared by all trunks of inverted residuals: the trunk adds the skip itself, so that a temporal module changes the
+    residual branch alone."""
 
     def _place_temporal(self, maker: Maker) -> None:
         stem_channels = last_bn_features(self.stem_layers())
         for stage in (1, 2, 3, 4):
-            blocks = self.stage_blocks(stage)
-            for i, block in enumerate(blocks):
+            index = 0
+            for i, block in enumerate(self.stage_blocks(stage)):
                 skip = bool(_take_skip(block))
                 block.add_skip = skip  # type: ignore[assignment]
                 channels = next(m for m in block.modules() if isinstance(m, nn.Conv2d)).in_channels
-                place = Place(stage, i, len(blocks), channels, stem_channels)
+                place = Place(stage, i, index, channels, stem_channels)
                 block.temporal = maker(place) if skip else None  # type: ignore[assignment]
+                index += skip
 
     @staticmethod
     def run_block(block: nn.Module, x: Tensor, timeline: Timeline) -> Tensor:
@@ -340,6 +339,8 @@ class MobileNetV2Trunk(InvertedResidualTrunk):
 
     def __init__(self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0) -> None:
         super().__init__()
+        from torchvision.models import MobileNetV2  # takes a while, and other trunks do without
+
         net = MobileNetV2(width_mult=width)
         self.features = net.features
         self.num_features = net.last_channel
@@ -355,18 +356,18 @@ class MobileNetV2Trunk(InvertedResidualTrunk):
         return self.features[-1](x).mean((2, 3))
 
 
-class EfficientNetLite0Trunk(InvertedResidualTrunk):
-    """EfficientNet-Lite0, timm's `tf_efficientnet_lite0`; its pixels are normalised to [-1, 1]."""
+class EfficientNetLiteTrunk(InvertedResidualTrunk):
+    """EfficientNet-Lite0, 1 or 2, timm's `tf_efficientnet_lite#`; its pixels are normalised to [-1, 1]."""
 
     STAGES = ((1,), (2,), (3, 4), (5, 6))
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
 
-    def __init__(self, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0) -> None:
+    def __init__(
+        self, number: int, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0
+    ) -> None:
         super().__init__()
-        if width != 1:
-            raise ConfigError(f"model.width is {width}, but efficientnet_lite0 has width 1.0 only")
-        net: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        net = timm_network(f"tf_efficientnet_lite{number}", width)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
         self.conv_head, self.bn2 = net.conv_head, net.bn2
         self.num_features = net.num_features
@@ -380,6 +381,43 @@ class EfficientNetLite0Trunk(InvertedResidualTrunk):
 
     def pool(self, x: Tensor) -> Tensor:
         return self.bn2(self.conv_head(x)).mean((2, 3))
+
+
+class MobileNetV4Trunk(InvertedResidualTrunk):
+    """MobileNetV4 (Qin et al. 2024) of convolutions, `small` or `medium`, timm's `mobilenetv4_conv_#`."""
+
+    def __init__(
+        self, size: str, *, at_input: Maker = nothing, after_conv1: Maker = nothing, width: float = 1.0
+    ) -> None:
+        super().__init__()
+        net = timm_network(f"mobilenetv4_conv_{size}", width)
+        self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
+        self.conv_head, self.norm_head = net.conv_head, net.norm_head
+        self.num_features = net.head_hidden_size
+        self._place_temporal(at_input if at_input is not nothing else after_conv1)
+
+    def stem_layers(self) -> list[nn.Module]:
+        return [self.conv_stem, self.bn1]
+
+    def stage_blocks(self, stage: int) -> list[nn.Module]:
+        return list(self.blocks[stage - 1])
+
+    def pool(self, x: Tensor) -> Tensor:
+        x = self.blocks[4](x).mean((2, 3), keepdim=True)
+        return self.norm_head(self.conv_head(x)).flatten(1)
+
+
+def timm_network(name: str, width: float) -> Any:
+    """An image classifier of timm's without its last layer, weights at random.
+
+    Raises:
+        ConfigError: `width` is not 1.
+    """
+    if width != 1:
+        raise ConfigError(f"model.width is {width:g}, but {name.removeprefix('tf_')} has width 1 only")
+    import timm  # takes a second or two, and other trunks do without
+
+    return timm.create_model(name, num_classes=0)
 
 
 def last_bn_features(layers: list[nn.Module]) -> int:
