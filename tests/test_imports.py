@@ -6,9 +6,12 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
 
 import mdtnet
+from mdtnet.checkpoint import save_checkpoint
 
 PACKAGE = Path(mdtnet.__file__).parent
 FLOORS = [
@@ -124,6 +127,24 @@ print(json.dumps(found))
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_the_ground_is_free_of_torch(module, heavy_imports):
     assert heavy_imports[module] == []
+
+
+def loaded_by(code: str) -> set[str]:
+    """Heavy packages that a fresh process has loaded after `code`."""
+    code += f"; import sys; print(*(name for name in {(*HEAVY, 'torch._dynamo')!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_prediction_imports_what_it_uses(tmp_path):
+    """A checkpoint on a ResNet is predicted with torch alone; torchvision and timm come with the trunks of theirs."""
+    video = tmp_path / "x.mp4"
+    tiny.write_video(video, np.zeros((8, 32, 40, 3), np.uint8))
+    config = tiny.config(tmp_path, tmp_path, model={"name": "mdtnet2"})
+    model = mdtnet.build_model(config.model, num_classes=2)
+    save_checkpoint(tmp_path / "x.pt", model=model, config=config, classes=["a", "b"])
+    found = loaded_by(f"import mdtnet; mdtnet.Recogniser.load({str(tmp_path / 'x.pt')!r}).predict({str(video)!r})")
+    assert found <= {"torch", "huggingface_hub"}
 
 
 def test_import_is_quick():

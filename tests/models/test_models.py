@@ -52,11 +52,6 @@ def normalised(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
     return (x / 255 - mean) / std
 
 
-def assert_logits_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """To 1e-4 of the largest logit, since ACTION-Net's sums of three copies grow through a deep trunk."""
-    torch.testing.assert_close(found, expected, atol=1e-4 * max(1.0, float(expected.abs().max())), rtol=1e-4)
-
-
 @functools.cache
 def image_net_state(trunk: str) -> dict[str, torch.Tensor]:
     """A state dict as torchvision or timm hands it out, with other numbers in it."""
@@ -89,20 +84,18 @@ def test_any_number_of_segments_from_one_set_of_weights(system, trunk):
 @pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
 def test_batch_invariance(system, trunk):
     model = build(system, trunk).eval()
-    perturb(model)
     x = clips(model, batch=3)
+    awaken(model, x)
     with torch.no_grad():
-        assert_logits_close(model(x[1:2]), model(x)[1:2])
+        torch.testing.assert_close(model(x)[1:2], model(x[1:2]), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
 def test_uint8_and_normalised_input_agree(system, trunk):
     model = build(system, trunk)
-    perturb(model)
     x = clips(model)
+    awaken(model, x)
     with torch.no_grad():
-        if model.eval()(x).abs().max() > 1e9:
-            settle(model, x)
         expected = model(normalised(x, model))
         torch.testing.assert_close(model(x), expected, atol=1e-3 * max(1.0, float(expected.abs().max())), rtol=0)
 
@@ -138,13 +131,12 @@ def test_state_dict_round_trip(system, trunk):
 @pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
 def test_export_equals_eager(system, trunk):
     model = build(system, trunk).eval()
-    perturb(model)
-    x = clips(model)
+    x = clips(model, batch=3)
+    awaken(model, x)
     batch = torch.export.Dim("batch", min=1, max=16)
-    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
-    more = clips(model, batch=3)
+    program = torch.export.export(model, (x[:2],), dynamic_shapes=({0: batch},))
     with torch.no_grad():
-        assert_logits_close(program.module()(more), model(more))
+        torch.testing.assert_close(program.module()(x), model(x), atol=1e-3, rtol=1e-3)
 
 
 BACKENDS = [(s, t, "aot_eager") for s, t in ALL] + [(s, "resnet18", "inductor") for s in SYSTEMS]
@@ -160,8 +152,8 @@ GRAPHS = [
 def test_compile_equals_eager(system, trunk, backend):
     torch.compiler.reset()  # what is compiled too often is no longer compiled at all
     model = build(system, trunk).eval()
-    perturb(model)
     x = clips(model)
+    awaken(model, x)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, backend=backend)(x), model(x), atol=1e-3, rtol=1e-3)
 
@@ -169,8 +161,8 @@ def test_compile_equals_eager(system, trunk, backend):
 @pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
 def test_what_compilers_see_is_the_network(system, trunk):
     model = build(system, trunk).double()
-    perturb(model)
     x = normalised(clips(model, size=64), model).double()
+    awaken(model, x)
     for network in (model.train(), folded(model)):
         with torch.no_grad():
             expected = network(x)
@@ -262,6 +254,14 @@ def settle(model: nn.Module, x: torch.Tensor) -> None:
         norm.momentum = 1.0
     model.train()(x)
     model.eval()
+
+
+@torch.no_grad()
+def awaken(model: nn.Module, x: torch.Tensor) -> None:
+    """Open every gate; where that lets values grow, batch norms get the statistics of x. Leaves eval mode."""
+    perturb(model)
+    if model.eval()(x).abs().max() > 100:
+        settle(model, x)
 
 
 def perturb(model: nn.Module) -> None:
@@ -569,7 +569,7 @@ def places_of(trunk: str) -> list[list[Place]]:
 def test_the_method_states_the_places_of_every_trunk():
     text = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
     for trunk in TRUNKS:
-        numbers = [len({p.index for p in places}) for places in places_of(trunk)]
+        numbers = [len({p.number for p in places}) for places in places_of(trunk)]
         excited = sum((n + 1) // 2 for n in numbers[1:])
         row = f"| `{trunk}` | {', '.join(map(str, numbers))} | {sum(numbers[1:])} | {excited} |"
         assert row in text, row

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import functional as F
 
 from mdtnet.data.video import scaled_size
 
@@ -129,6 +128,8 @@ def multiscale_box(height: int, width: int, rng: np.random.Generator) -> Box:
 
 def jitter_color(frames: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     """Brightness, contrast and saturation, each by a factor from 1 - strength to 1 + strength."""
+    from torchvision.transforms.v2 import functional as F  # takes a second, and prediction does without
+
     t, k, c, h, w = frames.shape
     low = max(0.0, 1 - strength)
     brightness, contrast, saturation = rng.uniform(low, 1 + strength, size=3).tolist()
@@ -175,6 +176,8 @@ def rand_augment(frames: Tensor, magnitude: int, rng: np.random.Generator) -> Te
 
 
 def _change(frames: Tensor, name: str, strength: float, magnitude: int) -> Tensor:
+    from torchvision.transforms.v2 import functional as F  # as in `jitter_color`
+
     angle = math.degrees(math.atan(strength))
     match name:
         case "ShearX":

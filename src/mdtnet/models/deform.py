@@ -14,7 +14,6 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from mdtnet.models.trunk import whole_graph
 
@@ -80,6 +79,8 @@ def _check(x: Tensor, offset: Tensor, weights: Sequence[Tensor]) -> None:
 
 def by_torchvision(x: Tensor, offset: Tensor, weights: Sequence[Tensor], kernels: Kernels) -> Tensor:
     """As `deform_conv2d_sum` by torchvision's operator, which ONNX (`DeformConv`, opset 19) and OpenVINO know."""
+    from torchvision.ops import deform_conv2d as torchvision_deform_conv2d  # takes a second, and only export needs it
+
     each = zip(offset.split([2 * k * k for k, _ in kernels], 1), weights, kernels)
     parts = [torchvision_deform_conv2d(x, o, w, padding=d * (k // 2), dilation=d) for o, w, (k, d) in each]
     return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]

@@ -189,8 +189,8 @@ class Excitation(TemporalModule):
         super().__init__()
         channels, reduction, causal = place.channels, config.reduction, config.causal
         self.halves = place.stride == 2
-        number = place.index if config.excite_counts == "places" else place.block
-        here = number % config.excite_every == 0
+        counted = place.number if config.excite_counts == "places" else place.block
+        here = counted % config.excite_every == 0
         coarse, dcme, stce = (here and part for part in (config.coarse, config.dcme, config.stce))
         self.reduce = ConvBN(channels, reduced_width(channels, reduction), 1) if coarse or dcme or stce else None
         start = config.gate_start

@@ -63,8 +63,8 @@ class Place(NamedTuple):
     """1 to 4."""
     block: int
     """Index in its stage, from 0."""
-    index: int
-    """Index among the places of its stage, from 0; less than `block` where blocks before it have none."""
+    number: int
+    """Number among the places of its stage, from 0; less than `block` where blocks before it have none."""
     channels: int
     stem_channels: int
     """Channels that leave the stem."""
@@ -309,14 +309,14 @@ class InvertedResidualTrunk(Trunk):
     def _place_temporal(self, maker: Maker) -> None:
         stem_channels = last_bn_features(self.stem_layers())
         for stage in (1, 2, 3, 4):
-            index = 0
+            number = 0
             for i, block in enumerate(self.stage_blocks(stage)):
                 skip = bool(_take_skip(block))
                 block.add_skip = skip  # type: ignore[assignment]
                 channels = next(m for m in block.modules() if isinstance(m, nn.Conv2d)).in_channels
-                place = Place(stage, i, index, channels, stem_channels)
+                place = Place(stage, i, number, channels, stem_channels)
                 block.temporal = maker(place) if skip else None  # type: ignore[assignment]
-                index += skip
+                number += skip
 
     @staticmethod
     def run_block(block: nn.Module, x: Tensor, timeline: Timeline) -> Tensor:

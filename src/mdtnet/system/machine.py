@@ -71,7 +71,6 @@ def commit() -> str:
 def describe_machine() -> dict[str, str | int | float | None]:
     """Date, commit, versions, processor, threads and load."""
     import torch
-    import torchvision
 
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,7 +78,7 @@ def describe_machine() -> dict[str, str | int | float | None]:
         "mdtnet": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": torchvision.__version__,
+        "torchvision": importlib.metadata.version("torchvision"),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": processor(),
         "cores": os.cpu_count(),
