@@ -87,7 +87,7 @@ def test_batch_invariance(system, trunk):
     x = clips(model, batch=3)
     awaken(model, x)
     with torch.no_grad():
-        torch.testing.assert_close(model(x)[1:2], model(x[1:2]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model(x)[1:2], model(x[1:2]), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("system", "trunk"), [*QUICK, *OTHERS])
