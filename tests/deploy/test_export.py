@@ -53,7 +53,11 @@ def make_checkpoint(path: Path, name: str, *, model: dict | None = None, **test)
         torch.nn.init.normal_(model.head.fc.weight)
         model.classes, model.config = CLASSES, config
         views, _ = module.real_clips("", described(model))
-        logits = model.eval()(torch.from_numpy(views).movedim(-1, 3))
+        clips = torch.from_numpy(views).movedim(-1, 3)
+        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            norm.momentum = 1.0
+        model(clips)  # batch norms get the statistics of these clips, or deep features vanish
+        logits = model.eval()(clips)
         spread = logits.std(0).mean()
         model.head.fc.weight /= spread
         model.head.fc.bias.copy_((model.head.fc.bias - logits.mean(0)) / spread)
