@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,6 +112,18 @@ def test_one_flipped_bit(path):
     assert torch.load(path, weights_only=True)["format"] == "mdtnet"
     with pytest.raises(CheckpointError, match=r"best\.pt: .*damaged.*the checksum of .* is wrong"):
         ckpt.load_model(path)
+
+
+def test_one_flipped_bit_of_safetensors(tmp_path, model):
+    """The format has no checksum: of 25 flipped bits safetensors itself notices those in the shape of its header."""
+    path = tmp_path / "x.safetensors"
+    ckpt.save_safetensors(path, model=model, config=CONFIG, classes=("a", "b"))
+    whole, same = path.read_bytes(), ckpt.load_model(path).state_dict()
+    assert all(torch.equal(value, same[name]) for name, value in model.state_dict().items())
+    for at in np.linspace(0, len(whole) - 1, 25, dtype=int):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match=r"x\.safetensors: not an mdtnet checkpoint .* damaged"):
+            ckpt.load_model(path)
 
 
 def edited(path, **changes):

@@ -23,7 +23,7 @@ from mdtnet.config_file import CONFIG_VERSION, from_dict, to_dict, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.models.build import build_model
 from mdtnet.models.network import Network
-from mdtnet.models.pretrained import read_file, recognise
+from mdtnet.models.pretrained import DIGEST, digest, read_file, recognise
 from mdtnet.system.files import atomic_write
 from mdtnet.system.machine import versions
 from mdtnet.zoo.find import located
@@ -161,8 +161,8 @@ def save_safetensors(
         "source": source or {},
         "training": None,
     }
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    data = safetensors.torch.save(state, metadata={FORMAT: json.dumps(content)})
+    state, text = {name: value.contiguous() for name, value in model.state_dict().items()}, json.dumps(content)
+    data = safetensors.torch.save(state, metadata={FORMAT: text, DIGEST: digest(state, text)})
     atomic_write(path, lambda file: file.write(data))
 
 

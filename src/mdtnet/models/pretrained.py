@@ -6,6 +6,7 @@ loaded as the network it is (`mdtnet.checkpoint.load_model`) or taken as the sta
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import logging
@@ -155,7 +156,22 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     state = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
+    if DIGEST in metadata and metadata[DIGEST] != digest(state, metadata.get("mdtnet", "")):
+        raise ValueError("its content is not what its own checksum says")
     return {**json.loads(metadata["mdtnet"]), "model": state} if "mdtnet" in metadata else {"state_dict": state}
+
+
+DIGEST = "sha256"
+"""Name in the metadata of a safetensors file of ours: the format itself has no checksum."""
+
+
+def digest(state: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of tensors on the CPU, in the order of their names, and of the text that goes with them."""
+    found = hashlib.sha256(text.encode())
+    for name, value in sorted(state.items()):
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 # Recognising
