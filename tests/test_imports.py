@@ -26,7 +26,8 @@ FLOORS = [
     {"checkpoint"},
     {"data", "models"},
     {"zoo"},
-    {"config_file", "checks", "metrics", "scores", "builtin", "work"},
+    {"checks", "metrics", "scores", "builtin", "work"},
+    {"config_file"},
     {"config", "system"},
     {"errors", "__init__"},
 ]

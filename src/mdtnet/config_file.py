@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import yaml
 
 from mdtnet.config import Plain, RunConfig, Values
-from mdtnet.errors import ConfigError, nearest
+from mdtnet.errors import ConfigError, nearest, shorten
 from mdtnet.system.files import write_text
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def from_dict(kind: type[Config], values: Plain, *, where: str = "config", prefi
         ConfigError: an unknown key or a wrong value; the message names `where`, the key and the nearest right one.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: {prefix or 'the file'} must hold keys and values, not {values!r}")
+        raise ConfigError(f"{where}: {prefix or 'the file'} must hold keys and values, not {_said(values)}")
     hints = typing.get_type_hints(kind)
     built = {}
     for key, value in values.items():
@@ -49,31 +49,43 @@ def from_dict(kind: type[Config], values: Plain, *, where: str = "config", prefi
         if dataclasses.is_dataclass(hints[key]):
             built[key] = from_dict(hints[key], value, where=where, prefix=f"{name}.")
         else:
-            built[key] = _checked(hints[key], value, where=f"{where}: {name}")
+            built[key] = checked(hints[key], value, where=f"{where}: {name}")
     return kind(**built)
 
 
-def _checked(hint: Any, value: Plain, *, where: str) -> Plain:
+def checked(hint: Any, value: Any, *, where: str) -> Any:
+    """A plain value, seen to be of the kind that a type hint says: a plain type, Literal, tuple, list, dict, TypedDict
+    (of which keys may be missing), or any of these or None.
+
+    Raises:
+        ConfigError: it is another; the message names `where`, the value and what was expected.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if typing.is_typeddict(hint):
+        hints, value = typing.get_type_hints(hint), checked(dict, value, where=where)
+        return {k: checked(hints[k], v, where=f"{where}: {k}") if k in hints else v for k, v in value.items()}
+    if origin is dict:
+        value, kind = checked(dict, value, where=where), args[1]
+        return value if kind is Any else {k: checked(kind, v, where=f"{where}: {k}") for k, v in value.items()}
     if origin is Literal:
         if not any(value == a and type(value) is type(a) for a in args):  # True is not 1
             raise ConfigError(
-                f"{where} is {value!r}, expected one of {', '.join(map(str, args))}{nearest(str(value), args)}"
+                f"{where} is {_said(value)}, expected one of {', '.join(map(str, args))}{nearest(str(value), args)}"
             )
         return value
-    if origin is tuple:
+    if origin in (tuple, list):
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} is {value!r}, expected a list")
-        return tuple(_checked(args[0], v, where=where) for v in value)
+            raise ConfigError(f"{where} is {_said(value)}, expected a list")
+        return origin(checked(args[0], v, where=where) for v in value)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _checked(args[0], value, where=where)
+        return None if value is None else checked(args[0], value, where=where)
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-4 as text
         except ValueError:
             pass
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {value!r}, expected {hint.__name__}")
+        raise ConfigError(f"{where} is {_said(value)}, expected {hint.__name__}")
     return value
 
 
@@ -138,7 +150,7 @@ def read_yaml(path: str | Path) -> Values:
     except yaml.YAMLError as error:
         raise ConfigError(_not_yaml(path, error)) from error
     if values is not None and not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds {values!r}, expected keys and values")
+        raise ConfigError(f"{path}: holds {_said(values)}, expected keys and values")
     return values or {}
 
 
@@ -174,7 +186,7 @@ def nested(values: Plain, *, where: str) -> Values:
     if values is None:
         return found
     if not isinstance(values, dict):
-        raise ConfigError(f"{where} is {values!r}, expected keys and values")
+        raise ConfigError(f"{where} is {_said(values)}, expected keys and values")
     for key, value in values.items():
         *parents, last = str(key).split(".")
         inner = nested(value, where=where) if isinstance(value, dict) else value
@@ -227,7 +239,7 @@ def upgraded(values: Values, version: Plain, *, where: str) -> Values:
         ConfigError: `version` is no version, or a newer one; the message names `where`.
     """
     if type(version) is not int or version < 1:
-        raise ConfigError(f"{where}: config_version is {version!r}, expected 1 to {CONFIG_VERSION}")
+        raise ConfigError(f"{where}: config_version is {_said(version)}, expected 1 to {CONFIG_VERSION}")
     if version > CONFIG_VERSION:
         raise ConfigError(
             f"{where}: config_version {version}, but this mdtnet reads up to {CONFIG_VERSION}: update mdtnet"
@@ -258,3 +270,8 @@ def _holder(values: Plain, parents: list[str], *, make: bool = False) -> Values 
             return None
         values = values.setdefault(name, {})
     return values if isinstance(values, dict) else None
+
+
+def _said(value: Any) -> str:
+    """A value as a message shows it."""
+    return shorten(repr(value), 300)

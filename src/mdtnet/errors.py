@@ -66,3 +66,9 @@ def nearest(word: str, choices: Iterable[str | int]) -> str:
     """A phrase `; did you mean 'x'?` with the choice most like `word`, or nothing if none is like it."""
     matches = difflib.get_close_matches(word.lower(), map(str, choices), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def shorten(text: str, longest: int = 80) -> str:
+    """Foreign text for a message: at most so many characters, and those that do not print as `\\x1b`."""
+    text = text[: longest - 3] + "..." if len(text) > longest else text
+    return text if text.isprintable() else repr(text)[1:-1]

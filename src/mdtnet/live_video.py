@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mdtnet.errors import ConfigError
 from mdtnet.live import Answer
 from mdtnet.system.files import check_file, is_special, put_in_place, temporary_folder
+from mdtnet.system.terminal import plain
 
 BEST = 3  # classes that are drawn
 TICKS = 1000  # per second
@@ -31,7 +32,7 @@ def draw(frame: np.ndarray, answer: Answer | None) -> np.ndarray:
         y = top + i * row
         pen.rectangle((0, y, frame.shape[1], y + row), fill=(0, 0, 0, 130))
         pen.rectangle((0, y, round(probability * frame.shape[1]), y + row), fill=(60, 130, 220, 170))
-        pen.text((6, y + 1), f"{name}  {probability:.0%}", fill=(255, 255, 255), font=font)
+        pen.text((6, y + 1), f"{plain(name)}  {probability:.0%}", fill=(255, 255, 255), font=font)
     return np.asarray(picture)
 
 

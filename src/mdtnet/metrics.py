@@ -8,11 +8,9 @@ of accuracies.
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
-
-from mdtnet.config import Plain
 
 Metric = Literal["top1", "top5", "mean_class", "map"]
 TITLES: dict[Metric, str] = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy", "map": "mAP"}
@@ -76,7 +74,7 @@ class Figures(Accuracies, total=False):
     per_class: list[ClassRow]
     confusion: list[list[int]]
     classes: list[str]
-    protocol: dict[str, Plain]
+    protocol: dict[str, Any]
     versions: dict[str, str]
     hardware: str
 

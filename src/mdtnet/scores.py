@@ -5,15 +5,17 @@ Metrics and reports read the table alone. Letters: N videos, V views, C classes.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mdtnet import metrics
 from mdtnet.config import EvalConfig, Plain, Values
+from mdtnet.config_file import checked
 from mdtnet.errors import ConfigError, DataError
 from mdtnet.metrics import Figures
 from mdtnet.system.files import atomic_write
@@ -128,7 +130,7 @@ class ScoreTable:
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
-            return cls(
+            table = cls(
                 names=found["names"].tolist(),
                 labels=found["labels"],
                 view_clip=found["view_clip"],
@@ -139,10 +141,37 @@ class ScoreTable:
                 protocol=json.loads(str(found["protocol"])),
                 view_flip=found.get("view_flip"),  # older tables have none
             )
+            table.check()
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such score table") from error
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path}: not a score table, or a damaged one") from error
+        return table
+
+    def check(self) -> None:
+        """Raise ValueError where a part is not what it should be, or does not fit the others."""
+        videos, views, classes = self.scores.shape
+        flips = np.zeros(views, bool) if self.view_flip is None else self.view_flip
+        shapes = {
+            "scores": (self.scores, "f", (videos, views, classes)),
+            "names": (np.array(self.names, dtype=object), "O", (videos,)),
+            "errors": (np.array(self.errors, dtype=object), "O", (videos,)),
+            "classes": (np.array(self.classes, dtype=object), "O", (classes,)),
+            "labels": (self.labels, "b", (videos, classes)) if self.multi_label else (self.labels, "iu", (videos,)),
+            "view_clip": (self.view_clip, "iu", (views,)),
+            "view_crop": (self.view_crop, "iu", (views,)),
+            "view_flip": (flips, "b", (views,)),
+        }
+        for name, (array, kinds, shape) in shapes.items():
+            if array.dtype.kind not in kinds or array.shape != shape:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {shape}")
+        if not all(isinstance(text, str) for text in (*self.names, *self.errors, *self.classes)):
+            raise ValueError("a name is no text")
+        if not self.multi_label and videos and not 0 <= self.labels.min() <= self.labels.max() < classes:
+            raise ValueError(f"labels are {self.labels.min()} to {self.labels.max()}, expected 0 to {classes - 1}")
+        unread = [not error for error in self.errors]
+        if not np.isfinite(self.scores[unread]).all() or not isinstance(self.protocol, dict):
+            raise ValueError("scores of a video that was read are not finite, or the protocol is no dict")
 
 
 def fuse_tables(tables: Sequence[ScoreTable], how: Fusion, *, names: Sequence[str]) -> ScoreTable:
@@ -236,10 +265,27 @@ def load_figures(folder: str | Path) -> Figures:
     """
     path = Path(folder, "metrics.json")
     try:
-        figures: Figures = json.loads(path.read_text(encoding="utf-8"))
-        float(figures[metrics.headline(figures)] or 0)  # a number
-        return figures
+        return _figures(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected the folder of a run or of a test") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, ConfigError) as error:
         raise DataError(f"{path}: no metrics of a test, or damaged") from error
+
+
+def _figures(text: str) -> Figures:
+    found: Figures = checked(Figures, json.loads(text), where="metrics")
+    best, rows = metrics.headline(found), found["per_class"]
+    keys = ("map",) if best == "map" else ("top1", "top5", "mean_class")
+    sums: list[Any] = [found, found["unreadable_wrong"], found["unreadable_excluded"]]
+    shares = [each[key] for each in sums for key in keys]
+    shares += [row["average_precision" if best == "map" else "accuracy"] for row in rows]
+    if not all(share is None or 0 <= share <= 1 for share in shares):
+        raise ValueError("a share is not from 0 to 1")
+    if min(found["videos"], found["unreadable"], *(row["support"] for row in rows)) < 0:
+        raise ValueError("a count is less than 0")
+    classes = found.get("classes") or [row["name"] for row in rows]
+    confusion = found.get("confusion", [])
+    if len(classes) != len(rows) or [len(row) for row in confusion] not in ([], [len(rows)] * len(rows)):
+        raise ValueError("the classes and their rows do not go together")
+    found["unreadable_count_as"]
+    return found

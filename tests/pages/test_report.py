@@ -189,6 +189,35 @@ def test_report_names_a_damaged_file(run, name):
     assert f"{name} cannot be read" in Page(build_report(run)).text
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("top1", [0.5]),
+        ("top1", 7.0),
+        ("per_class", [{}]),
+        ("confusion", [[1]]),
+        ("unreadable_wrong", {}),
+        ("videos", "x"),
+    ],
+)
+def test_report_names_figures_that_are_none(run, key, value):
+    figures = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(figures | {key: value}))
+    assert (
+        "metrics.json cannot be read (metrics.json: no metrics of a test, or damaged)" in Page(build_report(run)).text
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("labels", np.full(48, 6)), ("labels", np.zeros(48)), ("names", np.zeros((48, 2))), ("scores", np.zeros((48, 6)))],
+)
+def test_report_names_a_score_table_that_is_none(run, name, value):
+    with np.load(run / "scores.npz") as file:
+        np.savez(run / "scores.npz", **{**file, name: value})
+    assert "scores.npz: not a score table, or a damaged one" in Page(build_report(run)).text
+
+
 def test_training_without_a_test_yet(tmp_path):
     run = make_run(tmp_path / "run")
     for name in ("scores.npz", "metrics.json"):
@@ -199,10 +228,12 @@ def test_training_without_a_test_yet(tmp_path):
 
 
 def test_report_escapes_names(tmp_path):
-    classes = ("<b>bold</b>", "a & b", *CLASSES[2:])
+    classes = ("<b>bold</b>", "a & b", "c\x1b[2J\x00\u202e", *CLASSES[3:])
     page = Page(build_report(make_run(tmp_path / "run", classes=classes)))
     assert not page.of("b")
     assert "<b>bold</b>" in page.text
+    assert r"c\x1b[2J\x00\u202e" in page.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", page.source)
 
 
 def test_many_classes_become_a_picture(tmp_path):

@@ -19,9 +19,8 @@ import numpy as np
 
 from mdtnet.data.folders import Found, find_videos, is_system
 from mdtnet.data.labels import class_counts, label_sets, label_table, label_text, nearest_class
-from mdtnet.data.suffixes import shorten
 from mdtnet.data.tables import field_of, lines_of, read_count, read_layout, read_rows, read_times
-from mdtnet.errors import DataError
+from mdtnet.errors import DataError, shorten
 from mdtnet.system.files import write_text
 
 log = logging.getLogger(__name__)

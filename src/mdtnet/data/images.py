@@ -17,8 +17,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageOps
 
-from mdtnet.data.suffixes import is_image, shorten
-from mdtnet.errors import VideoError
+from mdtnet.data.suffixes import is_image
+from mdtnet.errors import VideoError, shorten
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "AVIF", "GIF", "PPM")  # a .jpg from the web can be any of them
 MAX_PIXELS = 2**26  # of a frame, twice 8K video: larger ones are mistakes, or made to exhaust memory

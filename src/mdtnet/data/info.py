@@ -21,6 +21,7 @@ from mdtnet.data.labels import class_counts
 from mdtnet.data.video import read_clip
 from mdtnet.errors import DataError, VideoError
 from mdtnet.system.files import atomic_write
+from mdtnet.system.terminal import plain
 
 MAX_OPENED = 2000  # of a longer list, so many videos, spread evenly over it, are opened
 THUMBNAIL = (160, 120)  # width and height in pixels
@@ -141,7 +142,7 @@ def contact_sheet(videos: VideoList, path: str | os.PathLike) -> Path:
     sheet = Image.new("RGB", (width * PER_CLASS, row * len(shown)), "white")
     draw = ImageDraw.Draw(sheet)
     for y, label in enumerate(shown):
-        draw.text((4, y * row + 2), videos.classes[label], fill="black")
+        draw.text((4, y * row + 2), plain(videos.classes[label]), fill="black")
         for x, i in enumerate(np.flatnonzero(videos.shows(label))[:PER_CLASS].tolist()):
             sheet.paste(_thumbnail(videos, i), (x * width, y * row + 16))
     try:

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mdtnet.data.suffixes import shorten
-from mdtnet.errors import DataError
+from mdtnet.errors import DataError, shorten
 
 MAX_CLASSES = 100_000  # a larger label is a mistake, not a class
 BETWEEN = "|"  # separates several labels of one row

@@ -10,8 +10,7 @@ import numpy as np
 from mdtnet.config import DataConfig
 from mdtnet.data.annotations import VideoList, empty_classes, in_short, load_videos
 from mdtnet.data.labels import class_counts
-from mdtnet.data.suffixes import shorten
-from mdtnet.errors import ConfigError, DataError, nearest
+from mdtnet.errors import ConfigError, DataError, nearest, shorten
 
 log = logging.getLogger(__name__)
 

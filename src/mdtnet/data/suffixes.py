@@ -24,8 +24,6 @@ VIDEO_SUFFIXES = (
     *(".ogm", ".qt", ".wtv", ".trp", ".mod", ".tod"),
 )
 
-SHOWN = 80  # characters of a name or a field in a message
-
 
 def is_video(path: str) -> bool:
     """Whether a file is a video by its name; hidden files, such as macOS's `._jump.mp4`, are not."""
@@ -37,9 +35,3 @@ def is_image(name: str) -> bool:
     """Whether a file is a frame by its name; hidden files, such as macOS's `._0001.jpg`, are not."""
     name = os.path.basename(name)
     return name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith(".")
-
-
-def shorten(text: str, longest: int = SHOWN) -> str:
-    """Foreign text for a message: at most so many characters, and those that do not print as `\\x1b`."""
-    text = text[: longest - 3] + "..." if len(text) > longest else text
-    return text if text.isprintable() else repr(text)[1:-1]

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mdtnet.data.suffixes import is_video, shorten
-from mdtnet.errors import DataError
+from mdtnet.data.suffixes import is_video
+from mdtnet.errors import DataError, shorten
 
 log = logging.getLogger(__name__)
 

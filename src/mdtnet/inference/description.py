@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mdtnet.config import Exposure, Precision, RunConfig, Sampling, eval_crop_size
+from mdtnet.config_file import from_dict
 from mdtnet.errors import CheckpointError, ConfigError
 
 KEY = "mdtnet"
@@ -77,14 +78,21 @@ class Description:
             CheckpointError: they are not `mdtnet export`'s, or of a newer format.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
+            values = json.loads(text)
             if values["format_version"] > FORMAT_VERSION:
                 raise CheckpointError(f"{where}: made by a newer mdtnet: update mdtnet")
             known = {f.name for f in fields(cls)}
-            values["classes"] = tuple(values["classes"])
-            return cls(**{key: value for key, value in values.items() if key in known})
-        except (ValueError, KeyError, TypeError) as error:
+            found = from_dict(cls, {key: value for key, value in values.items() if key in known})
+            found.check()
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{where}: not written by mdtnet export (no description inside)") from error
+        return found
+
+    def check(self) -> None:
+        """Raise ValueError where a number is out of its range."""
+        counts = (self.num_segments, self.frames_per_segment, self.frame_stride, self.short_side, self.size)
+        if min(counts) < 1 or not 0 <= self.fps <= 1000 or not self.classes:
+            raise ValueError("a number is out of its range")
 
 
 def describe(

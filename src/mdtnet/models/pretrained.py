@@ -170,7 +170,7 @@ def digest(state: Mapping[str, Tensor], text: str) -> str:
     found = hashlib.sha256(text.encode())
     for name, value in sorted(state.items()):
         found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        found.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+        found.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -28,6 +28,7 @@ from mdtnet.models.network import Network
 from mdtnet.models.trunk import Trunk
 from mdtnet.pages.sheet import INK, PAPER, colour_scale, font, heat, panels, sheet
 from mdtnet.pages.subject import Subject, spread
+from mdtnet.system import terminal
 from mdtnet.system.files import atomic_write
 
 NOTE = "salience 0 to 1; Grad-CAM 0 to the largest of the row, bright: speaks for the class named at the left"
@@ -244,7 +245,7 @@ def _bars(one: Evidence) -> Image.Image:
     head = f"{run}: {one.words}, score {one.score:.2f}; the parts that moved it, each switched off alone"
     if not one.parts:
         head = f"{run}: {one.words}, score {one.score:.2f}; it has no parts that can be switched off"
-    texts = [_effect_words(effect, one) for effect in one.parts]
+    head, texts = terminal.plain(head), [_effect_words(effect, one) for effect in one.parts]
     widest = max([0.0, *(font(12).getlength(text) for text in texts)])
     width = math.ceil(max(font(13).getlength(head), NAMED + 2 * BAR + 16 + widest))
     picture = Image.new("RGB", (width, LINE * (1 + len(texts))), PAPER)
@@ -265,7 +266,7 @@ def _bars(one: Evidence) -> Image.Image:
 def _effect_words(effect: PartEffect, one: Evidence) -> str:
     text = f"{effect.moved:+.2f}   without it {effect.probability:.0%}"
     top = one.subject.prediction.classes[0]
-    return text if effect.prediction == top else f"{text}, predicts {effect.prediction}"
+    return text if effect.prediction == top else f"{text}, predicts {terminal.plain(effect.prediction)}"
 
 
 # ---- JSON -----------------------------------------------------------------------------------------------

@@ -2,23 +2,34 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
 from mdtnet.config import SYSTEMS
 from mdtnet.errors import ConfigError
 from mdtnet.system.files import atomic_write
+from mdtnet.system.terminal import plain
 
 
 @lru_cache
 def environment() -> Environment:
     """Templates of all pages, with their filters and globals."""
     environment = Environment(
-        loader=PackageLoader("mdtnet.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("mdtnet.pages"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters["percent"] = percent
     environment.globals["SYSTEMS"] = SYSTEMS
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Foreign text without characters that a page or an SVG picture may not hold; `Markup` is our own."""
+    return plain(value, lines=True) if type(value) is str else value
 
 
 def percent(value: float | None) -> str:

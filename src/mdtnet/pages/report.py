@@ -5,7 +5,6 @@ videos of the most confident mistakes. No model runs here. Whatever is missing i
 """
 
 import csv
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -25,7 +24,7 @@ from mdtnet.errors import ConfigError, DataError, MdtnetError, VideoError
 from mdtnet.metrics import Figures
 from mdtnet.pages.charts import Confusion, Line, LineChart, chart, confusion, data_uri
 from mdtnet.pages.page import environment, write_page
-from mdtnet.scores import ScoreTable
+from mdtnet.scores import ScoreTable, load_figures
 from mdtnet.training.run_folder import check_is_run, finite_number, read_history
 
 NUM_MISTAKES = 10
@@ -172,15 +171,6 @@ def _headline(run: RunFiles) -> metrics.Metric:
     return metrics.headline(run.figures) if run.figures else "top1"
 
 
-def _read_figures(path: Path) -> Figures:
-    figures: Figures = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(figures, dict) or not {"per_class", "unreadable_wrong"} <= figures.keys():
-        raise ValueError("not the figures of a test")
-    if metrics.headline(figures) not in figures:
-        raise ValueError("not the figures of a test")
-    return figures
-
-
 def _read_reasons(path: Path) -> dict[str, str]:
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.DictReader(file)
@@ -191,7 +181,7 @@ def _read_reasons(path: Path) -> dict[str, str]:
 
 def _figures(run: RunFiles) -> Figures | None:
     """Figures of the score table, else those of `metrics.json`, which alone has versions and hardware."""
-    written = _attempt(run, "metrics.json", _read_figures)
+    written = _attempt(run, "metrics.json", lambda path: load_figures(path.parent))
     if run.table is None or not len(run.table.names):
         return written
     figures = run.table.metrics(_test_config(run))

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mdtnet.errors import ConfigError
 from mdtnet.models.saliency import LUMA
 from mdtnet.system.files import atomic_write
+from mdtnet.system.terminal import plain
 
 SHEETS = (".png", ".jpg", ".jpeg")
 PANEL_HEIGHT = 160  # pixels, of one picture on a contact sheet
@@ -56,7 +57,8 @@ def sheet(
     title: str, headings: Sequence[str], rows: Sequence[tuple[str, list[Image.Image]]], foot: Image.Image
 ) -> Image.Image:
     """Panels of one size in named rows, with a title, a heading above each column, and a legend at the foot."""
-    top, gap = 60, 4
+    top, gap, title = 60, 4, plain(title, lines=True)
+    rows = [(plain(name, lines=True), pictures) for name, pictures in rows]
     left = 24 + max(_text_size(name, 13)[0] for name, _ in rows)
     width, height = rows[0][1][0].size
     wide = left + 8 + max(len(headings) * (width + gap), _text_size(title, 16)[0], foot.width)
@@ -64,7 +66,7 @@ def sheet(
     pen = ImageDraw.Draw(picture)
     pen.text((left, 8), title, fill=INK, font=font(16))
     for column, heading in enumerate(headings):
-        pen.text((left + column * (width + gap), top - 20), heading, fill=INK, font=font(13))
+        pen.text((left + column * (width + gap), top - 20), plain(heading), fill=INK, font=font(13))
     for row, (name, pictures) in enumerate(rows):
         y = top + row * (height + gap)
         pen.text((12, y + height // 2), name, fill=INK, font=font(13), anchor="lm")

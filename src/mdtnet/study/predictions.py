@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mdtnet.errors import DataError
+from mdtnet.errors import DataError, shorten
 from mdtnet.study.grid import Spec
 from mdtnet.system.files import atomic_write
 
@@ -103,7 +103,7 @@ def read_predictions(folder: Path) -> Predictions:
                 if cell:
                     column[data, clip] = int(cell)
     except ValueError as error:
-        raise DataError(f"{path}: line {table.line_num} is damaged: {error}") from error
+        raise DataError(f"{path}: line {table.line_num} is damaged: {shorten(str(error), 300)}") from error
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from mdtnet.builtin.render import RenderConfig
 from mdtnet.config import RunConfig, Values
 from mdtnet.config_file import LACKED
-from mdtnet.errors import DataError
+from mdtnet.errors import DataError, shorten
 from mdtnet.study.grid import RunKey, Spec, Study
 from mdtnet.system.files import atomic_write
 
@@ -113,7 +113,7 @@ def read_rows(path: Path) -> list[RunRow]:
     try:
         return [RunRow(**{c: _value(c, cells[c]) for c in COLUMNS if c in cells}) for cells in whole]
     except ValueError as error:
-        raise DataError(f"{path}: not the results of a study: {error}") from error
+        raise DataError(f"{path}: not the results of a study: {shorten(str(error), 300)}") from error
 
 
 def _value(column: str, text: str) -> Any:
