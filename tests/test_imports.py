@@ -22,7 +22,7 @@ FLOORS = [
     {"live"},
     {"pages", "deploy"},
     {"training", "inference"},
-    {"evaluation", "convert", "hub"},
+    {"evaluation", "calibration", "convert", "hub"},
     {"checkpoint"},
     {"data", "models"},
     {"zoo"},

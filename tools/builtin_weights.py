@@ -14,6 +14,9 @@ from mdtnet.cli.main import main
 from mdtnet.hub import CARD, FILE, prepare
 from mdtnet.zoo.find import BUILTIN_FILE
 
+SET = ("--train_clips", "80", "--difficulty", "0.3", "--distractors", "0.5")
+"""The built-in set, somewhat harder than `mdtnet data render` makes it: a network for any place needs it."""
+
 
 def run(*words: str | Path) -> None:
     """`mdtnet WORDS`; ends this program if it fails."""
@@ -25,9 +28,9 @@ def make(work: Path, options: list[str]) -> None:
     """Data, run, test and card in `work`, then the two files of the package."""
     data, fresh, out = work / "data", work / "fresh", work / "run"
     if not (data / "val.csv").is_file():
-        run("data", "render", data)
+        run("data", "render", data, *SET)
     if not (fresh / "val.csv").is_file():  # other clips than those that chose the epoch
-        run("data", "render", fresh, "--seed", "1", "--train_clips", "1", "--val_clips", "20")
+        run("data", "render", fresh, *SET, "--seed", "1", "--train_clips", "1", "--val_clips", "20")
     checkpoint = out / "checkpoints" / "best.pt"
     if not (out / "metrics.json").is_file():
         places = ["--data.train", data / "train.csv", "--data.val", data / "val.csv", "--data.cache", work / "cache"]

@@ -65,8 +65,9 @@ class Mistake(TypedDict, total=False):
 
 
 class Figures(Accuracies, total=False):
-    """Everything in `metrics.json`."""
+    """Everything in `metrics.json`; `ece` is of the readable videos (`calibration_error`), one label each."""
 
+    ece: float | None
     unreadable: int
     unreadable_count_as: Literal["wrong", "exclude"]
     unreadable_wrong: Accuracies
@@ -165,6 +166,23 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
     p, own = probabilities[ok], labels[ok]
     right = np.where(own, p, 1 - p) if own.ndim == 2 else np.take_along_axis(p, own[:, None], axis=1)
     return float(-np.log(np.clip(right.ravel(), 1e-12, None)).mean()) if len(p) else None
+
+
+BINS = 15
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
+    """Expected calibration error, 0 to 1, of the readable videos; None without any.
+
+    How far the probability of the best class is from how often it is right: the mean over 15 bins of equal width,
+    weighted by the videos in them (Guo et al. 2017). Probabilities `[N, C]`, labels `[N]`.
+    """
+    ok = readable(probabilities)
+    best, right = probabilities[ok].max(axis=1), probabilities[ok].argmax(axis=1) == labels[ok]
+    if not len(best):
+        return None
+    place = np.minimum((best * BINS).astype(np.int64), BINS - 1)
+    return float(np.abs(np.bincount(place, best - right)).sum() / len(best))
 
 
 def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +67,10 @@ class ScoreTable:
     def _activated(self, logits: np.ndarray) -> np.ndarray:
         return _sigmoid(logits) if self.multi_label else _softmax(logits)
 
+    def sharpened(self, temperature: float) -> "ScoreTable":
+        """The same table with all logits divided by a temperature, more than 0."""
+        return replace(self, scores=(self.scores / temperature).astype(np.float32))
+
     def unreadable(self) -> dict[str, str]:
         """Name and reason of every video that could not be read."""
         return {name: error for name, error in zip(self.names, self.errors) if error}
@@ -76,6 +80,8 @@ class ScoreTable:
         rows, policy = self._judged(config)
         fused = self.fuse(config.fusion)[rows]
         figures = metrics.summary(fused, self.labels[rows], self.classes, unreadable=policy)
+        if not self.multi_label:
+            figures["ece"] = metrics.calibration_error(self.probabilities(config.fusion)[rows], self.labels[rows])
         return {
             **figures,
             "classes": list(self.classes),
@@ -277,7 +283,7 @@ def _figures(text: str) -> Figures:
     best, rows = metrics.headline(found), found["per_class"]
     keys = ("map",) if best == "map" else ("top1", "top5", "mean_class")
     sums: list[Any] = [found, found["unreadable_wrong"], found["unreadable_excluded"]]
-    shares = [each[key] for each in sums for key in keys]
+    shares = [found.get("ece"), *(each[key] for each in sums for key in keys)]
     shares += [row["average_precision" if best == "map" else "accuracy"] for row in rows]
     if not all(share is None or 0 <= share <= 1 for share in shares):
         raise ValueError("a share is not from 0 to 1")

@@ -87,6 +87,8 @@ def figures_table(figures: "Figures", *, title: str) -> Table:
     for key, name in TITLES.items():
         if figures.get(key) is not None:
             table.add_row(name, f"{figures[key]:.2%}")
+    if (error := figures.get("ece")) is not None:
+        table.add_row("calibration error (ECE)", f"{error:.2%}")
     table.add_row("videos", str(figures["videos"]))
     if figures["unreadable"]:
         table.add_row("unreadable", str(figures["unreadable"]))

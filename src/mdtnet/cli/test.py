@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING
 
 from mdtnet.cli.parse import Verb, check_least, config_from, options_of
 from mdtnet.cli.results import beside, figures_table
-from mdtnet.errors import DataError
+from mdtnet.errors import ConfigError, DataError
 from mdtnet.system.terminal import say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+    from mdtnet.checkpoint import Checkpoint
+    from mdtnet.config import EvalConfig
+
+FITTED = "calibration"
+"""Folder, in that of a test, of the scores that a temperature is fitted to."""
 
 
 def test_arguments(parser: "ArgumentParser") -> None:
@@ -29,6 +35,12 @@ def test_arguments(parser: "ArgumentParser") -> None:
     )
     parser.add_argument(
         "--without", default="", help="silence a part: fine, coarse, dcme, stce (MDT-Net, TDN), motion (TEA), reading"
+    )
+    parser.add_argument(
+        "--calibrate",
+        default="",
+        help="also fit a temperature to the videos of this folder or list, which are in neither --data nor the "
+        "training: OUT/calibrated.safetensors is the network with it",
     )
     parser.add_class_arguments(EvalConfig)
 
@@ -59,24 +71,49 @@ def test(options: "Namespace") -> None:
     part = {"without": options.without} if options.without else {}
     check_unused(out, protocol(checkpoint.config.data, test, data=options.data, checkpoint=options.checkpoint, **part))
     title = f"{test.clips} clip(s) x {test.crops} crop(s)" + (", each also mirrored" if test.flip else "")
+    if options.calibrate:
+        _check_calibration(options, checkpoint)
+    names = ("root", "classes", "device", "workers", "without")
+    given = {"test": test, **{name: getattr(options, name) for name in names}}
     with options_of("test", EvalConfig):
-        figures = evaluate_checkpoint(
-            options.checkpoint,
-            data=options.data,
-            out=out,
-            test=test,
-            root=options.root,
-            classes=options.classes,
-            device=options.device,
-            workers=options.workers,
-            without=options.without,
-        )
+        figures = evaluate_checkpoint(options.checkpoint, data=options.data, out=out, **given)
+        if options.calibrate:
+            evaluate_checkpoint(options.checkpoint, data=options.calibrate, out=Path(out, FITTED), **given)
     if not PartialState().is_main_process:
         return
     show(figures_table(figures, title=title))
     say(f"scores {out}/scores.npz, metrics {out}/metrics.json")
     if figures["unreadable"] == figures["videos"]:
         raise DataError(f"{options.data}: none of the {figures['videos']} videos can be read")
+    if options.calibrate:
+        _calibrate(options, Path(out), test)
+
+
+def _check_calibration(options: "Namespace", checkpoint: "Checkpoint") -> None:
+    """Before hours of testing: the lists share no video, and there is something to fit."""
+    from mdtnet.calibration import check_apart
+    from mdtnet.data.annotations import load_videos
+
+    several = checkpoint.config.data.multi_label
+    if several or options.without:
+        why = "videos have several labels" if several else "--without silences a part"
+        raise ConfigError(f"--calibrate fits the probabilities of a whole network with one label per video, but {why}")
+    classes = options.classes or checkpoint.classes
+    judged, fitted = (load_videos(d, root=options.root, classes=classes) for d in (options.data, options.calibrate))
+    check_apart(fitted, judged, name=f"--calibrate {options.calibrate}", other=f"--data {options.data}")
+
+
+def _calibrate(options: "Namespace", out: Path, test: "EvalConfig") -> None:
+    from mdtnet.calibration import calibrate
+    from mdtnet.scores import ScoreTable
+
+    fitted, judged = (ScoreTable.load(folder / "scores.npz") for folder in (out / FITTED, out))
+    found = calibrate(options.checkpoint, fitted, judged, test, out=out / "calibrated.safetensors")
+    say(
+        f"temperature {found.temperature:.2f}, fitted on {found.fitted_on} videos of {options.calibrate}: calibration "
+        f"error {found.before or 0:.2%} -> {found.after or 0:.2%} on {options.data}"
+    )
+    say(f"calibrated network {out}/calibrated.safetensors")
 
 
 VERBS = {
@@ -84,6 +121,7 @@ VERBS = {
         "test a checkpoint on labelled videos",
         test_arguments,
         test,
-        "  mdtnet test runs/mine/checkpoints/best.pt --data videos/test --protocol accurate",
+        "  mdtnet test runs/mine/checkpoints/best.pt --data videos/test --protocol accurate\n"
+        "  mdtnet test runs/mine/checkpoints/best.pt --data videos/test --calibrate videos/val",
     ),
 }
