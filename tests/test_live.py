@@ -143,6 +143,22 @@ def test_what_is_seen_is_written(folder, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["seen.mp4"]
 
 
+@pytest.mark.parametrize("torch_there", [True, False])
+def test_a_video_with_its_prediction(folder, tmp_path, monkeypatch, torch_there):
+    if not torch_there:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    out = tmp_path / "seen.mp4"
+    assert main(["predict", str(folder / "tsm.pt"), str(folder / "clip.mp4"), "--video", str(out)]) == 0
+    with av.open(str(out)) as container:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    assert len(frames) == NUM_FRAMES
+    assert frames[0].shape[0] == 256
+    edge = [frame[:2].mean((0, 1)) for frame in frames]
+    assert [i for i, colour in enumerate(edge) if colour[0] - colour[2] > 60] == [4, 12, 20]  # in yellow: T = 3
+    above = frames[9][10:150]  # of a grey frame that is no key frame, above the bars
+    assert ((above[..., 0] - above[..., 2]).max() > 60) == torch_there  # salience is warm
+
+
 def test_the_best_classes_are_drawn_at_the_foot():
     frame = np.full((80, 120, 3), 40, dtype=np.uint8)
     assert draw(frame, None) is frame
@@ -258,6 +274,16 @@ def test_mistakes(folder, monkeypatch, capsys, tmp_path):
         ([*start, clip, "--video", "x.avi"], 2, "--video is x.avi, expected a file that ends in .mp4"),
         ([*start, clip, "--segment_seconds", "-1"], 2, "segment_seconds is -1"),
         ([*start, str(tmp_path / "no.mp4")], 3, "no.mp4: no such file"),
+        (
+            ["predict", str(folder / "tsm.pt"), clip, "--video", "x.avi"],
+            2,
+            "--video is x.avi, expected a file that ends",
+        ),
+        (
+            ["predict", str(folder / "tsm.pt"), clip, "no.mp4", "--video", "x.mp4"],
+            2,
+            "--video draws one video, and 2 are",
+        ),
         (["predict", str(folder / "tsm.pt"), clip, "--live", clip], 2, f"--live does not go with {clip}"),
     ]
     for arguments, code, words in wrong:

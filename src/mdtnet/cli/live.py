@@ -27,7 +27,7 @@ def live_arguments(parser: "ArgumentParser") -> None:
         help="classify while it plays: a camera by its number, an address (http://, rtsp://, ...), or a file",
     )
     parser.add_argument("--segment_seconds", type=float, default=0.0, help="with --live: seconds per segment; 0: own")
-    parser.add_argument("--video", default="", help="with --live: also write what is seen to this .mp4 file")
+    parser.add_argument("--video", default="", help="also write what is seen to this .mp4 file, with the answer in it")
     parser.add_argument("--window", action="store_true", help="with --live: also show it in a window (needs OpenCV)")
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mdtnet.cli.live import live, live_arguments
 from mdtnet.cli.parse import Verb
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mdtnet.cli.work import Rows
     from mdtnet.config import Values
+    from mdtnet.data.container import Part
     from mdtnet.deploy.jobs import Predict
 
 BAR = 20  # characters of a probability of 1
@@ -60,6 +61,12 @@ def predict(options: "Namespace") -> int:
     check_views(options.clips, options.crops)
     for path in filter(None, (options.json, options.csv)):
         check_file(path)
+    if options.video and len(items) != 1:
+        raise ConfigError(f"--video draws one video, and {len(items)} are given")
+    if options.video:
+        from mdtnet.live_video import check_recording
+
+        check_recording(options.video)
     if options.csv and not options.csv.endswith(".csv"):
         raise ConfigError(f"--csv is '{options.csv}', expected a file that ends in .csv")
     names = ("checkpoint", "device", "segments", "topk", "threshold", "clips", "crops")
@@ -77,10 +84,27 @@ def predict(options: "Namespace") -> int:
         write_json(({key: row[key] for key in row if key != "name"} for row in found.values()), options.json)
     if options.csv:
         write_table([flat({key: row[key] for key in row if key != "path"}) for row in found.values()], options.csv)
+    if options.video:
+        _draw(job, items, found, options.video)
     failed = sum(bool(row["error"]) for row in found.values())
     if failed:
         complain(f"{failed} of {len(found)} videos could not be read")
     return 1 if failed else 0
+
+
+def _draw(job: "Predict", items: "dict[str, Part]", found: "dict[str, Values]", out: str) -> None:
+    from mdtnet.deploy.exported import ExportedRecogniser
+    from mdtnet.inference.prediction import Prediction
+    from mdtnet.live_video import record
+
+    network = job.model
+    maps = None if isinstance(network, ExportedRecogniser) else network.config.model.saliency
+    for name, row in found.items():
+        if not row["error"]:
+            best: Any = row["predictions"]
+            shown = Prediction(name, tuple(b["class"] for b in best), tuple(b["probability"] for b in best), 0.0)
+            record(items[name], shown, out, about=network.description, saliency=maps)
+            say(f"wrote {out}")
 
 
 def _places(job: "Predict", items: "dict") -> tuple[str, ...]:

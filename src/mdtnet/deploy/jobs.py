@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from mdtnet.config import Values
 from mdtnet.data.container import Part
-from mdtnet.inference.prediction import Prediction, Predictor
+from mdtnet.inference.prediction import Prediction
 from mdtnet.inference.sources import name_of
+
+if TYPE_CHECKING:
+    from mdtnet.deploy.exported import ExportedRecogniser
+    from mdtnet.inference.recogniser import Recogniser
 
 
 @dataclass
@@ -27,7 +31,7 @@ class Predict:
     crops: int = 1
 
     @cached_property
-    def model(self) -> Predictor:
+    def model(self) -> "Recogniser | ExportedRecogniser":
         """The network, read when it is first asked for."""
         from mdtnet.deploy.load import load
 

@@ -3,7 +3,7 @@
 Letters: T segments, K frames per segment, n frames, H, W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -146,7 +146,6 @@ def overlay_video(
     """
     out = checked_output(source, out, VIDEOS, KINDS)
     _check_frames(frames_per_segment)
-    saliency = replace(saliency, window="segment", normalise="segment")
     info = probe(source)  # the whole video decodes: from here on nothing is left half written
 
     def write(file: BinaryIO) -> None:
@@ -240,15 +239,46 @@ def enhanced(frames: np.ndarray, salience: np.ndarray, *, floor: float) -> np.nd
     return (mean + mask * (frames - mean)).round().clip(0, 255).astype(np.uint8)
 
 
+class SlidingSalience:
+    """Salience of frames that come one by one: each is the key frame of a window that slides over the video.
+
+    Holds `CHUNK` frames and a window of them, so that long videos fit. `window` and `normalise` are `segment` whatever
+    the options say.
+    """
+
+    def __init__(self, saliency: SaliencyConfig, window: int) -> None:
+        self.saliency, self.window = replace(saliency, window="segment", normalise="segment"), window
+        self.key = min(MDTNetConfig.key_frame, window - 1)
+        self.frames: list[np.ndarray] = []
+
+    def push(self, frame: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Add the next frame, uint8 RGB [H, W, 3]; gives those that are ready with their salience [H, W], 0 to 1."""
+        first = not self.frames
+        self.frames += [frame] * (1 + self.key if first else 1)  # the first frame's window starts with copies of it
+        if len(self.frames) >= CHUNK + self.window:
+            yield from self._ready()
+
+    def finish(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The frames that are left."""
+        self.frames += self.frames[-1:] * (self.window - 1 - self.key)
+        if self.frames:
+            yield from self._ready()
+
+    def _ready(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        stack = torch.from_numpy(np.stack(self.frames))  # [n, H, W, 3]
+        windows = stack.unfold(0, self.window, 1).permute(0, 4, 3, 1, 2)  # [n - K + 1, K, 3, H, W]
+        salience = frames_saliency(windows[None], self.saliency)[0].numpy()
+        yield from zip(self.frames[self.key :], salience)
+        self.frames = self.frames[len(salience) :]
+
+
 class _Overlay:
-    """Encodes frames that are pushed one by one; holds `CHUNK` and a window of them."""
+    """Encodes frames that are pushed one by one."""
 
     def __init__(
         self, container: av.container.OutputContainer, info: VideoInfo, saliency: SaliencyConfig, window: int
     ) -> None:
-        self.saliency, self.window = saliency, window
-        self.key = min(MDTNetConfig.key_frame, window - 1)
-        self.frames: list[np.ndarray] = []
+        self.floor, self.sliding = saliency.floor, SlidingSalience(saliency, window)
         fps = min(max(info.fps or DEFAULT_FPS, 1), 240)
         self.container = container
         self.stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
@@ -260,27 +290,19 @@ class _Overlay:
     def push(self, frame: np.ndarray) -> np.ndarray:
         """Add the next frame; returns one pixel of it, all that `read_clip` then has to keep."""
         frame = _resized(frame, SHORT_SIDE, multiple=2)
-        first = not self.frames
-        self.frames += [frame] * (1 + self.key if first else 1)  # the first frame's window starts with copies of it
-        if len(self.frames) >= CHUNK + self.window:
-            self._encode()
+        self._encode(self.sliding.push(frame))
         return frame[:1, :1]
 
     def finish(self) -> None:
-        self.frames += self.frames[-1:] * (self.window - 1 - self.key)
-        self._encode()
+        self._encode(self.sliding.finish())
         self.container.mux(self.stream.encode())
 
-    def _encode(self) -> None:
-        stack = torch.from_numpy(np.stack(self.frames))  # [n, H, W, 3]
-        windows = stack.unfold(0, self.window, 1).permute(0, 4, 3, 1, 2)  # [n - K + 1, K, 3, H, W]
-        salience = frames_saliency(windows[None], self.saliency)[0].numpy()
-        frames = stack[self.key : self.key + len(salience)].numpy()
-        right = enhanced(frames, salience, floor=self.saliency.floor)
-        for picture in np.concatenate([frames, heat(frames, salience), right], axis=2):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    def _encode(self, found: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+        for frame, salience in found:
+            frames, maps = frame[None], salience[None]
+            three = [frames, heat(frames, maps), enhanced(frames, maps, floor=self.floor)]
+            picture = av.VideoFrame.from_ndarray(np.concatenate(three, axis=2)[0], format="rgb24")
             self.container.mux(self.stream.encode(picture))
-        self.frames = self.frames[len(salience) :]
 
 
 def _check_frames(frames_per_segment: int) -> None:
