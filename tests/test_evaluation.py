@@ -1,6 +1,7 @@
 """Score tables: every view once, the same numbers whatever the batch, on disk and back; the `test` verb."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from mdtnet import evaluation
 from mdtnet.checkpoint import save_checkpoint
+from mdtnet.cli.main import main
 from mdtnet.config import DataConfig, EvalConfig
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset
@@ -19,6 +21,7 @@ from mdtnet.errors import ConfigError, DataError, DivergedError
 from mdtnet.evaluation import evaluate, evaluate_checkpoint
 from mdtnet.models.build import build_model
 from mdtnet.scores import ScoreTable
+from mdtnet.work.parts import read_rows
 
 TEN_BY_THREE = EvalConfig(clips=2, crops=3, crop_size=32)
 
@@ -150,6 +153,35 @@ def test_testing_a_checkpoint_writes_scores_and_metrics(tmp_path, checkpoint, vi
     assert figures["versions"]["torch"] == str(torch.__version__)
     assert (figures["videos"], figures["unreadable"]) == (6, 1)
     assert np.sum(figures["confusion"]) == 5
+
+
+def test_shards_of_a_test(tmp_path, checkpoint, videos, capsys, monkeypatch):
+    """Unequal shards, one of them stopped and gone on with: the table is that of a whole test."""
+    words = ["test", str(checkpoint), "--data", str(videos), "--clips", "2", "--flip", "true", "--device", "cpu"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main([*words, "--out", str(whole)]) == 0
+    monkeypatch.setattr(evaluation, "KEPT_AT_ONCE", 2)
+    with monkeypatch.context() as patch:
+        real, calls = evaluation.evaluate, iter([1])
+
+        def once(*arguments, **options):
+            if not next(calls, 0):
+                raise KeyboardInterrupt(signal.SIGTERM)
+            return real(*arguments, **options)
+
+        patch.setattr(evaluation, "evaluate", once)
+        assert main([*words, "--out", str(parts), "--shard", "1/2"]) == 128 + signal.SIGTERM
+    assert len(read_rows(parts)) == 2
+    for number in (1, 2):
+        assert not (parts / "scores.npz").exists()
+        assert main([*words, "--out", str(parts), "--shard", f"{number}/2"]) == 0
+    assert "shard 1/2 is tested; the last of all" in capsys.readouterr().out
+    one, other = (ScoreTable.load(folder / "scores.npz") for folder in (whole, parts))
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    assert (one.names, one.errors, one.protocol) == (other.names, other.errors, other.protocol)
+    assert main([*words, "--out", str(parts), "--shard", "1/2", "--calibrate", str(videos)]) == 2
+    assert main([*words[:-4], "--out", str(parts), "--shard", "1/2"]) == 2  # another protocol
+    assert "holds the test with flip = True, not False" in capsys.readouterr().err
 
 
 def test_labels_follow_the_checkpoints_names(tmp_path, checkpoint, videos):

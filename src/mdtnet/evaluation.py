@@ -4,8 +4,8 @@ Metrics and reports read the table alone. Letters: N videos, V views, C classes.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from mdtnet.checkpoint import load_checkpoint, model_of
+from mdtnet.checkpoint import Checkpoint, load_checkpoint, model_of
 from mdtnet.checks import check_ranges
 from mdtnet.config import DataConfig, EvalConfig, Values, eval_crop_size, protocol_name
 from mdtnet.config_file import to_dict
@@ -23,7 +23,7 @@ from mdtnet.data.annotations import load_videos
 from mdtnet.data.dataset import ClipDataset, ClipLoader, make_loader
 from mdtnet.data.splits import relabel
 from mdtnet.data.transforms import mirror_labels, stack_clips
-from mdtnet.errors import ConfigError, DivergedError, nearest
+from mdtnet.errors import ConfigError, DataError, DivergedError, nearest
 from mdtnet.metrics import Figures
 from mdtnet.models.folding import folded
 from mdtnet.models.gates import knocked_out, parts_of
@@ -31,7 +31,12 @@ from mdtnet.scores import ScoreTable, fusion_name, save_results
 from mdtnet.system.files import make_folder
 from mdtnet.system.processes import Asked, make_accelerator
 from mdtnet.system.terminal import bar
+from mdtnet.work import parts
+from mdtnet.work.parts import Shard
+from mdtnet.zoo.find import located
+from mdtnet.zoo.store import sha256
 
+KEPT_AT_ONCE = 64  # videos of a shard that a crash can cost
 CROP_ORDERS = {
     1: ("centre",),
     3: ("left", "centre", "right"),
@@ -178,6 +183,94 @@ def evaluate_checkpoint(
             of `test` out of its range, or a folder that cannot be written into.
         DivergedError: the network's scores are no numbers.
     """
+    with _ready(checkpoint, data, test, root=root, classes=classes, device=device, without=without) as ready:
+        model, dataset, accelerator, found = ready
+        if accelerator.is_main_process:
+            make_folder(out)  # checked now, not after hours of testing
+        part = {"without": without} if without else {}
+        with bar(len(dataset), active=accelerator.is_main_process) as progress:
+            table = evaluate(
+                model,
+                dataset,
+                accelerator=accelerator,
+                batch_size=test.batch_size,
+                workers=workers,
+                protocol=protocol(found.config.data, test, data=data, checkpoint=str(checkpoint), **part),
+                progress=progress,
+            )
+    if accelerator.is_main_process:
+        return save_results(Path(out), table, test)
+    return table.metrics(test)
+
+
+def evaluate_shard(
+    checkpoint: str | Path,
+    *,
+    data: str,
+    out: str | Path,
+    test: EvalConfig,
+    shard: Shard,
+    root: str = "",
+    classes: str = "",
+    device: str = "auto",
+    workers: int = 0,
+    without: str = "",
+) -> Figures | None:
+    """As `evaluate_checkpoint`, of a shard of the videos alone: the folder of work `out` keeps what is done.
+
+    The same command goes on where it was stopped; the last of all shards writes scores and metrics.
+
+    Returns:
+        None where other shards are not finished.
+
+    Raises:
+        Beside those of `evaluate_checkpoint` ConfigError: `out` holds other work, or there are several processes.
+        DataError: a video is listed twice.
+    """
+    with _ready(checkpoint, data, test, root=root, classes=classes, device=device, without=without) as ready:
+        model, dataset, accelerator, found = ready
+        if accelerator.num_processes > 1:
+            raise ConfigError(f"--shard is for one process each, this is one of {accelerator.num_processes}")
+        part = {"without": without} if without else {}
+        how = protocol(found.config.data, test, data=data, checkpoint=str(checkpoint), **part)
+        places = {dataset.videos.name(i): i for i in range(len(dataset))}
+
+        def rows(names: Sequence[str]) -> Iterator[tuple[str, Values]]:
+            for start in range(0, len(names), KEPT_AT_ONCE):
+                chosen = np.array([places[name] for name in names[start : start + KEPT_AT_ONCE]])
+                some = dataset.subset(chosen)
+                table = evaluate(model, some, accelerator=accelerator, batch_size=test.batch_size, workers=workers)
+                for name, scores, error in zip(table.names, table.scores, table.errors):
+                    yield name, {"scores": [] if error else scores.tolist(), "error": error}
+
+        names = [dataset.videos.name(i) for i in range(len(dataset))]
+        with bar(sum(map(shard.holds, names))) as progress:
+            shown = None if progress is None else lambda done, total: progress(done)
+            digest = {"verb": "test", "sha256": sha256(located(checkpoint).path)}
+            parts.do(names, rows, out, about={**digest, **how}, shard=shard, progress=shown)
+    kept = parts.read_rows(out)
+    if any(name not in kept for name in names):
+        return None
+    scores = {places[name]: _scores_of(out, kept[name], dataset) for name in names if not kept[name]["error"]}
+    errors = {places[name]: str(kept[name]["error"]) for name in names if kept[name]["error"]}
+    return save_results(Path(out), _table(dataset, scores, errors, how), test)
+
+
+def _scores_of(out: str | Path, row: Values, dataset: ClipDataset) -> np.ndarray:
+    shape = (dataset.num_views * (2 if dataset.test.flip else 1), len(dataset.videos.classes))
+    try:
+        return np.array(row["scores"], dtype=np.float32).reshape(shape)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{out}: the row of {row['name']!r} is damaged, expected scores {shape}; choose another folder"
+        ) from error
+
+
+@contextmanager
+def _ready(
+    checkpoint: str | Path, data: str, test: EvalConfig, *, root: str, classes: str, device: str, without: str
+) -> Iterator[tuple[nn.Module, ClipDataset, Accelerator, Checkpoint]]:
+    """Network, videos, device and checkpoint of a test."""
     check_ranges(test, part="test")
     found = load_checkpoint(checkpoint)
     model = model_of(found, where=str(checkpoint))
@@ -189,22 +282,8 @@ def evaluate_checkpoint(
     accelerator = make_accelerator(device)
     here = dataclasses.replace(found.config.data, cache="", backend="auto")  # these belong to the training machine
     dataset = ClipDataset(videos, here, frames_per_segment=model.frames_per_segment, train=False, test=test)
-    if accelerator.is_main_process:
-        make_folder(out)  # checked now, not after hours of testing
-    part = {"without": without} if without else {}
-    with bar(len(dataset), active=accelerator.is_main_process) as progress, silenced:
-        table = evaluate(
-            model.to(accelerator.device).to(memory_format=torch.channels_last),
-            dataset,
-            accelerator=accelerator,
-            batch_size=test.batch_size,
-            workers=workers,
-            protocol=protocol(found.config.data, test, data=data, checkpoint=str(checkpoint), **part),
-            progress=progress,
-        )
-    if accelerator.is_main_process:
-        return save_results(Path(out), table, test)
-    return table.metrics(test)
+    with silenced:
+        yield model.to(accelerator.device).to(memory_format=torch.channels_last), dataset, accelerator, found
 
 
 def _silenced(model: nn.Module, part: str, *, name: str) -> AbstractContextManager[None]:

@@ -9,10 +9,11 @@ import tiny
 from misbehave import misbehave
 from PIL import Image
 
+from mdtnet.cli.main import main
 from mdtnet.data import check as module
 from mdtnet.data.annotations import load_videos
 from mdtnet.data.check import check_videos
-from mdtnet.errors import DataError
+from mdtnet.errors import ConfigError, DataError
 from mdtnet.work import isolated
 from mdtnet.work.isolated import Failure, run_isolated
 
@@ -77,17 +78,15 @@ def test_a_stopped_check_goes_on_and_sees_changes(folder, tmp_path, monkeypatch)
     out = tmp_path / "check"
     first = check_videos(videos.subset([0, 1]), out)
     assert [f.kind for f in first.findings] == ["not a video", ""]
-    with open(out / "checked.csv", "a") as file:
-        file.write("right/00.mp4,,,2")  # cut off in the middle of a row
+    with open(out / "part-001-of-001.jsonl", "a") as file:
+        file.write('{"name": "right/00.mp4", "ki')  # cut off in the middle of a row
     seen = []
-    real = module.run_isolated
-    monkeypatch.setattr(
-        module, "run_isolated", lambda f, items, **o: real(f, [seen.append(t.name) or t for t in items], **o)
-    )
+    real = module.in_processes
+    monkeypatch.setattr(module, "in_processes", lambda job, tasks, **o: seen.extend(tasks) or real(job, tasks, **o))
     done = []
     check = check_videos(videos, out, progress=done.append)
     assert seen == ["right/00.mp4", "right/01.mp4"]
-    assert done == [3, 4]
+    assert done == [2, 3, 4]
     assert [f.kind for f in check.findings] == ["not a video", "", "", ""]
     assert (out / "checked.csv").read_text().count("right/00.mp4") == 1
     seen.clear()
@@ -116,9 +115,12 @@ def test_missing_files_parts_and_frame_folders(folder, tmp_path):
 def test_what_a_busy_machine_cut_short_is_looked_at_again(folder, tmp_path, monkeypatch):
     videos = load_videos(str(folder))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "run_isolated", lambda f, items, **o: [(t, Failure("timeout", "60 s")) for t in items])
+        late = "not done after 60 s"
+        patch.setattr(
+            module, "in_processes", lambda job, tasks, **o: ((n, job.failed((n, t), late)) for n, t in tasks.items())
+        )
         assert {f.kind for f in check_videos(videos, tmp_path / "check").findings} == {"timeout"}
-    assert {f.kind for f in check_videos(videos, tmp_path / "check", workers=0).findings} == {""}
+    assert {f.kind for f in check_videos(videos, tmp_path / "check").findings} == {""}
 
 
 def test_every_frame_of_a_folder_is_read(tmp_path):
@@ -169,10 +171,31 @@ def test_a_folder_with_fewer_frames_than_listed_is_left_out(tmp_path):
     assert (tmp_path / "check/clean.csv").read_text() == "path,label,num_frames\na,0,6\n"
 
 
-def test_a_table_of_something_else_is_no_check(tmp_path, folder):
-    out = tmp_path / "check"
+def test_a_folder_of_something_else_is_no_check(tmp_path, folder):
+    out, videos = tmp_path / "check", load_videos(str(folder))
     out.mkdir()
-    for text in ("path,label\na,b\n", ",".join(module.COLUMNS) + "\nleft/00.mp4,,,x,,,,,,,,\n"):
-        (out / "checked.csv").write_text(text)
-        with pytest.raises(DataError, match=r"checked\.csv: (not the table of a check|damaged)"):
-            check_videos(load_videos(str(folder)), out)
+    (out / "work.json").write_text('{"format_version": 1, "verb": "predict"}')
+    with pytest.raises(ConfigError, match="holds work with verb"):
+        check_videos(videos, out)
+    (out / "work.json").unlink()
+    check_videos(videos, out)
+    part = out / "part-001-of-001.jsonl"
+    part.write_text(part.read_text().replace('"num_frames": 24', '"num_frames": "x"'))
+    with pytest.raises(DataError, match=r"the row of 'left/00\.mp4' is damaged"):
+        check_videos(videos, out)
+
+
+def test_shards_of_a_check(folder, tmp_path, capsys):
+    (folder / "left/00.mp4").write_bytes(b"")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["data", "check", str(folder), "--out", str(whole), "--workers", "1"]) == 0
+    for number in (1, 2, 3):
+        assert not (parts / "clean.csv").exists()
+        assert (
+            main(["data", "check", str(folder), "--out", str(parts), "--workers", "1", "--shard", f"{number}/3"]) == 0
+        )
+    said = capsys.readouterr().out
+    assert said.count("the last of all shards writes the tables") == 2
+    assert said.count("3 of 4 videos can be used") == 2
+    for name in ("checked.csv", "clean.csv", "problems.csv", "classes.txt"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()

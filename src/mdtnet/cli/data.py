@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb, check_least, config_from
+from mdtnet.cli.work import compute, work_arguments
 from mdtnet.errors import DataError
 from mdtnet.system.terminal import bar, bytes_bar, say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from mdtnet.cli.work import Rows
     from mdtnet.data.annotations import VideoList
+    from mdtnet.data.check import Task
 
 SHOWN = 20  # lines of a long listing
 
@@ -88,8 +91,7 @@ def prepare(options: "Namespace") -> None:
 def check_arguments(parser: "ArgumentParser") -> None:
     _list_arguments(parser)
     parser.add_argument("--out", required=True, help="folder for the tables; a check that was stopped goes on there")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
-    parser.add_argument("--timeout", type=float, default=300.0, help="longest time for one video, in seconds")
+    work_arguments(parser, workers=os.cpu_count() or 1)
     parser.add_argument("--min_frames", type=int, default=5, help="videos with fewer frames are too short")
     parser.add_argument("--frame_pattern", default="", help="names of the frames in folders: img_*.jpg")
     parser.add_argument("--other", default="", help="list or folder that no video may be in as well, as of validation")
@@ -99,24 +101,32 @@ def check(options: "Namespace") -> None:
     from collections import Counter
 
     from mdtnet.data.annotations import load_videos
-    from mdtnet.data.check import USABLE, check_videos
+    from mdtnet.data.check import USABLE, Examine, check_videos
+    from mdtnet.work.parts import Shard
+
+    def by_engine(tasks: "dict[str, Task]") -> "Rows":
+        return compute(Examine(), tasks, options, places=(videos.root,))(list(tasks))
 
     check_least(1, workers=options.workers, min_frames=options.min_frames)
     videos = _listed(options)
     other = None
     if options.other:
         other = load_videos(options.other, root=options.root, classes=videos.classes, multi_label=videos.multi_label)
-    with bar(len(videos), text="decoding") as progress:
+    shard = Shard.parse(options.shard)
+    with bar(sum(shard.holds(videos.name(i)) for i in range(len(videos))), text="decoding") as progress:
         found = check_videos(
             videos,
             options.out,
-            workers=options.workers,
-            timeout_seconds=options.timeout,
+            compute=by_engine,
+            shard=shard,
             min_frames=options.min_frames,
             frame_pattern=options.frame_pattern,
             other=other,
             progress=progress,
         )
+    if found is None:
+        say(f"shard {options.shard} is checked; the last of all shards writes the tables into {options.out}")
+        return
     for kind, count in Counter(f.kind for f in found.problems).most_common():
         say(f"{count:6} {kind}{' (kept)' if kind in USABLE else ''}")
     say(f"{len(found.clean)} of {len(videos)} videos can be used: {options.out}/clean.csv")

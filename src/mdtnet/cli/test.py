@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mdtnet.cli.parse import Verb, check_least, config_from, options_of
 from mdtnet.cli.results import beside, figures_table
+from mdtnet.cli.work import shard_argument
 from mdtnet.errors import ConfigError, DataError
 from mdtnet.system.terminal import say, show
 
@@ -36,6 +37,7 @@ def test_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--without", default="", help="silence a part: fine, coarse, dcme, stce (MDT-Net, TDN), motion (TEA), reading"
     )
+    shard_argument(parser)
     parser.add_argument(
         "--calibrate",
         default="",
@@ -58,8 +60,9 @@ def test(options: "Namespace") -> None:
     from accelerate import PartialState
 
     from mdtnet.checkpoint import load_checkpoint, published_protocol
-    from mdtnet.evaluation import evaluate_checkpoint, protocol
+    from mdtnet.evaluation import evaluate_checkpoint, evaluate_shard, protocol
     from mdtnet.scores import check_unused
+    from mdtnet.work.parts import Shard
 
     checkpoint = load_checkpoint(options.checkpoint)
     if named == PUBLISHED:
@@ -76,7 +79,14 @@ def test(options: "Namespace") -> None:
     names = ("root", "classes", "device", "workers", "without")
     given = {"test": test, **{name: getattr(options, name) for name in names}}
     with options_of("test", EvalConfig):
-        figures = evaluate_checkpoint(options.checkpoint, data=options.data, out=out, **given)
+        if "shard" in options.given:
+            shard = Shard.parse(options.shard)
+            figures = evaluate_shard(options.checkpoint, data=options.data, out=out, shard=shard, **given)
+            if figures is None:
+                say(f"shard {options.shard} is tested; the last of all shards writes the result into {out}")
+                return
+        else:
+            figures = evaluate_checkpoint(options.checkpoint, data=options.data, out=out, **given)
         if options.calibrate:
             evaluate_checkpoint(options.checkpoint, data=options.calibrate, out=Path(out, FITTED), **given)
     if not PartialState().is_main_process:
@@ -95,8 +105,9 @@ def _check_calibration(options: "Namespace", checkpoint: "Checkpoint") -> None:
     from mdtnet.data.annotations import load_videos
 
     several = checkpoint.config.data.multi_label
-    if several or options.without:
-        why = "videos have several labels" if several else "--without silences a part"
+    wrong = {"videos have several labels": several, "--without silences a part": options.without}
+    wrong["--shard tests some of them"] = "shard" in options.given
+    if why := next((why for why, true in wrong.items() if true), ""):
         raise ConfigError(f"--calibrate fits the probabilities of a whole network with one label per video, but {why}")
     classes = options.classes or checkpoint.classes
     judged, fitted = (load_videos(d, root=options.root, classes=classes) for d in (options.data, options.calibrate))

@@ -37,23 +37,28 @@ def items_of(options: "Namespace") -> "dict[str, Part]":
     return find_items(options.sources, listed=options.list, root=options.root)
 
 
-def work_arguments(parser: "ArgumentParser") -> None:
+def work_arguments(parser: "ArgumentParser", *, workers: int = 0) -> None:
+    """Options of `compute` and `do`; `workers` is the default, 0: this process does the work itself."""
     from mdtnet.work.engines import Engine
+
+    which = "processes of one video each" if workers else "processes that each hold the network; 0: this one"
 
     shard_argument(parser)
     parser.add_argument("--engine", type=Engine, default="local", help="local, or ray: a Ray cluster (extra [ray])")
     parser.add_argument(
         "--workers",
         type=int,
-        default=0,
-        help="processes that each hold the network; 0: this one, with ray: one per CPU",
+        default=workers,
+        help=f"{which}, with ray: one per CPU",
     )
     parser.add_argument("--num_gpus", type=float, default=0.0, help="with ray: share of a GPU that a process gets")
     parser.add_argument("--timeout", type=float, default=300.0, help="longest time for one video of a process, seconds")
 
 
 def shard_argument(parser: "ArgumentParser") -> None:
-    parser.add_argument("--shard", default="1/1", help="do a part alone, 3/16 the third of sixteen; see mdtnet merge")
+    parser.add_argument(
+        "--shard", default="1/1", help="do a part alone, 3/16 the third of sixteen, and keep what is done"
+    )
 
 
 def compute(

@@ -1,24 +1,33 @@
 """Decode every video of a list once, and report the usable videos and the faults of the others.
 
-Files of a check: `checked.csv`, one row per video, appended as videos finish (a stopped check continues there);
-`problems.csv`, the rows with a problem; `clean.csv` and `classes.txt`, the list without unusable videos.
+A check is a folder of work (`mdtnet.work.parts`): a row per video, appended as videos finish, so that a stopped check
+continues there, and shards can divide it. When all are done it also has `checked.csv`, all rows as a table;
+`problems.csv`, those with a problem; `clean.csv` and `classes.txt`, the list without unusable videos.
 """
 
-import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
+from mdtnet.config import Values
+from mdtnet.config_file import from_dict
 from mdtnet.data.annotations import VideoList, write_list
 from mdtnet.data.container import best_stream, open_container
 from mdtnet.data.images import is_regular
 from mdtnet.data.video import VideoInfo, probe, stamp
-from mdtnet.errors import DataError, VideoError
-from mdtnet.work.isolated import Failure, run_isolated
+from mdtnet.errors import ConfigError, DataError, VideoError
+from mdtnet.system.files import write_csv, write_text
+from mdtnet.work import parts
+from mdtnet.work.engines import in_processes
+from mdtnet.work.isolated import SLOW
+from mdtnet.work.parts import WHOLE, Shard
+
+Rows = Iterator[tuple[str, Values]]
+TIMEOUT_SECONDS = 300.0  # for one video
 
 USABLE = ("", "header lies", "damaged", "cut short", "repeated")
 """Kinds that stay in the clean list: headers are never trusted, and `data.on_damaged` decides about damaged videos."""
@@ -57,9 +66,6 @@ class Finding:
     """Frames that should be there."""
 
 
-COLUMNS = tuple(f.name for f in fields(Finding))
-
-
 @dataclass(frozen=True)
 class Check:
     """Result of a check: every finding in the list's order, and the usable videos."""
@@ -75,7 +81,9 @@ class Check:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
+    """One video, as its job needs it."""
+
     name: str
     path: str
     start: float | None
@@ -90,51 +98,76 @@ def check_videos(
     out: str | os.PathLike,
     *,
     root: str = "",
-    workers: int = 1,
-    timeout_seconds: float = 300.0,
+    compute: Callable[[dict[str, Task]], Rows] | None = None,
+    shard: Shard = WHOLE,
     min_frames: int = 5,
     frame_pattern: str = "",
     other: VideoList | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Check:
-    """Decode all videos in `workers` processes and write the tables into the folder `out`.
+) -> Check | None:
+    """Decode all videos and write the tables into the folder `out`.
 
     Args:
         root: folder that paths in the clean list are relative to; empty: that of `videos`.
-        timeout_seconds: longest time for one video.
+        compute: runs the job `Examine` on videos; None: a process that a hostile file can end without harm.
+        shard: decode these alone.
         min_frames: a video with fewer is `too short`; a segment of MDT-Net and TDN has 5.
         frame_pattern: names of the frames in folders, as `data.frame_pattern`.
         other: videos that none of these may repeat, such as those of validation.
         progress: called with the number of videos done.
+
+    Returns:
+        None where videos of other shards are not checked yet: the last shard writes the tables.
+
+    Raises:
+        ConfigError: the folder holds other work, or another process works on the same shard.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    table = out / "checked.csv"
-    found = {f.name: f for f in _read_table(table)}
     samples = ((videos.name(i), videos[i]) for i in range(len(videos)))
-    tasks = [_Task(name, s.path, s.start, s.end, min_frames, s.num_frames, frame_pattern) for name, s in samples]
-    todo = [task for task in tasks if not _still_true(found.get(task.name), task)]
-    with open(table, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not found:
-            rows.writeheader()
-        for i, (task, result) in enumerate(
-            run_isolated(examine, todo, workers=max(1, workers), timeout_seconds=timeout_seconds), start=1
-        ):
-            finding = _failure_finding(task, result) if isinstance(result, Failure) else result
-            found[task.name] = finding
-            rows.writerow(asdict(finding))
-            file.flush()
-            if progress:
-                progress(len(tasks) - len(todo) + i)
-    findings = _mark_repeats([found[task.name] for task in tasks], tasks, videos, other)
+    tasks = [Task(name, s.path, s.start, s.end, min_frames, s.num_frames, frame_pattern) for name, s in samples]
+    by_name = {task.name: task for task in tasks}  # of a video that is listed twice one is decoded
+
+    def rows(names: Sequence[str]) -> Rows:
+        return (compute or _one_process)({name: by_name[name] for name in names})
+
+    def keep(row: Values) -> bool:
+        return row["name"] not in by_name or _still_true(_finding(out, row), by_name[str(row["name"])])
+
+    shown = None if progress is None else lambda done, total: progress(done)
+    parts.do(
+        by_name, rows, out, about={"verb": "data check", "frame_pattern": frame_pattern}, shard=shard, keep=keep,
+        progress=shown,
+    )  # fmt: skip
+    kept = parts.read_rows(out, keep=keep)
+    if any(task.name not in kept or not keep(kept[task.name]) for task in tasks if not shard.holds(task.name)):
+        return None
+    found = [_finding(out, kept[task.name]) for task in tasks]
+    findings = _mark_repeats(found, tasks, videos, other)
     good = np.flatnonzero([finding.kind in USABLE for finding in findings])
     check = Check(out, findings, videos.subset(good))
     _write_results(check, root or videos.root)
     return check
 
 
-def examine(task: _Task) -> Finding:
+def _one_process(tasks: dict[str, Task]) -> Rows:
+    return in_processes(Examine(), tasks, workers=1, timeout_seconds=TIMEOUT_SECONDS)
+
+
+class Examine:
+    """Name and video -> the row of a `Finding`."""
+
+    def __call__(self, item: tuple[str, Task], /) -> Values:
+        """Decode one video; never raises."""
+        return asdict(examine(item[1]))
+
+    def failed(self, item: tuple[str, Task], reason: str, /) -> Values:
+        """The row of a video whose process did not survive it."""
+        size, changed = _stamp(item[1].path)
+        kind = "timeout" if reason.startswith(SLOW) else "crash"
+        return asdict(Finding(item[0], kind, reason, bytes=size, changed=changed))
+
+
+def examine(task: Task) -> Finding:
     """Decode one video; never raises."""
     size, changed = _stamp(task.path)
     try:
@@ -153,7 +186,7 @@ def examine(task: _Task) -> Finding:
     )  # fmt: skip
 
 
-def _judge(task: _Task, info: VideoInfo) -> tuple[str, str]:
+def _judge(task: Task, info: VideoInfo) -> tuple[str, str]:
     num_frames = info.num_frames
     if num_frames < task.min_frames:
         return "too short", f"{num_frames} frames, at least {task.min_frames} are wanted"
@@ -171,7 +204,7 @@ def _judge(task: _Task, info: VideoInfo) -> tuple[str, str]:
 
 
 def _mark_repeats(
-    findings: list[Finding], tasks: list[_Task], videos: VideoList, other: VideoList | None
+    findings: list[Finding], tasks: list[Task], videos: VideoList, other: VideoList | None
 ) -> list[Finding]:
     """Findings; `repeated` where an earlier video, or one of `other`, has the same content and all else is right."""
     first: dict[tuple[object, ...], str] = {}
@@ -222,13 +255,8 @@ def _stamp(path: str) -> tuple[int, int]:
         return 0, 0
 
 
-def _failure_finding(task: _Task, failure: Failure) -> Finding:
-    size, changed = _stamp(task.path)
-    return Finding(task.name, failure.kind, failure.detail, bytes=size, changed=changed)
-
-
-def _still_true(finding: Finding | None, task: _Task) -> bool:
-    if finding is None or (finding.bytes, finding.changed) != _stamp(task.path):
+def _still_true(finding: Finding, task: Task) -> bool:
+    if (finding.bytes, finding.changed) != _stamp(task.path):
         return False
     if finding.kind in PASSING or finding.detail.startswith("cannot be opened"):
         return False
@@ -236,45 +264,20 @@ def _still_true(finding: Finding | None, task: _Task) -> bool:
     return short == (finding.kind == "too short")  # else another `min_frames` was asked for
 
 
-def _read_table(path: Path) -> Iterator[Finding]:
-    """Rows of an earlier check; a last row that was cut off by a crash is removed from the file."""
-    if not path.exists():
-        return
-    whole = path.read_bytes()
-    if whole and whole.partition(b"\n")[0].decode("utf-8", "replace").strip().split(",") != list(COLUMNS):
-        raise DataError(f"{path}: not the table of a check by this version; choose another folder, or remove it")
-    if not whole.endswith(b"\n"):
-        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for row in csv.DictReader(file):
-            yield _finding(path, row)
-
-
-def _finding(path: Path, row: dict[str, str]) -> Finding:
+def _finding(folder: Path, row: Values) -> Finding:
     try:
-        return Finding(
-            name=row["name"],
-            kind=row["kind"],
-            detail=row["detail"],
-            num_frames=int(row["num_frames"]),
-            height=int(row["height"]),
-            width=int(row["width"]),
-            fps=float(row["fps"]),
-            seconds=float(row["seconds"]),
-            bytes=int(row["bytes"]),
-            changed=int(row["changed"]),
-            damaged=int(row["damaged"]),
-            total=int(row["total"]),
-        )
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: damaged: row of {row['name']!r}; remove it, and check again") from error
+        return from_dict(Finding, row)
+    except (ConfigError, TypeError) as error:
+        raise DataError(f"{folder}: the row of {row['name']!r} is damaged; choose another folder") from error
 
 
 def _write_results(check: Check, root: str) -> None:
-    with open(check.out / "problems.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("path", "problem", "detail", "left_out"))
-        rows.writerows((f.name, f.kind, f.detail, "no" if f.kind in USABLE else "yes") for f in check.problems)
+    columns = tuple(f.name for f in fields(Finding))
+    write_csv(check.out / "checked.csv", columns, [asdict(f) for f in check.findings])
+    rows = [
+        {"path": f.name, "problem": f.kind, "detail": f.detail, "left_out": "no" if f.kind in USABLE else "yes"}
+        for f in check.problems
+    ]
+    write_csv(check.out / "problems.csv", ("path", "problem", "detail", "left_out"), rows)
     write_list(check.out / "clean.csv", check.clean, root=root)
-    names = "".join(f"{name}\n" for name in check.clean.classes)
-    (check.out / "classes.txt").write_text(names, encoding="utf-8")
+    write_text(check.out / "classes.txt", "".join(f"{name}\n" for name in check.clean.classes))

@@ -8,7 +8,7 @@ of a clip: `_indices` chooses frames, `_read` reads them and crops each (`_crop`
 import logging
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -117,6 +117,13 @@ class ClipDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "ClipDataset":
+        """The videos of these indices, drawn from in the same way."""
+        videos, frames = self.videos.subset(indices), self._shape["frames_per_segment"]
+        return ClipDataset(
+            videos, self.data, frames_per_segment=frames, train=self.train, seed=self.seed, test=self.test
+        )
 
     @property
     def num_views(self) -> int:

@@ -15,6 +15,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+SLOW = "not done after"  # so many seconds: how the detail of a timeout begins
+
+
 @dataclass(frozen=True)
 class Failure:
     """Reason why an item has no result."""
@@ -113,4 +116,4 @@ def _next_results(
     ready = wait(list(busy), timeout=0.2)
     done: list[tuple[Connection, Result | Failure]] = [(p, busy[p][0].receive()) for p in busy if p in ready]
     late = [p for p, (worker, _) in busy.items() if p not in ready and worker.late(timeout_seconds)]
-    return done + [(p, Failure("timeout", f"not done after {timeout_seconds:g} s")) for p in late]
+    return done + [(p, Failure("timeout", f"{SLOW} {timeout_seconds:g} s")) for p in late]
