@@ -18,6 +18,7 @@ ELSEWHERE = {
     "data.fold",  # with `folds`, where the videos are split
     "model.mdtnet.dcme_kernels",  # together, where the network is built
     "model.mdtnet.dcme_dilations",
+    "train.segments",
 }
 
 

@@ -351,6 +351,22 @@ def model_of(checkpoint: Checkpoint, *, where: str) -> Network:
     return model.eval()
 
 
+def warn_of_segments(model: Network, num_segments: int, *, where: str) -> None:
+    """Say it where a network that relates segments is used with another T than it was trained with."""
+    trained, config = model.num_segments_trained, model.config
+    if trained is None or (config.model.name == "tsn" and config.model.input == "raw"):
+        return  # not known, or segments are seen one by one
+    known = sorted({trained, *config.train.segments})
+    if num_segments not in known:
+        log.warning(
+            "%s: used with %d segments, but trained with %s: accuracy may be lower than with these (train.segments "
+            "trains for several)",
+            where,
+            num_segments,
+            ", ".join(map(str, known)),
+        )
+
+
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
     """Copy weights into `model`, every name and every shape the same, every number finite.
 

@@ -29,7 +29,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "0 to 1": (
         lambda x: 0 <= x <= 1,
         "data.color_jitter model.saliency.floor model.saliency.drop model.saliency.quantile "
-        "model.saliency.scene train.exchange",
+        "model.saliency.scene train.exchange train.teacher_weight",
     ),
     "0 or more and less than 1": (
         lambda x: 0 <= x < 1,
@@ -155,6 +155,13 @@ def check_config(config: RunConfig, *, processes: int) -> None:
         )
     if config.data.multi_label and train.class_balance != "none":
         raise ConfigError(f"train.class_balance is '{train.class_balance}', expected none with data.multi_label")
+    if train.segments and not 1 <= min(train.segments) <= max(train.segments) < config.data.num_segments:
+        raise ConfigError(
+            f"train.segments is {list(train.segments)}, expected numbers from 1 to {config.data.num_segments - 1}, "
+            f"fewer than data.num_segments"
+        )
+    if config.data.multi_label and train.teacher:
+        raise ConfigError(f"train.teacher is '{train.teacher}', expected none with data.multi_label")
     if "wandb" in train.trackers and not importlib.util.find_spec("wandb"):
         raise ConfigError("train.trackers has wandb, which is not installed: pip install 'mdtnet[wandb]'")
 

@@ -302,6 +302,14 @@ class TrainConfig:
     """Mixup of clips: alpha of the Beta distribution that the shares are drawn from; 0 is off."""
     cutmix: float = 0.0
     """CutMix of clips, one box for all frames: alpha as of `mixup`; with both, a coin decides for each batch."""
+    segments: tuple[int, ...] = ()
+    """Smaller numbers of segments to train with as well, for a network that is tested with any of them: every step
+    draws one of these or `data.num_segments`, and leaves out segments that were read."""
+    teacher: str = ""
+    """A checkpoint, or a name of the zoo, whose scores are learned beside the labels (distillation); it sees all
+    segments that are read, also where `segments` leaves some out."""
+    teacher_weight: float = 0.5
+    """Share of the teacher in the loss, 0 to 1; the labels have the rest."""
     partial_bn: bool = False
     """Freeze the statistics and parameters of every batch norm of the trunk but the first."""
     sync_bn: bool = True

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from mdtnet.checkpoint import Checkpoint, load_checkpoint, model_of
+from mdtnet.checkpoint import Checkpoint, load_checkpoint, model_of, warn_of_segments
 from mdtnet.checks import check_ranges
 from mdtnet.config import DataConfig, EvalConfig, Values, eval_crop_size, protocol_name
 from mdtnet.config_file import to_dict
@@ -274,6 +274,7 @@ def _ready(
     check_ranges(test, part="test")
     found = load_checkpoint(checkpoint)
     model = model_of(found, where=str(checkpoint))
+    warn_of_segments(model, test.segments or found.config.data.num_segments, where=str(checkpoint))
     model = folded(model)
     silenced = _silenced(model, without, name=found.config.model.name)
     names, several = classes or found.classes, found.config.data.multi_label

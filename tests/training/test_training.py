@@ -17,7 +17,7 @@ import torch
 from accelerate.utils import set_seed
 from runs import assert_same_state, log_rows, signal_at_step
 
-from mdtnet.checkpoint import load_checkpoint, load_model
+from mdtnet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from mdtnet.config_file import load_yaml, save_yaml
 from mdtnet.data.annotations import load_videos, write_list
 from mdtnet.data.dataset import ClipBatches
@@ -41,6 +41,15 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     return tiny.write_videos(tmp_path_factory.mktemp("videos"), per_class=5)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """TDN, which sees 5 frames per segment, with its classes in another order than the data's."""
+    path, config = tmp_path_factory.mktemp("teacher") / "teacher.pt", tiny.config(Path(), Path(), model={"name": "tdn"})
+    torch.manual_seed(0)
+    save_checkpoint(path, model=build_model(config.model, num_classes=2), config=config, classes=("right", "left"))
+    return path
 
 
 def test_a_run_leaves_everything_a_user_needs(tmp_path, videos):
@@ -100,9 +109,12 @@ def test_training_learns_which_way_the_square_moves(tmp_path, videos):
     [
         (signal.SIGTERM, {}),
         (signal.SIGINT, {"optimizer": "adamw", "ema": 0.9, "accumulate": 2, "clip_grad": 1.0}),
+        (signal.SIGINT, {"segments": (1,), "teacher": "teacher.pt"}),
     ],
 )
-def test_interrupted_and_resumed_is_uninterrupted(tmp_path, videos, monkeypatch, number, recipe_options):
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path, videos, teacher, monkeypatch, number, recipe_options):
+    if "teacher" in recipe_options:
+        recipe_options |= {"teacher": str(teacher)}
     whole, halves = (tiny.config(tmp_path / name, videos, **recipe_options) for name in ("whole", "halves"))
     train(whole)
     with monkeypatch.context() as patch:

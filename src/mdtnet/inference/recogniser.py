@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdtnet.checkpoint import load_model
+from mdtnet.checkpoint import load_model, warn_of_segments
 from mdtnet.config import RunConfig
 from mdtnet.data.frames import resize
 from mdtnet.errors import ConfigError
@@ -55,6 +55,7 @@ class Recogniser(Predictor, HubMixin):
         model = load_model(checkpoint)
         config = model.config
         if segments:
+            warn_of_segments(model, segments, where=str(checkpoint))
             config = replace(config, test=replace(config.test, segments=segments))
         return cls(model, classes=model.classes, config=config, device=device)
 

@@ -14,6 +14,7 @@ from mdtnet.checkpoint import Rng
 from mdtnet.config import RunConfig, TrainConfig
 
 REFERENCE_BATCH = 64  # `train.lr` is for this many clips per step
+TEMPERATURE = 2.0  # of distillation
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
@@ -99,6 +100,25 @@ def clip_loss(logits: Tensor, shares: Tensor, config: RunConfig, weights: Tensor
         return F.cross_entropy(logits, shares, weights, label_smoothing=smoothing, reduction="sum")
     smooth = shares * (1 - smoothing) + smoothing / 2
     return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1).sum()
+
+
+def kept_segments(num_segments: int, config: TrainConfig, *, step: int) -> list[int]:
+    """Which of T segments a network is trained with in optimiser step `step`, in order: all, or with `segments` one
+    from each of as many equal spans as are drawn. They depend on seed and step alone."""
+    if not config.segments:
+        return list(range(num_segments))
+    rng = np.random.default_rng([config.seed, step])
+    count = int(rng.choice([*config.segments, num_segments]))
+    return [int(rng.choice(span)) for span in np.array_split(np.arange(num_segments), count)]
+
+
+def teaching_loss(logits: Tensor, taught: Tensor) -> Tensor:
+    """Divergence, summed over the clips, of class probabilities from a teacher's, both at a temperature of 2.
+
+    Logits `[B, C]` each. Source: Hinton et al., Distilling the knowledge in a neural network (2015).
+    """
+    both = [F.log_softmax(x / TEMPERATURE, dim=1) for x in (logits, taught)]
+    return TEMPERATURE**2 * F.kl_div(both[0], both[1], log_target=True, reduction="sum")
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

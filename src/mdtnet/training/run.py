@@ -38,14 +38,17 @@ from mdtnet.system.terminal import Display
 from mdtnet.training.recipe import (
     clip_loss,
     freeze_partial_bn,
+    kept_segments,
     learning_rate,
     loss_weights,
     make_optimizer,
     mix_clips,
     sample_weights,
+    teaching_loss,
     update_average,
 )
 from mdtnet.training.run_folder import LAST
+from mdtnet.training.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +128,10 @@ class Run:
         self.model = self._build(dataclasses.replace(config.model, weights=weights))
         self.average = copy.deepcopy(self.model).eval() if config.train.ema else None
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.model, config.train))
-        frames = self.model.frames_per_segment
-        seed = config.train.seed
-        self.train_set = ClipDataset(train_videos, config.data, frames_per_segment=frames, train=True, seed=seed)
+        frames, teacher, seed = self.model.frames_per_segment, config.train.teacher, config.train.seed
+        self.teacher = Teacher(teacher, self.model, self.classes, self.device) if teacher else None
+        read = self.teacher.frames_per_segment if self.teacher else frames
+        self.train_set = ClipDataset(train_videos, config.data, frames_per_segment=read, train=True, seed=seed)
         self.val_set = ClipDataset(
             val_videos, config.data, frames_per_segment=frames, train=False, test=self.validation
         )
@@ -142,6 +146,8 @@ class Run:
     def _build(self, config: ModelConfig) -> Network:
         train = self.config.train
         model = build_model(config, num_classes=len(self.classes), classes=self.classes)
+        if train.segments:  # TDN computes with it, in the same way whatever a step draws
+            model.num_segments_trained = self.config.data.num_segments
         model.trunk.checkpoint_activations = train.checkpoint_activations
         if train.partial_bn:
             freeze_partial_bn(model)
@@ -258,12 +264,19 @@ class Run:
         frames, labels = (part[key].to(self.device, non_blocking=True) for key in ("frames", "label"))
         train, weights = self.config.train, self.loss_weights
         mixed, shares = mix_clips(frames, labels, num_classes=len(self.classes), mixup=train.mixup, cutmix=train.cutmix)
-        clips = exchange_scenes(mixed[:, 0], share=train.exchange, key=self.model.key_frame)  # [B, T, K, 3, H, W]
-        self.watched = clips[:WATCHED_CLIPS]
+        key = self.teacher.key_frame if self.teacher else self.model.key_frame
+        clips = exchange_scenes(mixed[:, 0], share=train.exchange, key=key)  # [B, T, K, 3, H, W]
+        own = self.teacher.seen_by_student(clips) if self.teacher else clips
+        self.watched = own[:WATCHED_CLIPS]
+        if train.segments:
+            own = own[:, kept_segments(own.shape[1], train, step=self.done_steps)]
         with self.accelerator.autocast():
-            logits = self.model(clips)
+            logits = self.model(own)
+            taught = self.teacher(clips) if self.teacher else None
         weights = None if weights is None else weights.to(self.device)
         loss = clip_loss(logits.float(), shares, self.config, weights)
+        if taught is not None:
+            loss = torch.lerp(loss, teaching_loss(logits.float(), taught.float()), train.teacher_weight)
         right = torch.zeros_like(loss) if self.multi_label else (logits.argmax(1) == labels).sum()
         self.sums += torch.stack([loss.detach(), right, torch.tensor(len(labels), device=loss.device)])
         return loss
