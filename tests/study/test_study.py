@@ -34,6 +34,7 @@ from mdtnet.study.page import build_study
 from mdtnet.study.predictions import PREDICTIONS, add_predictions, read_predictions
 from mdtnet.study.results import RESULTS, RunRow, append_row, read_configs, read_rows, standing, write_configs
 from mdtnet.study.stats import cells, difference, interval
+from mdtnet.work.remote import launch_here
 
 ROOT = Path(__file__).parents[2]
 RUN = {
@@ -241,10 +242,10 @@ def test_an_unreadable_video_gives_no_picture_and_stops_nothing(tmp_path, caplog
 def test_a_run_that_another_process_is_at_is_left_alone(finished):
     """As after a study was killed and its run goes on, or where two studies share a part."""
     study = load_study(finished / "tiny.yaml")
-    job = study_run.Job(study.specs[0], study_run.folder_of(study, study.specs[0]), [["train"]])
+    job = study_run.Job(study.specs[0], study_run.folder_of(study, study.specs[0]), study.specs[0].config, [["train"]])
     with open(f"{job.folder}.log", "ab") as other:
         assert study_run._is_ours(other)
-        study_run._launch(job, {})
+        study_run._launch(job, launch_here({}))
     assert job.process is None
     assert "another process" in job.failure
 

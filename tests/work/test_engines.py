@@ -1,7 +1,6 @@
 """Engines: rows of processes and of a Ray cluster equal those of this process; poison, lost nodes, resume."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -26,24 +25,6 @@ def test_an_item_that_kills_its_process_is_a_row(tmp_path):
     rows = dict(engines.in_processes(Poison(), items, workers=1, timeout_seconds=60))
     assert rows["b"] == {"error": "the decoder's process was ended by SIGKILL"}
     assert rows["c"] == {"text": "Y", "error": ""}
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two nodes of one CPU each beside a head without any, all on this machine."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    os.environ["PYTHONPATH"] = path  # of the nodes' processes
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    os.environ["RAY_ADDRESS"] = cluster.address
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    del os.environ["RAY_ADDRESS"]
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ STALE_SHOWN = 5
 
 
 def study_arguments(parser: "ArgumentParser") -> None:
+    from mdtnet.work.engines import Engine
+
     parser.add_argument("study", metavar="STUDY", help="a shipped study, such as quick, or a YAML file")
     parser.add_argument("--root", default="", help="folder that relative paths of data are in")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
@@ -30,6 +32,8 @@ def study_arguments(parser: "ArgumentParser") -> None:
         help="a part of the grid: system=tsn,tdn data=... seed=... variant=... fold=...",
     )
     shard_argument(parser)
+    parser.add_argument("--engine", type=Engine, default="local", help="local, or ray: a Ray cluster (extra [ray])")
+    parser.add_argument("--num_gpus", type=float, default=0.0, help="with ray: GPUs, or share of one, of each run")
     parser.add_argument("--list", action="store_true", help="show what is done and what is missing, and run nothing")
     parser.add_argument("--report", action="store_true", help="make tables and pages of results.csv, and run nothing")
     parser.add_argument("--no_latency", action="store_true", help="do not measure the networks' latency at the end")
@@ -54,7 +58,14 @@ def study(options: "Namespace") -> None:
         _check(found, missing)
         say(f"{len(wanted) - len(missing)} of {len(wanted)} runs are done")
         try:
-            run_study(found, missing, root=options.root, jobs=options.jobs)
+            run_study(
+                found,
+                missing,
+                root=options.root,
+                jobs=options.jobs,
+                engine=options.engine,
+                num_gpus=options.num_gpus,
+            )
         except MdtnetError:  # what is done is shown all the same
             _report(found, latency=False)
             raise

@@ -6,7 +6,6 @@ A run's folder is an ordinary run directory; `NAME.yaml` beside it is its config
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -40,6 +39,8 @@ from mdtnet.study.results import RESULTS, RunRow, append_row, write_configs
 from mdtnet.system.machine import commit, hardware
 from mdtnet.system.processes import Signals
 from mdtnet.training.run_folder import BEST, LAST, read_history
+from mdtnet.work.engines import MOST_STARTS, Engine
+from mdtnet.work.remote import LOST, Launch, Process, launch_here, launch_on_ray
 
 if sys.platform != "win32":  # on Windows nothing keeps two studies from the same run
     import fcntl
@@ -71,17 +72,31 @@ class Job:
 
     spec: Spec
     folder: Path
+    config: RunConfig
     commands: list[list[str]]
     started: float = field(default_factory=time.monotonic)
-    process: subprocess.Popen[bytes] | None = None
+    starts: int = 1
+    """Times that it was started; more than once after its node was lost."""
+    process: Process | None = None
     signalled: bool = False
     """Whether `process` was sent the signal that stops the study."""
     failure: str = ""
     """Why it cannot be run; empty if it can."""
 
 
-def run_study(study: Study, specs: Sequence[Spec], *, root: str = "", jobs: int = 1) -> None:
+def run_study(
+    study: Study,
+    specs: Sequence[Spec],
+    *,
+    root: str = "",
+    jobs: int = 1,
+    engine: Engine = "local",
+    num_gpus: float = 0.0,
+) -> None:
     """Run `specs`, `jobs` at a time, and add a row for each to `results.csv`.
+
+    With `engine` ray each is a process somewhere in a cluster, with one CPU and `num_gpus`; a lost node costs the runs
+    that it was working on, which go on elsewhere from their last checkpoints.
 
     A run that was stopped goes on; one that is finished but has no row gets its row. Relative paths of data are looked
     for in `root` first, then beside the study's file.
@@ -103,7 +118,8 @@ def run_study(study: Study, specs: Sequence[Spec], *, root: str = "", jobs: int 
     failed: list[Spec] = []
     paces: dict[str, list[float]] = defaultdict(list)
     with Signals() as signals:
-        for job, ok in _finished(study, waiting, jobs, signals):
+        launch = _launcher(study, [config for _, config in waiting], jobs, engine, num_gpus)
+        for job, ok in _finished(study, waiting, jobs, signals, launch):
             done = ok and _note_result(study, job)
             if not done:
                 failed.append(job.spec)
@@ -204,23 +220,34 @@ def folder_of(study: Study, spec: Spec) -> Path:
 # ---- processes ----------------------------------------------------------------------------------------
 
 
+def _launcher(study: Study, configs: Sequence[RunConfig], jobs: int, engine: Engine, num_gpus: float) -> Launch:
+    """How the commands of runs are started; a value of the number of threads that the user has set wins."""
+    if engine == "ray":
+        threads = {name: os.environ.get(name, "1") for name in THREADS}
+        data = {str(Path(config.data.train).absolute()) for config in configs}
+        return launch_on_ray(threads, num_gpus=num_gpus, places=[str(study.out.absolute()), *sorted(data)])
+    threads = dict.fromkeys(THREADS, str(max(1, (os.cpu_count() or 1) // jobs)))
+    return launch_here(threads | os.environ)
+
+
 def _finished(
-    study: Study, waiting: list[tuple[Spec, RunConfig]], jobs: int, signals: Signals
+    study: Study, waiting: list[tuple[Spec, RunConfig]], jobs: int, signals: Signals, launch: Launch
 ) -> Iterator[tuple[Job, bool]]:
     """Yield runs as they end, and whether all of their commands succeeded; those that start leave `waiting`."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = dict.fromkeys(THREADS, threads) | os.environ  # values set by the user win
     running: list[Job] = []
     with _killed_at_the_end(running):
         while (waiting and not signals.number) or running:
             while waiting and len(running) < jobs and not signals.number:
-                running.append(_start(study, *waiting.pop(0), environment))
+                running.append(_start(study, *waiting.pop(0), launch))
             if signals.number:
                 _pass_on(running, signals.number)
             for job in list(running):
-                if (code := _code(job, environment, go_on=not signals.number)) is not None:
+                if (code := _code(job, launch, go_on=not signals.number)) is not None:
                     running.remove(job)
-                    if code == 0 or not signals.number:
+                    if code == LOST and job.starts < MOST_STARTS and not signals.number:
+                        log.warning("its machine was lost: %s", job.spec)
+                        running.append(_start(study, job.spec, job.config, launch, starts=job.starts + 1))
+                    elif code == 0 or not signals.number:
                         yield job, code == 0
             time.sleep(POLL_SECONDS)
 
@@ -245,10 +272,10 @@ def _pass_on(running: list[Job], number: int) -> None:
             job.signalled = True
 
 
-def _start(study: Study, spec: Spec, config: RunConfig, environment: dict[str, str]) -> Job:
+def _start(study: Study, spec: Spec, config: RunConfig, launch: Launch, *, starts: int = 1) -> Job:
     folder = Path(config.out)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    job = Job(spec, folder, [])
+    job = Job(spec, folder, config, [], starts=starts)
     if not _is_trained(folder, config):
         given = folder.with_name(folder.name + ".yaml")
         save_yaml(config, given)
@@ -267,24 +294,21 @@ def _start(study: Study, spec: Spec, config: RunConfig, environment: dict[str, s
             job.commands, job.failure = [], str(error)
     if job.commands:
         log.info("%s: %s", "goes on" if "--resume" in job.commands[0] else "starts", spec)
-    _launch(job, environment)
+    _launch(job, launch)
     return job
 
 
-def _launch(job: Job, environment: dict[str, str]) -> None:
-    """Start the next command, if there is one, in a process group of its own: the study passes Ctrl-C on."""
+def _launch(job: Job, launch: Launch) -> None:
+    """Start the next command, if there is one; the study passes Ctrl-C on."""
     if not job.commands:
         job.process = None
         return
-    command = [sys.executable, "-m", "mdtnet", *job.commands.pop(0)]
     with open(job.folder.with_name(job.folder.name + ".log"), "ab") as output:
         if not _is_ours(output):
             job.process, job.failure = None, "another process is training this run"
             return
         job.signalled = False
-        job.process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        job.process = launch(job.commands.pop(0), output)
 
 
 def _is_ours(output: BinaryIO) -> bool:
@@ -297,13 +321,13 @@ def _is_ours(output: BinaryIO) -> bool:
     return True
 
 
-def _code(job: Job, environment: dict[str, str], *, go_on: bool) -> int | None:
+def _code(job: Job, launch: Launch, *, go_on: bool) -> int | None:
     """The exit code of a run that has ended, else None; after a command that succeeded the next one is started."""
     if job.failure:
         return 1
     code = job.process.poll() if job.process else 0
     if code == 0 and job.commands and go_on:
-        _launch(job, environment)
+        _launch(job, launch)
         return None
     return 1 if code == 0 and job.commands else code
 

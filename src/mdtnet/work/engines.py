@@ -60,7 +60,7 @@ def on_ray(
     """
     ray = connect()
     for place in places:
-        _check_seen(ray, place)
+        check_seen(ray, place)
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
@@ -104,7 +104,7 @@ def connect() -> Any:
     return ray
 
 
-def _check_seen(ray: Any, place: str) -> None:
+def check_seen(ray: Any, place: str) -> None:
     """Raise ConfigError where a node of the cluster does not have the file or folder `place`."""
     node_affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     look = ray.remote(_sees)
