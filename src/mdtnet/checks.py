@@ -17,9 +17,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "0 or more": (
         lambda x: x >= 0,
-        "data.workers model.mdtnet.key_frame model.saliency.noise model.saliency.frequency_weights train.lr "
-        "train.weight_decay train.steps train.decay train.warmup_epochs train.classifier_lr train.temporal_lr "
-        "train.offset_lr model.mdtnet.fine_start model.mdtnet.gate_start model.mdtnet.dcme_reach",
+        "data.workers data.decode_threads model.mdtnet.key_frame model.saliency.noise "
+        "model.saliency.frequency_weights train.lr train.weight_decay train.steps train.decay train.warmup_epochs "
+        "train.classifier_lr train.temporal_lr train.offset_lr model.mdtnet.fine_start model.mdtnet.gate_start "
+        "model.mdtnet.dcme_reach",
     ),
     "0 (off) or more": (
         lambda x: x >= 0,

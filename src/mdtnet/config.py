@@ -211,6 +211,8 @@ class DataConfig:
     """Unreadable training videos: stop with an error, or leave them out, counted and reported."""
     workers: int = 0
     """Data loader processes; 0 decodes in the main process."""
+    decode_threads: int = 0
+    """Threads that decode one video; 0: one, or in the main process several where frames are large."""
     backend: Literal["auto", "pyav", "torchcodec"] = "auto"
     """Video decoder; `auto` is PyAV. torchcodec's frames are resized by another filter: half a level of difference."""
     fps: float = 0.0

@@ -5,6 +5,7 @@ import os
 from fractions import Fraction
 
 import av
+import clips
 import numpy as np
 import pytest
 import torch
@@ -104,6 +105,16 @@ def test_workers_change_nothing_and_follow_the_epoch(folder):
     assert not same(*epochs)
     for e in (0, 1):
         assert same(epoch_of(shared_out, e), epochs[e])
+
+
+def test_what_one_worker_learns_of_a_file_serves_all(tmp_path, monkeypatch):
+    clips.write_video(tmp_path / "long.mp4", clips.frames_of_square(40))
+    (tmp_path / "list.csv").write_text("path,label,start,end\nlong.mp4,a,0,1\nlong.mp4,b,1,2\nlong.mp4,a,2,3\n")
+    loader = loader_of(training(load_videos(str(tmp_path / "list.csv"))), workers=2)
+    before = epoch_of(loader, 0)
+    monkeypatch.setattr("mdtnet.data.plan.scan", lambda *a: pytest.fail("its packets are read again"))
+    monkeypatch.setattr("mdtnet.data.video.Decoder", lambda *a: pytest.fail("decoded from its start"))
+    assert same(epoch_of(loader_of(loader.dataset), 0), before)
 
 
 def test_starting_at_a_batch_skips_the_others_unread(folder, monkeypatch):

@@ -83,7 +83,8 @@ def test_lossy_frames_are_those_of_the_default_conversion(tmp_path):
 def test_a_wrong_guess_of_the_count_changes_nothing(tmp_path, monkeypatch, guess):
     frames = known_frames(30)
     path = write_video(tmp_path / "v.mkv", frames)
-    monkeypatch.setattr(video, "_guess_times", lambda *a: np.arange(guess))
+    monkeypatch.setattr(video, "_read_planned", lambda *a: None)
+    monkeypatch.setattr(video, "_times", lambda *a: np.arange(guess))
     pixels, count = read_clip(path, lambda n: np.array([n - 1, n // 2]))
     np.testing.assert_array_equal(pixels, frames[[29, 15]])
     assert count == 30

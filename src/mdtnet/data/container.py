@@ -54,6 +54,11 @@ class Part:
         """Whether the time after the first frame lies in the part."""
         return (self.start is None or seconds >= self.start - 1e-6) and not self.is_over(seconds)
 
+    def inside(self, seconds: np.ndarray) -> np.ndarray:
+        """`has` of each time, bool."""
+        found = np.ones(len(seconds), dtype=bool) if self.start is None else seconds >= self.start - 1e-6
+        return found if self.end is None else found & (seconds < self.end - 1e-6)
+
     def is_over(self, seconds: float) -> bool:
         return self.end is not None and seconds >= self.end - 1e-6
 
@@ -79,8 +84,10 @@ def open_container(path: str) -> InputContainer:
 
 
 @contextmanager
-def open_video(path: str, *, threads: int = 0) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: str, *, threads: int = 0, strict: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file and its best video stream, to be decoded by so many threads; 0: one, or several for large frames.
+
+    A `strict` decoder fails where it would otherwise pass over a small fault without a word.
 
     Raises:
         VideoError: missing, no regular file, empty, not a video, a playlist, or without a stream that can be decoded.
@@ -100,7 +107,14 @@ def open_video(path: str, *, threads: int = 0) -> Iterator[tuple[InputContainer,
         stream.thread_type = "AUTO"
         codec.thread_count = threads or _num_threads(codec)
         codec.options = {"max_pixels": str(MAX_PIXELS)}  # frames can be larger than the header says
+        if strict:
+            codec.options = {**codec.options, "err_detect": "explode"}
         yield container, stream
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Packets in the order of the file, the last one empty; left early, it closes PyAV's own, which loses memory."""
+    yield from container.demux(stream)
 
 
 def _num_threads(codec: VideoCodecContext) -> int:
@@ -225,14 +239,16 @@ class Decoder:
             yield seconds, frame
         if not self._decoded and self._first_error:
             raise VideoError(self.part.path, f"cannot be decoded: {self._first_error}")
-        self.missing = self._missing_at_end()
+        if self.part.end is None:
+            after = self.lost - self._lost_before
+            self.missing = missing_at_end(self._stream, self._decoded, self._last, lost=self.lost, lost_after=after)
         self.lost = max(self.lost, self._holes())
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         failures = 0
         while failures < STALLED:
             try:
-                for packet in self._container.demux(self._stream):
+                for packet in packets_of(self._container, self._stream):
                     failures = 0
                     yield from self._decode(packet)
                 return
@@ -275,15 +291,21 @@ class Decoder:
         distance = np.minimum(abs(packets - frames[after]), abs(packets - frames[np.maximum(after - 1, 0)]))
         return int((distance > 0.75 * self._period / float(base)).sum())
 
-    def _missing_at_end(self) -> int:
-        """Frames between the last and the end by the header, where it says one; 0 of a part that ends earlier."""
-        duration, base = self._stream.duration, self._stream.time_base
-        if self.part.end is not None or not self._decoded or not duration or not base:
-            return 0
-        lost = self.lost - self._lost_before
-        missing = round((float(duration * base) - self._last) / self._period) - 1 - lost
-        stated = self._stream.frames - self._decoded - self.lost if self._stream.frames else missing
-        return missing if min(missing, stated) > AT_END else 0
+
+def missing_at_end(stream: VideoStream, decoded: int, last: float, *, lost: int = 0, lost_after: int = 0) -> int:
+    """Frames between the last and the end by the header, where it says one.
+
+    Args:
+        decoded: frames; `last` is the time of the last one in seconds after the first.
+        lost: packets that did not decode; `lost_after` of them after the last frame.
+    """
+    duration, base = stream.duration, stream.time_base
+    if not decoded or not duration or not base:
+        return 0
+    period = 1 / float(stream.average_rate or 25)
+    missing = round((float(duration * base) - last) / period) - 1 - lost_after
+    stated = stream.frames - decoded - lost if stream.frames else missing
+    return missing if min(missing, stated) > AT_END else 0
 
 
 def seconds_of(timed: av.VideoFrame | av.Packet, stream: VideoStream, position: int) -> float:

@@ -24,9 +24,10 @@ from mdtnet.config import DataConfig, EvalConfig, Exposure, eval_crop_size
 from mdtnet.data.annotations import VideoList
 from mdtnet.data.exposure import expose
 from mdtnet.data.frames import cached_frames, read_resized, resize
+from mdtnet.data.plan import Plans
 from mdtnet.data.segments import Shape, clip_indices, train_indices
 from mdtnet.data.transforms import Box, ClipAugment, mirror_labels, stack_clips, views, views_box
-from mdtnet.data.video import Reading, check_backend
+from mdtnet.data.video import Reading, Request, check_backend
 from mdtnet.errors import VideoError
 from mdtnet.scores import DAMAGED
 from mdtnet.system.workers import (
@@ -40,6 +41,7 @@ from mdtnet.system.workers import (
 
 log = logging.getLogger(__name__)
 
+PLAN_BYTES, LEAST_PLANS, MOST_PLANS = 512, 2**20, 2**24  # of memory for plans: per video, and in all
 MANY_VIEWS = 10  # from here on a loader process prepares one batch ahead, not two
 
 
@@ -112,7 +114,8 @@ class ClipDataset(Dataset[Item]):
         )
         # In shared memory: persistent workers see a new epoch, and what one worker finds of a video serves all.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._known = torch.zeros(len(videos), 3, dtype=torch.int32).share_memory_()  # frames, damaged, decoded
+        self._known = torch.zeros(len(videos), 4, dtype=torch.int32).share_memory_()  # frames, damaged, decoded, proven
+        self._plans = _shared_plans(len(videos))
         self.warned: set[int] = set()  # damaged videos that the log has
 
     def __len__(self) -> int:
@@ -162,7 +165,7 @@ class ClipDataset(Dataset[Item]):
 
     def _damage(self, i: int) -> str:
         """Damage of video `i`, found when it was first read, to its end."""
-        _, damaged, decoded = self._known[i].tolist()
+        _, damaged, decoded, _ = self._known[i].tolist()
         return f"{damaged} of {decoded} frames" if damaged else ""
 
     def _without_frames(self, i: int, *, error: str = "", damaged: str = "") -> Item:
@@ -213,13 +216,16 @@ class ClipDataset(Dataset[Item]):
         sample = self.videos[i]
         known = int(self._known[i, 0]) or None
         if self.data.cache:
-            reading = cached_frames(sample, self.data, check=not known)
+            reading = cached_frames(sample, self.data, check=not known, plans=self._plans)
             self._note(i, reading)
             table = self._indices(i, reading.num_frames)
             used = np.unique(table)
             pixels = crop(reading.pixels) if crop else reading.pixels
             return pixels[used], np.searchsorted(used, table)
-        reading = read_resized(sample, self.data, lambda n: np.unique(self._indices(i, n)), known, crop)
+        request = Request(
+            lambda n: np.unique(self._indices(i, n)), known, proven=bool(self._known[i, 3]), plans=self._plans
+        )
+        reading = read_resized(sample, self.data, request, crop)
         self._note(i, reading)
         table = self._indices(i, reading.num_frames)
         return reading.pixels, np.searchsorted(np.unique(table), table)
@@ -228,7 +234,14 @@ class ClipDataset(Dataset[Item]):
         """Remember what is known of a video that was read to its end."""
         if int(self._known[i, 0]) != reading.num_frames:
             self._known[i, 1], self._known[i, 2] = reading.damaged, reading.decoded
+            self._known[i, 3] = reading.proven
             self._known[i, 0] = reading.num_frames  # last: other processes look at it first
+
+
+def _shared_plans(num_videos: int) -> Plans:
+    slots = torch.zeros(2 * num_videos, 2, dtype=torch.int64)
+    room = torch.zeros(min(LEAST_PLANS + PLAN_BYTES * num_videos, MOST_PLANS), dtype=torch.uint8)
+    return Plans(slots.share_memory_(), room.share_memory_(), torch.multiprocessing.Lock())
 
 
 class _FrameCrop:

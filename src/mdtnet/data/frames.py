@@ -5,6 +5,7 @@ import logging
 import os
 import struct
 import zlib
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from mdtnet.config import DataConfig
 from mdtnet.data.annotations import Sample
 from mdtnet.data.container import Part
+from mdtnet.data.plan import OWN, Plans
 from mdtnet.data.retries import with_retries
 from mdtnet.data.transforms import resize_short
-from mdtnet.data.video import Choose, Reading, Request, Transform, read_frames, scaled_size, stamp
+from mdtnet.data.video import Reading, Request, Transform, read_frames, scaled_size, stamp
 from mdtnet.errors import VideoError
 from mdtnet.system.files import atomic_write, remove_leftovers
 
@@ -27,7 +29,7 @@ TRAILER = struct.Struct("<4sIII")
 MAGIC = b"mdt1"
 
 
-def cached_frames(sample: Sample, data: DataConfig, *, check: bool = True) -> Reading:
+def cached_frames(sample: Sample, data: DataConfig, *, check: bool = True, plans: Plans = OWN) -> Reading:
     """All frames of a video, resized to `data.short_side`, uint8 `[N, H, W, 3]`; decoded the first time only.
 
     The name of a cache file depends on the video's path, size and time of change, its part, the short side and the way
@@ -51,7 +53,7 @@ def cached_frames(sample: Sample, data: DataConfig, *, check: bool = True) -> Re
         pass
     except (OSError, ValueError, EOFError) as error:
         log.warning("%s: damaged (%s), made again", path, error)
-    reading = read_resized(sample, data, np.arange, None)
+    reading = read_resized(sample, data, Request(np.arange, plans=plans))
     _save_whole(path, reading)
     return reading
 
@@ -104,17 +106,24 @@ def resize(frames: np.ndarray, short_side: int) -> np.ndarray:
     return resize_short(torch.from_numpy(frames).movedim(-1, -3), short_side).movedim(-3, -1).numpy()
 
 
-def read_resized(
-    sample: Sample, data: DataConfig, choose: Choose, num_frames: int | None, crop: Transform | None = None
-) -> Reading:
-    """`read_frames` of a sample, resized to `data.short_side` and cropped frame by frame; retried where that helps."""
+def read_resized(sample: Sample, data: DataConfig, request: Request, crop: Transform | None = None) -> Reading:
+    """`read_frames` of a sample, resized to `data.short_side` and cropped frame by frame; retried where that helps.
+
+    `request` says which frames, and what is known of the video; the rest of it is set here.
+    """
 
     def transform(frame: np.ndarray) -> np.ndarray:
         frame = resize(frame, data.short_side)
         return crop(frame) if crop else frame
 
     part = Part(sample.path, sample.start, sample.end)
-    request = Request(
-        choose, num_frames, data.short_side, transform, data.fps, data.frame_pattern, listed=sample.num_frames
+    request = replace(
+        request,
+        short_side=data.short_side,
+        transform=transform,
+        fps=data.fps,
+        frame_pattern=data.frame_pattern,
+        listed=sample.num_frames,
+        threads=data.decode_threads,
     )
     return with_retries(lambda: read_frames(part, request, backend=data.backend))

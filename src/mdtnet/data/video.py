@@ -17,12 +17,14 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from mdtnet.data.container import SMALLEST_FRAME, Decoder, Part, open_video, seconds_of, short_reason
+from mdtnet.data.container import Decoder, Part, open_video, short_reason
 from mdtnet.data.decoders import TORCHCODEC, why_torchcodec_fails
 from mdtnet.data.images import frame_files, is_picture, is_regular, read_image
+from mdtnet.data.plan import OWN, Plan, PlanError, Plans, decode
 from mdtnet.data.suffixes import is_image
 from mdtnet.errors import ConfigError, VideoError
 
@@ -84,35 +86,65 @@ def probe(
         height, width = last.shape[:2]
         kind = os.path.splitext(files[0])[1][1:].lower()
         return VideoInfo(len(files), height, width, None, kind, 0, total=len(files))
-    return _probe_file(part)
+    return (_probe_planned(part) if part.start is not None else None) or _probe_file(part)
 
 
 def _probe_file(part: Part, *, threads: int = 0) -> VideoInfo:
     with open_video(part.path, threads=threads) as (container, stream):
         decoder = Decoder(part, container, stream)
-        first: av.VideoFrame | None = None
-        interlaced = False
+        seen = _Seen()
         for _, frame in decoder:
-            first = first or frame
-            interlaced |= frame.interlaced_frame
+            seen.add(frame)
         if decoder.unsure:
             return _probe_file(part, threads=1)
-        if first is None:
+        if seen.first is None:
             raise part.no_frames()
+        info = seen.info(stream, seen.first)
+    return replace(
+        info, num_frames=decoder.num_frames, damaged=decoder.damaged, total=decoder.total, missing=decoder.missing
+    )
+
+
+def _probe_planned(part: Part) -> VideoInfo | None:
+    """Decode a part alone; None where the file is not as its packets say, or is damaged."""
+    with open_video(part.path, strict=True) as (container, stream):
+        plan, seen = OWN.of(part, container, stream), _Seen()
+        if plan is None or not plan.trusted or not len(inside := plan.inside(part)):
+            return None
+        try:
+            for position, frame in decode(plan, plan.groups(plan.to_prove(part)), container, stream):
+                if inside[0] <= position <= inside[-1]:
+                    seen.add(frame)
+        except (PlanError, av.FFmpegError, OSError):
+            return None
+        info = seen.info(stream, seen.first) if seen.first else None
+    return replace(info, num_frames=len(inside), total=len(inside)) if info else None
+
+
+class _Seen:
+    """Facts that decoded frames tell."""
+
+    def __init__(self) -> None:
+        self.first: av.VideoFrame | None = None
+        self.interlaced = False
+
+    def add(self, frame: av.VideoFrame) -> None:
+        self.first = self.first or frame
+        self.interlaced |= frame.interlaced_frame
+
+    def info(self, stream: VideoStream, first: av.VideoFrame) -> VideoInfo:
+        """All but the numbers of frames."""
         turned = orientation(first)
         height, width = turned.size(first)
         return VideoInfo(
-            num_frames=decoder.num_frames,
+            num_frames=0,
             height=height,
             width=width,
             fps=float(stream.average_rate) if stream.average_rate else None,
             codec=stream.codec_context.name,
             rotation=turned.degrees,
             mirrored=turned.mirrored,
-            damaged=decoder.damaged,
-            total=decoder.total,
-            missing=decoder.missing,
-            interlaced=interlaced,
+            interlaced=self.interlaced,
         )
 
 
@@ -127,6 +159,8 @@ class Reading:
     """Of the frames decoded for this: damaged, lost, or missing at the end."""
     decoded: int = 0
     """Frames decoded for this, with those lost or missing."""
+    proven: bool = False
+    """Each packet is one frame, without damage, as far as the video or its part goes."""
 
 
 def read_clip(
@@ -141,7 +175,7 @@ def read_clip(
     transform: Transform | None = None,
 ) -> tuple[np.ndarray, int]:
     """Chosen frames of a video file or a folder of pictures, and their number: see `read_frames`."""
-    request = Request(choose, num_frames, short_side, transform)
+    request = Request(choose, num_frames, short_side=short_side, transform=transform)
     reading = read_frames(Part(os.fspath(path), start, end), request, backend=backend)
     return reading.pixels, reading.num_frames
 
@@ -155,6 +189,8 @@ class Request:
     again with another number where the first was a wrong guess."""
     num_frames: int | None = None
     """Returned by an earlier reading, if any: decoding then stops at the last chosen frame."""
+    proven: bool = False
+    """That reading was `proven`: then only the chosen frames are decoded, and those that they refer to."""
     short_side: int | None = None
     """In pixels. Where that is quicker (YUV frames decoded by PyAV), frames are scaled to `scaled_size` before they
     become RGB; all others keep their size, for `transform` to change."""
@@ -167,6 +203,10 @@ class Request:
     """Names of the frames in a folder (`img_*.jpg`); empty: its only sequence of colour pictures."""
     listed: int = 0
     """Number of frames that a folder must have; 0: any."""
+    threads: int = 0
+    """Threads that decode a video file; 0: one, or several for large frames."""
+    plans: Plans = OWN
+    """Where plans of files are kept."""
 
     def chosen(self, times: np.ndarray) -> "Chosen":
         """The choice among frames shown at `times`, in seconds from 0, sorted."""
@@ -260,16 +300,15 @@ def check_backend(backend: str) -> None:
 
 
 def _read_pyav(part: Part, request: Request) -> Reading:
-    guess = None
-    if request.num_frames is not None:
-        guess = _guess_times(part, request) if request.fps else np.arange(request.num_frames)
-        chosen = request.chosen(guess) if len(guess) else None
-        if chosen and chosen.num_frames == request.num_frames:
-            pass_ = _decode(part, request, chosen.wanted, to_end=False)
-            if pass_.pixels is not None:
-                return Reading(chosen.arrange(pass_.pixels), chosen.num_frames, pass_.damaged, pass_.decoded)
-        guess = None  # the file has changed
-    guess = _guess_times(part, request)
+    plan = None
+    if request.num_frames is None or request.proven:
+        with open_video(part.path, threads=request.threads, strict=True) as (container, stream):
+            plan = request.plans.of(part, container, stream)
+            if plan and (reading := _read_planned(part, request, plan, container, stream)):
+                return reading
+    if request.num_frames is not None and (reading := _read_known(part, request)):
+        return reading
+    guess = _times(part, plan or _plan_of(part, request))
     for _ in range(PASSES):
         chosen = request.chosen(guess) if len(guess) else None
         pass_ = _decode(part, request, chosen.wanted if chosen else np.empty(0, dtype=np.int64), to_end=True)
@@ -281,36 +320,51 @@ def _read_pyav(part: Part, request: Request) -> Reading:
     raise VideoError(part.path, "changes while it is read")
 
 
+def _read_planned(
+    part: Part, request: Request, plan: Plan, container: InputContainer, stream: VideoStream
+) -> Reading | None:
+    """The chosen frames, decoding what the plan says; None where the file is not as its packets say."""
+    times = _times(part, plan)
+    chosen = request.chosen(times) if plan.trusted and len(times) else None
+    if chosen is None or request.num_frames not in (None, chosen.num_frames):
+        return None
+    wanted = plan.inside(part)[chosen.wanted]
+    proven = request.proven and request.num_frames is not None
+    groups = plan.groups(wanted if proven else plan.to_prove(part))
+    convert, found = _Converter(part, request), _Collector(len(wanted), request.transform)
+    try:
+        for position, frame in decode(plan, groups, container, stream):
+            if not found.full and position == wanted[found.done]:
+                found.add(convert(frame))
+    except (PlanError, av.FFmpegError, OSError):
+        return None
+    decoded = sum(len(group.packets) for group in groups) if proven else len(times)
+    return Reading(chosen.arrange(found.pixels), chosen.num_frames, 0, decoded, proven=True)
+
+
+def _plan_of(part: Part, request: Request) -> Plan | None:
+    with open_video(part.path) as (container, stream):
+        return request.plans.of(part, container, stream)
+
+
+def _read_known(part: Part, request: Request) -> Reading | None:
+    """The chosen frames of a video that has `request.num_frames`; None where it has another number."""
+    guess = _times(part, _plan_of(part, request)) if request.fps else np.arange(request.num_frames or 0)
+    chosen = request.chosen(guess) if len(guess) else None
+    if chosen and chosen.num_frames == request.num_frames:
+        pass_ = _decode(part, request, chosen.wanted, to_end=False)
+        if pass_.pixels is not None:
+            return Reading(chosen.arrange(pass_.pixels), chosen.num_frames, pass_.damaged, pass_.decoded)
+    return None
+
+
 def _same_times(guess: np.ndarray, times: np.ndarray, request: Request) -> bool:
     return len(guess) == len(times) and (not request.fps or np.allclose(guess, times, atol=1e-3))
 
 
-def _guess_times(part: Part, request: Request) -> np.ndarray:
-    """Times of the packets that look like a frame, without decoding them; wrong where a file is unusual or damaged.
-
-    Where times do not matter, it is their number that counts.
-    """
-    try:
-        with open_video(part.path) as (container, stream):
-            packets = (p for p in container.demux(stream) if p.size >= SMALLEST_FRAME and not p.is_discard)
-            if part.whole and not request.fps:
-                return np.arange(sum(1 for _ in packets))
-            times = np.sort(_packet_seconds(packets, stream, part.end))
-    except (av.FFmpegError, OSError):
-        return np.empty(0)  # decoding will find the reason
-    times -= times[0] if len(times) else 0.0
-    inside = [part.has(time) for time in times.tolist()]
-    return _from_zero(times[np.array(inside, dtype=bool)])
-
-
-def _packet_seconds(packets: Iterable[av.Packet], stream: VideoStream, end: float | None) -> list[float]:
-    """Presentation times of packets in seconds, in the order of the file, until all that follow are after `end`."""
-    times: list[float] = []
-    for packet in packets:
-        times.append(seconds_of(packet, stream, len(times)))
-        if end is not None and packet.dts is not None and packet.dts * packet.time_base > times[0] + end:
-            break
-    return times
+def _times(part: Part, plan: Plan | None) -> np.ndarray:
+    """Times of the packets of a part that look like a frame, from 0; wrong where a file is unusual or damaged."""
+    return np.empty(0) if plan is None else _from_zero(plan.seconds[plan.inside(part)])
 
 
 def _from_zero(times: np.ndarray) -> np.ndarray:
@@ -326,26 +380,42 @@ class _Pass(NamedTuple):
     decoded: int
 
 
-def _decode(part: Part, request: Request, wanted: np.ndarray, *, to_end: bool, threads: int = 0) -> _Pass:
+def _decode(part: Part, request: Request, wanted: np.ndarray, *, to_end: bool, careful: bool = False) -> _Pass:
     """Decode once and convert the frames at the sorted positions `wanted`; without `to_end` only up to the last one."""
-    scale, convert = VideoReformatter(), VideoReformatter()
-    size: tuple[int, int] | None = None
+    convert = _Converter(part, request)
     found, times = _Collector(len(wanted), request.transform), []
-    with open_video(part.path, threads=threads) as (container, stream):
+    with open_video(part.path, threads=1 if careful else request.threads) as (container, stream):
         decoder = Decoder(part, container, stream)
         for seconds, frame in decoder:
             times.append(seconds)
-            size = size or _size(frame, request.short_side)  # later frames can differ: they are scaled to the first
+            convert.see(frame)
             if found.full or len(times) - 1 != wanted[found.done]:
                 continue
-            found.add(_to_rgb(part, frame, scale, convert, size))
+            found.add(convert(frame))
             if found.full and not to_end:
                 break
         unsure = decoder.unsure
     if unsure:
-        return _decode(part, request, wanted, to_end=to_end, threads=1)
+        return _decode(part, request, wanted, to_end=to_end, careful=True)
     pixels = found.pixels if found.full else None
     return _Pass(pixels, _from_zero(np.array(times)), decoder.damaged, decoder.total)
+
+
+class _Converter:
+    """Decoded frames -> RGB `[H, W, 3]`, upright, at the size of the first one."""
+
+    def __init__(self, part: Part, request: Request) -> None:
+        self.part, self.short_side = part, request.short_side
+        self.size: tuple[int, int] | None = None
+        self._scale, self._convert = VideoReformatter(), VideoReformatter()
+
+    def see(self, frame: av.VideoFrame) -> None:
+        """Note a frame that may be the first."""
+        self.size = self.size or _size(frame, self.short_side)
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        self.see(frame)
+        return _to_rgb(self.part, frame, self._scale, self._convert, self.size or (0, 0))
 
 
 def _size(frame: av.VideoFrame, short_side: int | None) -> tuple[int, int]:

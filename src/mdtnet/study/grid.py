@@ -17,7 +17,7 @@ from mdtnet.errors import ConfigError, nearest
 
 DEFAULT = "default"
 NOT_HASHED = (
-    *("out", "data.cache", "data.workers"),
+    *("out", "data.cache", "data.workers", "data.decode_threads"),
     *("train.device", "train.trackers", "train.save_every", "train.val_every"),
     *("train.seed", "data.fold"),  # columns of their own
 )
