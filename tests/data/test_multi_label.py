@@ -268,7 +268,7 @@ def run(tmp_path_factory) -> Path:
 def test_training_learns_and_keeps_the_best_by_map(run):
     with open(run / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    columns = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s", *GATE_FIGURES)
+    columns = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s", "waiting", *GATE_FIGURES)
     assert tuple(rows[0]) == columns
     values = [float(row["val_map"]) for row in rows]
     assert max(values) > 0.95

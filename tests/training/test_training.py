@@ -62,6 +62,8 @@ def test_a_run_leaves_everything_a_user_needs(tmp_path, videos):
     assert result.val_top1 == max(row["val_top1"] for row in result.history)
     assert list((out / "tensorboard").rglob("events*"))
     assert "learning rate 0.16 x 4 / 64 = 0.01" in (out / "train.log").read_text()
+    assert (out / "train.log").read_text().count("waiting for data") == 2
+    assert all(0 < row["waiting"] < 1 for row in result.history)
     model = load_model(out / "checkpoints" / "best.pt")
     assert model.classes == ("left", "right")
     table = ScoreTable.load(out / "scores.npz")

@@ -141,8 +141,9 @@ class Record:
 
     def _log(self, row: EpochRow) -> None:
         if self.run.accelerator.is_main_process:
-            figures = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch" and v is not None)
-            log.info("epoch %d: %s", row["epoch"], figures)
+            shown = {k: v for k, v in row.items() if k not in ("epoch", "waiting") and v is not None}
+            figures = ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
+            log.info("epoch %d: %s, waiting for data %.0f%%", row["epoch"], figures, 100 * (row.get("waiting") or 0))
         self.run.accelerator.log({k: v for k, v in row.items() if v is not None and k != "epoch"}, step=row["epoch"])
 
     def announce(self) -> None:

@@ -91,6 +91,8 @@ class State:
     """The best validation top-1 (with several labels per video: mAP)."""
     seconds: float = 0.0
     """Spent in this epoch before the run was resumed."""
+    waited: float = 0.0
+    """Seconds of this epoch in which this process waited for data."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Path and reason of each unreadable video."""
     history: list[EpochRow] = field(default_factory=list)
@@ -217,11 +219,14 @@ class Run:
                 return
 
     def _next(self, batches: Iterator[Batch]) -> list[Batch]:
+        start = time.monotonic()
         try:
             with self.signals.at_once():
                 return list(islice(batches, self.config.train.accumulate))
         except Asked:
             return []
+        finally:
+            self.state.waited += time.monotonic() - start
 
     def note_unreadable(self, path: str, reason: str) -> None:
         """Remember a video that cannot be read.
@@ -297,11 +302,15 @@ class Run:
         place += f", step {self.state.step}/{self.steps_per_epoch}"
         clips = max(1, clips)
         top1 = "" if self.multi_label else f", top-1 {right / clips:.1%}"
-        return f"{place}: loss {loss / clips:.3f}{top1}, {rate:.1f} clips/s"
+        return f"{place}: loss {loss / clips:.3f}{top1}, {rate:.1f} clips/s, waiting for data {self.waiting():.0%}"
 
     def seconds_in_epoch(self) -> float:
         """Time that this epoch has taken so far, over all parts of a resumed run."""
         return self.state.seconds + time.monotonic() - self.clock
+
+    def waiting(self) -> float:
+        """Share of this epoch's time so far in which this process waited for data, 0 to 1."""
+        return self.state.waited / max(1e-9, self.seconds_in_epoch())
 
     def finish_epoch(self, display: Display) -> ScoreTable | None:
         """Validate if it is time, and add the epoch's figures to the history; returns the scores if they are the best.
@@ -319,7 +328,8 @@ class Run:
             figures = table.validation(self.validation)
             judged = figures["val_map" if self.multi_label else "val_top1"] or 0.0
             row |= figures
-        state.epoch, state.step, state.seconds, state.row, self.sums = epoch, 0, 0.0, None, self._zeros()
+        state.epoch, state.step, state.seconds, state.waited = epoch, 0, 0.0, 0.0
+        state.row, self.sums = None, self._zeros()
         state.history.append(row)
         if table is not None and judged > state.best_top1:
             state.best_epoch, state.best_top1 = epoch, judged
@@ -347,6 +357,7 @@ class Run:
             **({} if self.multi_label else {"train_top1": right / max(1, clips)}),
             "seconds": seconds,
             "clips_per_s": clips / max(1e-9, seconds),
+            "waiting": self.waiting(),
             **self._gates(),
         }
 

@@ -32,12 +32,17 @@ COLUMNS = (
     "val_mean_class",
     "seconds",
     "clips_per_s",
+    "waiting",
     *GATE_FIGURES,
 )
-COLUMNS_MULTI_LABEL = ("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s", *GATE_FIGURES)
+COLUMNS_MULTI_LABEL = (
+    *("epoch", "lr", "train_loss", "val_loss", "val_map", "seconds", "clips_per_s", "waiting"),
+    *GATE_FIGURES,
+)
 FREE = (
     "out",
     "data.workers",
+    "data.decode_threads",
     "data.cache",
     "train.device",
     "train.trackers",
