@@ -1,6 +1,8 @@
 """From a video file to a training clip, against decoding alone and against decord2 and torchcodec, as ratios.
 
     python benchmarks/decode.py --videos FOLDER [--count 40] [--repeats 5] [--workers 1] [--json FILE]
+    python benchmarks/decode.py --made
+    python benchmarks/decode.py --parts
     python benchmarks/decode.py --videos FOLDER --leak 10000
     python benchmarks/decode.py --index 1000000
 
@@ -9,6 +11,10 @@ A clip is 8 segments of 5 frames: chosen at random, decoded, the short side resi
 which is what a reader can do once it knows how many frames there are) and using none. Everything runs in one thread.
 The order is video by video, everyone in turn; a ratio is a turn's time over that of the limit, median of the turns
 and in brackets their range. CPU time suffers less than wall time on a machine that others use too.
+
+`--made` does this with clips that it makes, 10 s of 320 x 240 in H.264 with key frames every 12 and every 250 frames,
+with and without B-frames. `--parts` reads parts of 3 s all over a file of 20 minutes, with key frames every 250 frames;
+there the limit seeks by itself to the key frame before the part and decodes to its end.
 
 decord2 and torchcodec are compared where they are installed. They are told the true number of frames, choose frames
 by the same rule and resize RGB with torch, where mdtnet scales YUV; their clips, too, are compact and have channels
@@ -24,7 +30,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -51,6 +57,8 @@ SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
 SMALL = DataConfig(num_segments=8, short_side=64, size=56, on_unreadable="skip")
 MIB = 2**20
 SAMPLES = 40  # of resident memory in a leak test
+MADE = 4  # clips of a kind, or parts
+PART_SECONDS = 3
 
 Read = Callable[[int], object]
 
@@ -75,11 +83,11 @@ def decoder(paths: list[str], last: Callable[[int], int | None]) -> Read:
 class Sampler:
     """Random frames of each video, others in every turn."""
 
-    def __init__(self, counts: list[int]) -> None:
-        self.counts, self.turn = counts, 0
+    def __init__(self, counts: list[int], firsts: list[int] | None = None) -> None:
+        self.counts, self.firsts, self.turn = counts, firsts or [0] * len(counts), 0
 
     def __call__(self, i: int) -> np.ndarray:
-        return self.choose(i, self.counts[i])
+        return self.firsts[i] + self.choose(i, self.counts[i])
 
     def choose(self, i: int, num_frames: int) -> np.ndarray:
         rng = np.random.default_rng([self.turn, i])
@@ -119,20 +127,29 @@ def torchcodec_reader(paths: list[str], sampler: Sampler) -> Read:
     return read
 
 
-def our_readers(videos: VideoList, paths: list[str], counts: list[int], sampler: Sampler) -> dict[str, Read]:
-    training, testing = (ClipDataset(videos, DATA, frames_per_segment=FRAMES, train=train) for train in (True, False))
+def our_readers(videos: VideoList, sampler: Sampler) -> dict[str, Read]:
+    first, later, testing = (
+        ClipDataset(videos, DATA, frames_per_segment=FRAMES, train=train) for train in (True, True, False)
+    )
 
-    def item(dataset: ClipDataset, i: int, known: int) -> object:
+    def item(dataset: ClipDataset, i: int, *, forget: bool = False, forget_plan: bool = False) -> object:
         dataset.set_epoch(sampler.turn)
-        dataset._num_frames[i] = known  # what an earlier epoch has found out, or has not
+        if forget:
+            dataset._known.zero_()
+        if forget_plan:
+            dataset._plans._slots.zero_()
         return dataset[i]
 
     return {
-        "mdtnet, first read": lambda i: item(training, i, 0),
-        "mdtnet, later epochs": lambda i: item(training, i, counts[i]),
-        "mdtnet, test view": lambda i: item(testing, i, 0),
-        "mdtnet, frames alone": lambda i: read_clip(paths[i], lambda n: sampler.choose(i, n)),
+        "mdtnet, first read": lambda i: item(first, i, forget=True, forget_plan=True),
+        "mdtnet, first read, file known": lambda i: item(first, i, forget=True),
+        "mdtnet, later epochs": lambda i: item(later, i),
+        "mdtnet, test view": lambda i: item(testing, i, forget=True, forget_plan=True),
     }
+
+
+def frames_alone(paths: list[str], sampler: Sampler) -> Read:
+    return lambda i: read_clip(paths[i], lambda n: sampler.choose(i, n))
 
 
 def others(paths: list[str], sampler: Sampler) -> tuple[dict[str, Read], dict[str, str]]:
@@ -293,6 +310,8 @@ def show(rows: dict[str, dict], workers: dict[str, dict], console: Console) -> N
             cells += [f"{v['ms']:.1f}", f"{v['ratio']:.2f} ({v['range'][0]:.2f}-{v['range'][1]:.2f})"]
         table.add_row(name, *cells, str(row["failed"]))
     console.print(table)
+    if not workers:
+        return
     table = Table("in loader processes", "ms wall", "ratio")
     for name, row in workers.items():
         table.add_row(name, f"{row['ms']:.1f}", f"{row['ratio']:.2f} ({row['range'][0]:.2f}-{row['range'][1]:.2f})")
@@ -319,6 +338,114 @@ def about(args: argparse.Namespace) -> dict:
     }
 
 
+# ---- clips that are made ----------------------------------------------------------------------------------
+
+
+def scene(num_frames: int, seed: int) -> Iterator[np.ndarray]:
+    """A camera that moves over a textured ground, with four things that move on it and some noise, `[240, 320, 3]`."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 30, 40)))
+    fine = torch.nn.functional.interpolate(coarse, size=(340, 520), mode="bicubic")[0].movedim(0, -1).numpy()
+    ground = (fine + rng.uniform(-12, 12, fine.shape)).clip(0, 255)
+    for i in range(num_frames):
+        top, left = int(50 + 40 * np.sin(i / 57)), int(100 + 90 * np.sin(i / 40))
+        frame = ground[top : top + 240, left : left + 320].copy()
+        for k in range(4):
+            y, x = int(95 + 80 * np.cos(i / (11 + k) + k)), int(140 + 110 * np.sin(i / 15 + 2 * k))
+            frame[y : y + 50, x : x + 40] = ground[200:250, 40 * k : 40 * k + 40]
+        yield (frame + rng.integers(-3, 4, frame.shape)).clip(0, 255).astype(np.uint8)
+
+
+def make_clip(path: Path, num_frames: int, seed: int, *, gop: int, b_frames: int) -> None:
+    options = {
+        "g": str(gop),
+        "bf": str(b_frames),
+        "crf": "23",
+        "preset": "veryfast",
+        "sc_threshold": "0",
+        "threads": "1",
+    }
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for frame in scene(num_frames, seed):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+
+
+def repeat_clip(source: Path, path: Path, times: int) -> None:
+    """The packets of a clip again and again, as one long file."""
+    with av.open(str(source)) as clip, av.open(str(path), "w") as out:
+        packets = [packet for packet in clip.demux(video=0) if packet.size]
+        stream = out.add_stream_from_template(clip.streams.video[0])
+        data = [(bytes(p), p.pts, p.dts, p.duration, p.is_keyframe) for p in packets]
+        length, base = sum(p.duration for p in packets), packets[0].time_base
+        for turn in range(times):
+            for content, pts, dts, duration, key in data:
+                packet = av.Packet(content)
+                packet.pts, packet.dts, packet.duration = pts + turn * length, dts + turn * length, duration
+                packet.time_base, packet.is_keyframe, packet.stream = base, key, stream
+                out.mux(packet)
+
+
+def made(args: argparse.Namespace, console: Console) -> dict:
+    found = {}
+    for gop in (12, 250):
+        for b_frames in (0, 2):
+            with tempfile.TemporaryDirectory() as folder:
+                paths = [Path(folder, f"{n}.mp4") for n in range(MADE)]
+                for n, path in enumerate(paths):
+                    make_clip(path, 300, n, gop=gop, b_frames=b_frames)
+                name = f"key frames every {gop}, {b_frames} B-frames"
+                console.print(name)
+                names = [str(path) for path in paths]
+                found[name] = compare(listed(names, folder), names, args, console)
+    return found
+
+
+# ---- parts of a long file ---------------------------------------------------------------------------------
+
+
+def part_decoder(path: str, starts: list[int]) -> Read:
+    """The limit: from the key frame before part i to its end, by its times."""
+
+    def read(i: int) -> None:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            assert stream.time_base
+            container.seek(int(starts[i] / stream.time_base), stream=stream)
+            for frame in container.decode(stream):
+                if frame.time >= starts[i] + PART_SECONDS:
+                    break
+
+    return read
+
+
+def parts(args: argparse.Namespace, console: Console) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        minute, path = Path(folder, "minute.mp4"), str(Path(folder, "long.mp4"))
+        make_clip(minute, 1800, 0, gop=250, b_frames=2)
+        repeat_clip(minute, Path(path), 20)
+        starts = [60 * n + 20 for n in range(0, 20, 20 // MADE)]
+        rows = Path(folder, "videos.csv")
+        lines = [f"{path},{n % 2},{start},{start + PART_SECONDS}\n" for n, start in enumerate(starts)]
+        rows.write_text("path,label,start,end\n" + "".join(lines))
+        counts = [PART_SECONDS * 30] * len(starts)
+        sampler = Sampler(counts, [30 * start for start in starts])
+        readers = {"decode only the part": part_decoder(path, starts)}
+        readers |= our_readers(load_videos(str(rows)), sampler)
+        rivals, skipped = others([path] * len(starts), sampler)
+        for name, reason in skipped.items():
+            console.print(f"{name} is left out: {reason}")
+        found = measure(readers | rivals, sampler, len(starts), args.repeats)
+        show(found, {}, console)
+    return {"rows": found, "left_out": skipped}
+
+
+# ---- files that are there ---------------------------------------------------------------------------------
+
+
 def spread(folder: Path, count: int) -> list[str]:
     """Up to `count` videos from all over a folder."""
     paths = sorted(str(p) for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -338,7 +465,7 @@ def compare(videos: VideoList, paths: list[str], args: argparse.Namespace, conso
     sampler = Sampler(counts)
     decode = decoder(paths, lambda i: None)
     readers = {"decode only": decode, "decode only, to the last frame wanted": decoder(paths, sampler.last)}
-    readers |= our_readers(videos, paths, counts, sampler)
+    readers |= our_readers(videos, sampler) | {"mdtnet, frames alone": frames_alone(paths, sampler)}
     rivals, skipped = others(paths, sampler)
     for name, reason in skipped.items():
         console.print(f"{name} is left out: {reason}")
@@ -351,6 +478,8 @@ def compare(videos: VideoList, paths: list[str], args: argparse.Namespace, conso
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder of video files, searched through")
+    parser.add_argument("--made", action="store_true", help="instead: clips of four kinds, which are made")
+    parser.add_argument("--parts", action="store_true", help="instead: parts of a long file, which is made")
     parser.add_argument("--count", type=int, default=40, help="videos used, spread over the folder (40)")
     parser.add_argument("--repeats", type=int, default=5, help="interleaved turns (5)")
     parser.add_argument("--workers", type=int, default=1, help="loader processes (1)")
@@ -358,13 +487,15 @@ def main() -> None:
     parser.add_argument("--index", type=int, metavar="N", help="instead: open an index of N videos")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     args = parser.parse_args()
-    if not args.videos and not args.index:
+    if not (args.videos or args.index or args.made or args.parts):
         parser.error("--videos is needed")
     torch.set_num_threads(1)
     console, start = Console(), about(args)
     if args.index:
         found: dict = {"index": index(args.index, args.workers)}
         console.print(found["index"])
+    elif args.made or args.parts:
+        found = (made if args.made else parts)(args, console)
     else:
         paths = spread(args.videos, args.count)
         with tempfile.TemporaryDirectory() as folder:
