@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mdtnet.data.container import Decoder, Part, open_video
-from mdtnet.data.video import Request, VideoInfo, _Converter, probe, read_frames
+from mdtnet.data.rgb import Converter
+from mdtnet.data.video import Request, VideoInfo, probe, read_frames
 from mdtnet.errors import VideoError
 
 Slow = tuple[list[np.ndarray], int, int]
@@ -21,7 +22,7 @@ def slow(part: Part) -> Slow | str:
     """A part by decoding everything before it, in one thread; or the reason why it cannot be read."""
     try:
         with open_video(part.path, threads=1) as (container, stream):
-            decoder, convert = Decoder(part, container, stream), _Converter(part, Request(np.arange))
+            decoder, convert = Decoder(part, container, stream), Converter(part.path, None)
             frames = [convert(frame) for _, frame in decoder]
         if not frames:
             raise part.no_frames()

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mdtnet.data import container, video
-from mdtnet.data.video import check_backend, probe, read_clip, scaled_size
+from mdtnet.data.rgb import Converter, scaled_size
+from mdtnet.data.video import check_backend, probe, read_clip
 from mdtnet.errors import ConfigError, VideoError
 
 CODECS = {"ffv1": ("bgr0", ".mkv"), "libx264rgb": ("rgb24", ".mp4"), "png": ("rgb24", ".mov")}
@@ -113,8 +114,8 @@ def test_known_count_stops_decoding_early_and_survives_a_shorter_file(tmp_path, 
 def test_only_chosen_frames_are_converted(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mkv", known_frames(30))
     converted = []
-    real = video._to_rgb
-    monkeypatch.setattr(video, "_to_rgb", lambda *a: converted.append(1) or real(*a))
+    real = Converter.__call__
+    monkeypatch.setattr(Converter, "__call__", lambda *a: converted.append(1) or real(*a))
     read_clip(path, lambda n: np.array([[1, 5], [5, 7]]))
     assert len(converted) == 3
 

@@ -16,8 +16,9 @@ from mdtnet.data.annotations import Sample
 from mdtnet.data.container import Part
 from mdtnet.data.plan import OWN, Plans
 from mdtnet.data.retries import with_retries
+from mdtnet.data.rgb import scaled_size
 from mdtnet.data.transforms import resize_short
-from mdtnet.data.video import Reading, Request, Transform, read_frames, scaled_size, stamp
+from mdtnet.data.video import Reading, Request, Transform, read_frames, stamp
 from mdtnet.errors import VideoError
 from mdtnet.system.files import atomic_write, remove_leftovers
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mdtnet.data.video import scaled_size
+from mdtnet.data.rgb import scaled_size
 
 OTHER_SIDE = {a: b for left, right in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
               for a, b in ((left, right), (right, left))}  # fmt: skip

@@ -11,25 +11,24 @@ pass uses the right number.
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from mdtnet.data.container import Decoder, Part, open_video, short_reason
 from mdtnet.data.decoders import TORCHCODEC, why_torchcodec_fails
 from mdtnet.data.images import frame_files, is_picture, is_regular, read_image
 from mdtnet.data.plan import OWN, Plan, PlanError, Plans, decode
+from mdtnet.data.rgb import Converter, orientation
 from mdtnet.data.suffixes import is_image
 from mdtnet.errors import ConfigError, VideoError
 
 PASSES = 3  # two suffice for a file that does not change
-MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 
 Choose = Callable[[int], np.ndarray]
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -261,13 +260,6 @@ def read_frames(part: Part, request: Request, *, backend: str = "auto") -> Readi
     return _read_pyav(part, request)
 
 
-def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:
-    """Height and width of a frame whose shorter side becomes `short_side` pixels."""
-    longest = short_side * MAX_ASPECT
-    height, width = (min(round(side * (short_side / min(size))), longest) for side in size)
-    return height, width
-
-
 class _Collector:
     """Collects chosen frames, changed by `transform`: `pixels` is uint8 `[total, h, w, 3]` once all are there."""
 
@@ -331,7 +323,7 @@ def _read_planned(
     wanted = plan.inside(part)[chosen.wanted]
     proven = request.proven and request.num_frames is not None
     groups = plan.groups(wanted if proven else plan.to_prove(part))
-    convert, found = _Converter(part, request), _Collector(len(wanted), request.transform)
+    convert, found = Converter(part.path, request.short_side), _Collector(len(wanted), request.transform)
     try:
         for position, frame in decode(plan, groups, container, stream):
             if not found.full and position == wanted[found.done]:
@@ -382,7 +374,7 @@ class _Pass(NamedTuple):
 
 def _decode(part: Part, request: Request, wanted: np.ndarray, *, to_end: bool, careful: bool = False) -> _Pass:
     """Decode once and convert the frames at the sorted positions `wanted`; without `to_end` only up to the last one."""
-    convert = _Converter(part, request)
+    convert = Converter(part.path, request.short_side)
     found, times = _Collector(len(wanted), request.transform), []
     with open_video(part.path, threads=1 if careful else request.threads) as (container, stream):
         decoder = Decoder(part, container, stream)
@@ -399,85 +391,6 @@ def _decode(part: Part, request: Request, wanted: np.ndarray, *, to_end: bool, c
         return _decode(part, request, wanted, to_end=to_end, careful=True)
     pixels = found.pixels if found.full else None
     return _Pass(pixels, _from_zero(np.array(times)), decoder.damaged, decoder.total)
-
-
-class _Converter:
-    """Decoded frames -> RGB `[H, W, 3]`, upright, at the size of the first one."""
-
-    def __init__(self, part: Part, request: Request) -> None:
-        self.part, self.short_side = part, request.short_side
-        self.size: tuple[int, int] | None = None
-        self._scale, self._convert = VideoReformatter(), VideoReformatter()
-
-    def see(self, frame: av.VideoFrame) -> None:
-        """Note a frame that may be the first."""
-        self.size = self.size or _size(frame, self.short_side)
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        self.see(frame)
-        return _to_rgb(self.part, frame, self._scale, self._convert, self.size or (0, 0))
-
-
-def _size(frame: av.VideoFrame, short_side: int | None) -> tuple[int, int]:
-    """Height and width in pixels of a frame when it becomes RGB."""
-    if short_side and frame.format.name.startswith("yuv"):
-        return scaled_size((frame.height, frame.width), short_side)
-    return frame.height, frame.width
-
-
-def _to_rgb(
-    part: Part, frame: av.VideoFrame, scale: VideoReformatter, convert: VideoReformatter, size: tuple[int, int]
-) -> np.ndarray:
-    """RGB `[H, W, 3]`, upright; a view of memory whose rows can have gaps between them."""
-    turned = orientation(frame)
-    form = frame.format.name if frame.format.name.startswith("yuv") else "rgb24"
-    try:
-        # Scale first, then convert: swscale has a fast path for each step, none for both at once (twice as slow).
-        frame = scale.reformat(frame, size[1], size[0], form, interpolation="BILINEAR", threads=1)
-        array = convert.reformat(frame, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
-    except (av.FFmpegError, ValueError, MemoryError) as error:
-        raise VideoError(part.path, f"a frame cannot be converted to RGB: {short_reason(error)}") from error
-    return turned.apply(array)
-
-
-class Orientation(NamedTuple):
-    """How coded frames become upright: rows and columns exchanged, then rows and columns reversed."""
-
-    transpose: bool = False
-    flip_rows: bool = False
-    flip_columns: bool = False
-
-    def apply(self, array: np.ndarray) -> np.ndarray:
-        """A view of `[H, W, 3]`."""
-        if self.transpose:
-            array = array.transpose(1, 0, 2)
-        return array[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
-
-    def size(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """Height and width of a frame when upright."""
-        return (frame.width, frame.height) if self.transpose else (frame.height, frame.width)
-
-    @property
-    def mirrored(self) -> bool:
-        return (self.transpose + self.flip_rows + self.flip_columns) % 2 == 1
-
-    @property
-    def degrees(self) -> int:
-        """Rotation counter-clockwise, 0, 180, 90 or -90; 0 where the frames are mirrored."""
-        if self.mirrored:
-            return 0
-        return (90 if self.flip_rows else -90) if self.transpose else 180 * self.flip_rows
-
-
-def orientation(frame: av.VideoFrame) -> Orientation:
-    """Orientation by the frame's display matrix, to quarter turns and mirrors."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if not isinstance(data, av.buffer.Buffer):
-        return Orientation()
-    a, b, _, c, d, *_ = np.frombuffer(bytes(data), dtype=np.int32).tolist()
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return Orientation(False, d < 0, a < 0)
-    return Orientation(True, b < 0, c < 0)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mdtnet.data.video import scaled_size
+from mdtnet.data.rgb import scaled_size
 
 MOST_BITS = 22  # of a weight's fraction, as in torch
 LARGEST_WEIGHT = 2**15

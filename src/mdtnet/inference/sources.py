@@ -20,14 +20,14 @@ from urllib.parse import urlsplit
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from mdtnet.data.container import FORMATS, Decoder, Part, best_stream, open_video, seconds_of, short_reason
 from mdtnet.data.images import frame_files, is_picture, read_image
 from mdtnet.data.retries import with_retries
+from mdtnet.data.rgb import Converter
 from mdtnet.data.suffixes import is_image, is_video
-from mdtnet.data.video import Reading, Request, orientation, read_frames, scaled_size
+from mdtnet.data.video import Reading, Request, read_frames
 from mdtnet.errors import VideoError
 from mdtnet.zoo.fetch import FetchError, fetch_part
 
@@ -328,21 +328,9 @@ def _converted(
     name: str, frames: Iterator[tuple[float, av.VideoFrame]], short_side: int | None
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Decoded frames as upright RGB, all of the size of the first."""
-    scale, convert = VideoReformatter(), VideoReformatter()
-    size: tuple[int, int] | None = None
+    convert = Converter(name, short_side)
     for seconds, frame in frames:
-        yuv = frame.format.name.startswith("yuv")
-        if size is None:
-            size = (frame.height, frame.width)
-            size = scaled_size(size, short_side) if short_side and yuv else size
-        try:
-            scaled = scale.reformat(
-                frame, size[1], size[0], frame.format.name if yuv else "rgb24", interpolation="BILINEAR"
-            )
-            rgb = convert.reformat(scaled, format="rgb24", interpolation="BILINEAR").to_ndarray()
-        except (av.FFmpegError, ValueError, MemoryError) as error:
-            raise VideoError(name, f"a frame cannot be converted to RGB: {short_reason(error)}") from error
-        yield seconds, np.ascontiguousarray(orientation(frame).apply(rgb))
+        yield seconds, np.ascontiguousarray(convert(frame))
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from PIL import Image
 from mdtnet.checks import check_ranges
 from mdtnet.config import Exposure, MDTNetConfig, SaliencyConfig
 from mdtnet.data.exposure import expose
+from mdtnet.data.rgb import scaled_size
 from mdtnet.data.segments import spread_indices
-from mdtnet.data.video import VideoInfo, probe, read_clip, scaled_size
+from mdtnet.data.video import VideoInfo, probe, read_clip
 from mdtnet.errors import ConfigError
 from mdtnet.models.saliency import floored, frames_saliency
 from mdtnet.models.trunk import Trunk
