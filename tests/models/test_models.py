@@ -723,3 +723,27 @@ def test_efficientnet_weights_load_strictly(shared, monkeypatch):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(model.trunk(x), reference(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("trunk", SMALL)
+def test_segments_that_are_apart_give_the_same_features_in_any_clip(system, trunk):
+    """Features of segments one by one, put together to clips, give the scores of the clips."""
+    saliency = {"saliency": SaliencyConfig(normalise="segment")} if system == "mdtnet2" else {}
+    model = build(system, trunk, **saliency).eval()
+    model.num_segments_trained = 4
+    assert model.segments_apart
+    x = clips(model)
+    with torch.inference_mode():
+        expected = model(x)
+        one_by_one = [model.before_time(segment[None, None]) for segment in x.flatten(0, 1)]
+        features = tuple(torch.cat(parts) for parts in zip(*one_by_one))
+        torch.testing.assert_close(model.over_time(features, 4), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("system", "options"),
+    [("mdtnet2", {}), ("mdtnet1", {"input": "without_scene"}), ("tsn", {"input": "median"}), ("tdn", {})],
+)
+def test_segments_are_not_apart_where_the_clip_is_seen_first(system, options):
+    assert not build(system, **options).segments_apart

@@ -65,18 +65,28 @@ class MDTNet(Network):
         self.fine = FineDifference(trunk, config, beside=shown) if config.fine else None
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
-    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
-        num_segments = x.shape[1]
+    @property
+    def segments_apart(self) -> bool:
+        """Not where a salience map sees the whole clip, as by default."""
+        own = self.saliency
+        maps_apart = own is None or (own.window == own.normalise == "segment" and own.variant != "without_scene")
+        return super().segments_apart and maps_apart
+
+    def before_time(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, ...]:
+        """Features after stage 1, and the difference path's own stem features where DCME sees them."""
         appearance, action = self.enhanced(x, memory)
-        y = self.trunk.stem(appearance)
+        y, timeline = self.trunk.stem(appearance), Timeline(x.shape[1])
         if self.fine is None:
-            timeline, after_stage1 = Timeline(num_segments, memory=memory), None
-        else:
-            y, after_stage1, low_level = self.fine(y, action)
-            timeline = Timeline(num_segments, low_level, memory)
+            return (self.trunk.stage(1, y, timeline),)
+        y, after_stage1, low_level = self.fine(y, action)
         y = self.trunk.stage(1, y, timeline)
-        if self.fine is not None and after_stage1 is not None:
+        if after_stage1 is not None:
             y = self.fine.fused(y, after_stage1)
+        return (y, low_level) if self.parts.dcme_low_level else (y,)
+
+    def over_time(self, features: tuple[Tensor, ...], num_segments: int, memory: Memory | None = None) -> Tensor:
+        y, *low_level = features
+        timeline = Timeline(num_segments, low_level[0] if low_level else None, memory)
         for stage in (2, 3, 4):
             y = self.trunk.stage(stage, y, timeline)
         return self.head(self.trunk.pool(y), num_segments)

@@ -5,10 +5,11 @@ Letters: B clips, T segments, K frames per segment, H, W pixels.
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from mdtnet.config import RunConfig
 from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.memory import Memory
 from mdtnet.models.reading import KeyFrameReading
 from mdtnet.models.trunk import Trunk
 
@@ -20,7 +21,8 @@ class Network(nn.Module):
     (`models.stream`).
 
     A subclass registers its own modules between `trunk` and `head`, in the order in which they run, since optimisers
-    number parameters by that order.
+    number parameters by that order. It computes in two steps, `before_time` and `over_time`: overlapping clips can
+    share the first where it sees `segments_apart`.
     """
 
     frames_per_segment: int = 1
@@ -49,3 +51,19 @@ class Network(nn.Module):
         self.reading = reading or KeyFrameReading()
         self.num_classes = num_classes
         self.trunk = trunk
+
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        return self.over_time(self.before_time(x, memory), x.shape[1], memory)
+
+    @property
+    def segments_apart(self) -> bool:
+        """Whether `before_time` computes each segment by itself: of clips of one segment the same as of longer ones."""
+        return self.reading.reading == "raw"
+
+    def before_time(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, ...]:
+        """Clips [B, T, K, 3, H, W] -> features [B*T, ...], all that comes before the first temporal module."""
+        raise NotImplementedError
+
+    def over_time(self, features: tuple[Tensor, ...], num_segments: int, memory: Memory | None = None) -> Tensor:
+        """Features [B*T, ...] from `before_time` -> logits [B, classes]."""
+        raise NotImplementedError

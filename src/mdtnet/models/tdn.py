@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mdtnet.models.consensus import AverageConsensus
+from mdtnet.models.memory import Memory
 from mdtnet.models.network import Network
 from mdtnet.models.reading import KeyFrameReading, beside
 from mdtnet.models.temporal import (
@@ -54,7 +55,13 @@ class TDN(Network):
         self.fine = ShortTermDifference(trunk, beside=self.reading.place == "differences")
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def segments_apart(self) -> bool:
+        """Not where the weights of both paths depend on the input's T."""
+        return super().segments_apart and self.num_segments_trained is not None
+
+    def before_time(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, ...]:
+        """Both paths up to stage 1."""
         timeline = Timeline(x.shape[1])
         key = normalise(x[:, :, self.key_frame], self.trunk)  # [B, T, 3, H, W]
         half = half_size(x)  # [B, T, 5, 3, H/2, W/2]
@@ -62,13 +69,17 @@ class TDN(Network):
         if not x.is_floating_point():
             differences = differences / self.trunk.pixel_std
         after_stem, after_stage1 = self.fine(
-            beside(differences.flatten(2, 3).flatten(0, 1), self.reading.beside_differences(key))
+            beside(differences.flatten(2, 3).flatten(0, 1), self.reading.beside_differences(key, memory))
         )
-        y = self.fuse(self.trunk.stem(self.reading.frames(key)), after_stem, timeline)
-        y = self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline)
+        y = self.fuse(self.trunk.stem(self.reading.frames(key, memory)), after_stem, timeline)
+        return (self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline),)
+
+    def over_time(self, features: tuple[Tensor, ...], num_segments: int, memory: Memory | None = None) -> Tensor:
+        (y,) = features
+        timeline = Timeline(num_segments, memory=memory)
         for stage in (2, 3, 4):
             y = self.trunk.stage(stage, y, timeline)
-        return self.head(self.trunk.pool(y), timeline.num_segments)
+        return self.head(self.trunk.pool(y), num_segments)
 
     def fuse(self, appearance: Tensor, difference: Tensor, timeline: Timeline) -> Tensor:
         """Weighted sum at the appearance's resolution, both [N, C, *, *]."""

@@ -223,11 +223,31 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor, num_segments: int = 1, memory: Memory | None = None) -> Tensor:
         """Normalised frames [N, 3, H, W] -> features [N, num_features]; N is a multiple of `num_segments`."""
-        timeline = Timeline(num_segments, memory=memory)
-        x = self.stem(x)
-        for stage in (1, 2, 3, 4):
+        return self.over_time(self.before_time(x), Timeline(num_segments, memory=memory))
+
+    def before_time(self, x: Tensor) -> Tensor:
+        """Normalised frames [N, 3, H, W] -> features [N, ...] of what sees each frame alone: the stem, the stages before
+        the first temporal module, and the pooling where there is none."""
+        x, first = self.stem(x), self.first_temporal_stage
+        for stage in range(1, first):
+            x = self.stage(stage, x, Timeline(1))
+        return x if first <= 4 else self.pool(x)
+
+    def over_time(self, x: Tensor, timeline: Timeline) -> Tensor:
+        """Features from `before_time` -> [N, num_features]."""
+        first = self.first_temporal_stage
+        for stage in range(first, 5):
             x = self.stage(stage, x, timeline)
-        return self.pool(x)
+        return self.pool(x) if first <= 4 else x
+
+    @property
+    def first_temporal_stage(self) -> int:
+        """1 to 4; 5 in a plain 2D network."""
+        for stage in (1, 2, 3, 4):
+            for block in self.stage_blocks(stage):
+                if getattr(block, "at_input", None) is not None or block.temporal is not None:
+                    return stage
+        return 5
 
     def difference_stem(self, channels: int, *, frames: int = 0) -> nn.Sequential:
         """A trainable copy of the stem for `channels` input channels, and then for this many frames of 3.

@@ -9,7 +9,7 @@ from mdtnet.models.consensus import AverageConsensus
 from mdtnet.models.memory import Memory
 from mdtnet.models.network import Network
 from mdtnet.models.reading import KeyFrameReading
-from mdtnet.models.trunk import Trunk, normalise
+from mdtnet.models.trunk import Timeline, Trunk, normalise
 
 
 class TSN(Network):
@@ -21,6 +21,11 @@ class TSN(Network):
         super().__init__(trunk, num_classes, reading=reading)
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
-    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+    def before_time(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, ...]:
+        """Stem and stages without temporal modules; of TSN itself all but the classifier."""
         key = normalise(x[:, :, 0], self.trunk)  # [B, T, 3, H, W]
-        return self.head(self.trunk(self.reading.frames(key, memory), x.shape[1], memory), x.shape[1])
+        return (self.trunk.before_time(self.reading.frames(key, memory)),)
+
+    def over_time(self, features: tuple[Tensor, ...], num_segments: int, memory: Memory | None = None) -> Tensor:
+        (y,) = features
+        return self.head(self.trunk.over_time(y, Timeline(num_segments, memory=memory)), num_segments)
