@@ -119,6 +119,12 @@ class Checkpoint:
     source: Source
     """Of other people's checkpoints: where they come from; empty in ours."""
 
+    @property
+    def clip_seconds(self) -> float:
+        """Median length of the training clips; 0 where it is not known."""
+        seconds = self.preprocessing.get("clip_seconds") or 0.0
+        return seconds if isinstance(seconds, float) else 0.0
+
 
 def save_checkpoint(
     path: str | Path,
@@ -192,6 +198,7 @@ def preprocessing(model: Network, config: RunConfig) -> Values:
         "frame_stride": data.frame_stride,
         "sampling": data.sampling,
         "exposure": data.exposure,
+        "clip_seconds": model.clip_seconds,
     }
 
 
@@ -258,6 +265,7 @@ def with_facts(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
         source["published"] = str(entry.published[-1])
     return dataclasses.replace(
         checkpoint,
+        preprocessing={"clip_seconds": entry.clip_seconds},
         config=dataclasses.replace(config, data=data, test=test),
         classes=entry.class_names(),
         num_segments_trained=None if stream else entry.segments,
@@ -347,6 +355,7 @@ def model_of(checkpoint: Checkpoint, *, where: str) -> Network:
     fill(model, checkpoint.model_state, where=where)
     model.classes, model.config = checkpoint.classes, checkpoint.config
     model.licence = checkpoint.source.get("licence", "")
+    model.clip_seconds = checkpoint.clip_seconds
     model.num_segments_trained = checkpoint.num_segments_trained  # TDN computes with it
     return model.eval()
 

@@ -369,6 +369,30 @@ class EvalConfig:
     """Test videos with damaged or missing frames: use what decodes, count as wrong, or leave out."""
 
 
+BACKGROUND = "background"
+"""Name of the class of time in which nothing happens."""
+
+
+@dataclass(frozen=True)
+class TimelineConfig:
+    """How a long video is cut into windows, and how scores become segments."""
+
+    length: float = 0.0
+    """Seconds of a window; 0: as long as the clips that the network was trained on."""
+    stride: float = 0.0
+    """Seconds from one window to the next; 0: about a quarter of the length."""
+    high: float = 0.5
+    """A segment has this score at one place at least, 0 to 1."""
+    low: float = 0.3
+    """A segment goes on while the score is at least this, 0 to `high`."""
+    min_length: float = -1.0
+    """Shorter segments are left out, in seconds; -1: half a window."""
+    background: str = BACKGROUND
+    """The class, if there is one of this name, that means that nothing happens: it gives no segments."""
+    batch_size: int = 2
+    """Windows that the network sees at a time: they are what needs memory. More is quicker on a GPU."""
+
+
 PROTOCOLS: dict[str, EvalConfig] = {
     "efficient": EvalConfig(),
     "accurate": EvalConfig(clips=10, crops=3),

@@ -82,7 +82,8 @@ class Rhythm:
 
 
 def rhythm_of(description: Description, *, segment_seconds: float = 0.0) -> Rhythm:
-    """The rhythm of a network's segments: those of a clip of 64 frames divided by T, unless `segment_seconds` is given.
+    """The rhythm of a network's segments: `segment_seconds`, or a T-th of the usual length of its training clips, or of
+    64 frames where that is not known.
 
     Frames count at the `fps` of training, or at 25 a second where that was the file's own; the next segment begins
     when the K frames of the one before are there.
@@ -93,7 +94,8 @@ def rhythm_of(description: Description, *, segment_seconds: float = 0.0) -> Rhyt
     if not 0 <= segment_seconds < np.inf:
         raise ConfigError(f"segment_seconds is {segment_seconds:g}, expected more than 0, or 0 for the network's own")
     fps, k = description.fps or USUAL_FPS, description.frames_per_segment
-    seconds = segment_seconds or WINDOW_FRAMES / fps / description.num_segments
+    clip_seconds = description.clip_seconds or WINDOW_FRAMES / fps
+    seconds = segment_seconds or clip_seconds / description.num_segments
     gap = description.frame_stride / description.fps if description.fps else 0.0
     if description.sampling == "random":  # K frames spread evenly, as in tests
         gap = seconds / k

@@ -44,7 +44,10 @@ def prepare_arguments(parser: "ArgumentParser") -> None:
     from mdtnet.data.prepare import DataSet, Split
 
     parser.add_argument(
-        "name", metavar="DATASET", type=DataSet, help="ucf101, hmdb51, kinetics400, sthv1, sthv2, jester, folder or csv"
+        "name",
+        metavar="DATASET",
+        type=DataSet,
+        help="ucf101, hmdb51, kinetics400, sthv1, sthv2, jester, folder, csv, labelstudio, cvat, activitynet or via",
     )
     parser.add_argument("--root", required=True, help="folder of the videos, however deep they lie")
     parser.add_argument("--out", required=True, help="folder for the lists")
@@ -54,6 +57,9 @@ def prepare_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--val_fraction", type=float, default=0.2, help="of own videos without a validation part")
     parser.add_argument("--group", default="", help="regular expression with (...) around a video's group")
     _multi_label_argument(parser)
+    parser.add_argument("--background", action="store_true", help="also parts in which nothing is labelled")
+    parser.add_argument("--attribute", default="", help="the attribute that names the action (cvat, via)")
+    parser.add_argument("--fps", type=float, default=0.0, help="rate that a tool counts frames at; 0: each file's own")
     parser.add_argument("--download", action="store_true", help="fetch the official archives (ucf101, hmdb51) first")
 
 
@@ -74,6 +80,9 @@ def prepare(options: "Namespace") -> None:
         val_fraction=options.val_fraction,
         group=options.group,
         multi_label=options.multi_label,
+        background=options.background,
+        attribute=options.attribute,
+        fps=options.fps,
     )
     table = Table(title=f"{options.name}, {len(done[0].classes)} classes", title_justify="left")
     for column in ("split", "part", "listed", "found", "missing"):
@@ -201,7 +210,8 @@ VERBS = {
         prepare_arguments,
         prepare,
         "  mdtnet data prepare ucf101 --root ucf101/ --out ucf101/lists --split all --download\n"
-        "  mdtnet data prepare folder --root videos/ --out lists",
+        "  mdtnet data prepare folder --root videos/ --out lists\n"
+        "  mdtnet data prepare labelstudio --annotations export.json --root videos/ --out lists --background",
     ),
     "data check": Verb(
         "decode every video: which can be used, and the problems of the others",

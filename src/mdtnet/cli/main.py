@@ -29,6 +29,7 @@ from mdtnet.cli import (
     results,
     study,
     test,
+    timeline,
     train,
     work,
     zoo,
@@ -42,7 +43,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Begin": demo.VERBS | doctor.VERBS,
     "Data": data.VERBS,
     "Train and test": train.VERBS | test.VERBS | results.VERBS | study.VERBS,
-    "Use": predict.VERBS | work.VERBS | convert.VERBS | zoo.VERBS,
+    "Use": predict.VERBS | timeline.VERBS | work.VERBS | convert.VERBS | zoo.VERBS,
     "Look inside": pictures.VERBS,
     "Measure": measure.VERBS,
 }

@@ -148,7 +148,7 @@ def _say(name: str, row: "Values", width: int) -> None:
 
 VERBS = {
     "predict": Verb(
-        "classify videos",
+        "classify videos, each as a whole (see timeline for long ones)",
         predict_arguments,
         predict,
         "  mdtnet predict runs/mine/checkpoints/best.pt clip.mp4 more/*.avi --topk 3 --json out.json\n"

@@ -19,14 +19,11 @@ Item = TypeVar("Item")
 Rows = Iterator[tuple[str, "Values"]]
 
 
-def source_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument(
-        "sources",
-        metavar="SOURCE",
-        nargs="*",
-        default=[],
-        help="video files, folders, patterns, frame folders, http(s) or RTSP addresses, a camera's number, - (stdin)",
-    )
+SOURCES = "video files, folders, patterns, frame folders, http(s) or RTSP addresses, a camera's number, - (stdin)"
+
+
+def source_arguments(parser: "ArgumentParser", *, known: str = SOURCES) -> None:
+    parser.add_argument("sources", metavar="SOURCE", nargs="*", default=[], help=known)
     parser.add_argument("--list", default="", help="list file of videos: path, and start and end in seconds if wanted")
     parser.add_argument("--root", default="", help="folder that the paths in the list are relative to")
 

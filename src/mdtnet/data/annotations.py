@@ -126,7 +126,7 @@ class VideoList:
 
 
 def load_videos(
-    path: str, *, root: str = "", classes: str | Sequence[str] = "", multi_label: bool = False
+    path: str, *, root: str = "", classes: str | Sequence[str] = "", multi_label: bool = False, fewest: int = 2
 ) -> VideoList:
     """Read a folder of class folders, or a list file.
 
@@ -140,11 +140,12 @@ def load_videos(
         classes: file with one class name per line, or the names themselves, in label order; empty: the names of the
             folders or the list, sorted, or its numbers.
         multi_label: a row of the list has several labels, `jump|wave`, or one, or none.
+        fewest: classes that there must be.
 
     Raises:
         DataError: nothing there, nothing in it, or a label that is no class; the message names file, row and value.
     """
-    names = _read_classes(classes) if isinstance(classes, str) else tuple(classes)
+    names = read_classes(classes) if isinstance(classes, str) else tuple(classes)
     if os.path.isdir(path) and multi_label:
         raise DataError(f"{path}: folders give each video one label; multi_label needs a list file")
     if os.path.isdir(path):
@@ -155,7 +156,7 @@ def load_videos(
     else:
         raise DataError(f"{path}: no such file or folder; expected a folder of class folders or a list file")
     _warn_of_classes(path, videos)
-    if len(videos.classes) < 2:
+    if len(videos.classes) < fewest:
         raise DataError(f"{path}: only one class, '{videos.classes[0]}'; at least two are needed")
     return videos
 
@@ -224,7 +225,7 @@ def describe(videos: VideoList) -> str:
     return f"{len(videos)} videos, {len(counts)} classes: {', '.join(shown)}"
 
 
-def _read_classes(path: str) -> tuple[str, ...]:
+def read_classes(path: str) -> tuple[str, ...]:
     """Class names in label order; numbers of `0 name` lines that count from 0 are removed."""
     if not path:
         return ()

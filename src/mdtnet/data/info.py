@@ -24,6 +24,7 @@ from mdtnet.system.files import atomic_write
 from mdtnet.system.terminal import plain
 
 MAX_OPENED = 2000  # of a longer list, so many videos, spread evenly over it, are opened
+MAX_TIMED = 200  # videos whose median length is taken
 THUMBNAIL = (160, 120)  # width and height in pixels
 PER_CLASS = 4  # pictures per class in a contact sheet
 MAX_CLASSES = 40  # rows of a contact sheet
@@ -84,6 +85,18 @@ def data_info(videos: VideoList, *, progress: Callable[[int], None] | None = Non
             progress(done)
     per_class = dict(zip(videos.classes, counts.tolist()))
     return DataInfo(per_class, opened, len(chosen) - opened, np.array(seconds), sizes, total, rates, interlaced)
+
+
+def median_seconds(videos: VideoList) -> float:
+    """Median length of videos, or of their parts, by up to 200 of them; 0 where none says it, as folders of frames."""
+    chosen = np.unique(np.linspace(0, len(videos) - 1, min(len(videos), MAX_TIMED)).astype(np.int64))
+    found = []
+    for sample in map(videos.__getitem__, chosen.tolist()):
+        if sample.end is not None:
+            found.append(sample.end - (sample.start or 0.0))
+        elif (header := _header(sample.path)) and header.seconds:
+            found.append(header.seconds - (sample.start or 0.0))
+    return round(float(np.median(found)), 3) if found else 0.0
 
 
 class _Header(NamedTuple):

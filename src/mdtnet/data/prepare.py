@@ -4,17 +4,20 @@ Videos stay where they are. Lists name classes, not numbers, so that a list and 
 together cannot be mixed unnoticed; numbers in a source list count only with the label map they were made with.
 """
 
+import logging
 import os
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import yaml
 
-from mdtnet.data.annotations import Texts, VideoList, load_videos, write_list
+from mdtnet.data.annotation_tools import Marked, Tool, marked_videos
+from mdtnet.data.annotations import Texts, VideoList, load_videos, read_classes, write_list
+from mdtnet.data.background import with_background
 from mdtnet.data.folders import is_system
 from mdtnet.data.official import (
     SOURCES,
@@ -31,8 +34,11 @@ from mdtnet.data.splits import split_by_group
 from mdtnet.errors import DataError
 from mdtnet.system.files import write_csv, write_text
 
-DataSet = Literal[Official, "folder", "csv"]
+DataSet = Literal[Official, "folder", "csv", Tool]
+TOOLS: tuple[Tool, ...] = get_args(Tool)
 Split = Literal["1", "2", "3", "all"]
+
+log = logging.getLogger(__name__)
 
 MAX_DEPTH = 4  # folders between the root and a video
 
@@ -58,6 +64,9 @@ def prepare(
     val_fraction: float = 0.2,
     group: str = "",
     multi_label: bool = False,
+    background: bool = False,
+    attribute: str = "",
+    fps: float = 0.0,
 ) -> list[Prepared]:
     """Write the lists of data set `name`; with split `all` into `out/split1` to `out/split3`.
 
@@ -67,6 +76,8 @@ def prepare(
         classes: label map that gives the order of classes in place of the official one; names must agree.
         val_fraction, group: for `folder` and `csv` without a validation part, as in `split_by_group`.
         multi_label: for `csv`, as in `load_videos`.
+        background: for `csv` and tools, add unlabelled parts, as in `with_background`.
+        attribute, fps: for tools, as in `marked_videos`.
 
     Raises:
         DataError: lists or videos are not there, a list and a label map disagree, or a file that this function
@@ -76,7 +87,9 @@ def prepare(
         raise DataError(f"{root}: no such folder; --root is the folder of the videos")
     if multi_label and name != "csv":
         raise DataError(f"{name} has one label per video; multi_label is for lists of your own (csv)")
-    official = ("1",) if name == "folder" or name == "csv" else SOURCES[name].splits
+    if background and name != "csv" and name not in TOOLS:
+        raise DataError(f"{name} has no unlabelled time; background is for csv, {', '.join(TOOLS)}")
+    official = next((source.splits for key, source in SOURCES.items() if key == name), ("1",))
     if split != "1" and len(official) == 1:
         raise DataError(f"{name} has one official split, not '{split}'")
     splits = official if split == "all" else (split,)
@@ -84,8 +97,26 @@ def prepare(
     for folder in folders:
         _check_target(folder)
     if name == "folder" or name == "csv":
-        own = _own_lists(annotations or root, root, folders[0], classes, val_fraction, group, multi_label)
-        return [_write(folders[0], "1", own, root, {}, name)]
+        own = _own_lists(
+            annotations or root,
+            root,
+            folders[0],
+            classes,
+            val_fraction,
+            group,
+            multi_label,
+            fewest=1 if background else 2,
+        )
+        return [_write(folders[0], "1", with_background(own) if background else own, root, {}, name)]
+    if name == "labelstudio" or name == "cvat" or name == "activitynet" or name == "via":
+        if not os.path.isfile(annotations):
+            raise DataError(f"--annotations is '{annotations}', expected the file that {name} has exported")
+        names = read_classes(classes)
+        marked = marked_videos(name, annotations, root=root, attribute=attribute, fps=fps, classes=names)
+        own = _marked_parts(marked, val_fraction, group)
+        own = with_background(own, unmarked=marked.unmarked) if background else own
+        absent = [Listed((video,), label) for video, label in marked.missing]
+        return [_write(folders[0], "1", own, root, {"train": absent}, name)]
     source, files = SOURCES[name], list_files(annotations or root)
     prepared = []
     for s, folder in zip(splits, folders):
@@ -107,11 +138,18 @@ def _check_target(folder: Path) -> None:
 
 
 def _own_lists(
-    source: str, root: str, out: Path, classes: str, fraction: float, group: str, multi_label: bool
+    source: str,
+    root: str,
+    out: Path,
+    classes: str,
+    fraction: float,
+    group: str,
+    multi_label: bool,
+    fewest: int,
 ) -> dict[str, VideoList]:
     def load(path: str, classes: str | tuple[str, ...]) -> VideoList:
         in_list = root if os.path.isfile(path) else ""
-        return load_videos(path, root=in_list, classes=classes, multi_label=multi_label)
+        return load_videos(path, root=in_list, classes=classes, multi_label=multi_label, fewest=fewest)
 
     parts = _parts_of(source)
     for path in (source, *parts.values()):
@@ -134,6 +172,22 @@ def _parts_of(source: str) -> dict[str, str]:
         if existing := [p for p in paths if os.path.exists(p)]:
             found[part] = existing[0]
     return found if len(found) == 2 else {}
+
+
+# Labels of annotation tools
+
+
+def _marked_parts(found: Marked, fraction: float, group: str) -> dict[str, VideoList]:
+    """Training and validation, as the tool says or split off; a video is in one of them with all its parts."""
+    of_part = {part: np.flatnonzero(np.array(found.parts) == part) for part in ("train", "val")}
+    if all(map(len, of_part.values())):
+        return {part: found.videos.subset(rows) for part, rows in of_part.items()}
+    videos = found.videos
+    if len({videos.paths[row] for row in videos.rows}) < 2 and not group:
+        log.warning("all labels are of one video: its parts are divided at random, so that validation is too easy")
+        videos = replace(videos, groups=None)
+    train, val = split_by_group(videos, fraction=fraction, seed=0, group=group)
+    return {"train": train, "val": val}
 
 
 # Videos on disk
@@ -238,8 +292,8 @@ def _write(
     write_csv(out / "missing.csv", ("part", "video", "label"), rows)
     data: dict[str, bool | str] = {part: str((out / f"{part}.csv").resolve()) for part in found}
     data |= {"root": os.path.abspath(root), "classes": str((out / "classes.txt").resolve())}
-    if name != "folder" and name != "csv" and SOURCES[name].flip != "":
-        data["flip"] = SOURCES[name].flip
+    if (flip := next((source.flip for key, source in SOURCES.items() if key == name), "")) != "":
+        data["flip"] = flip
     data |= {"multi_label": True} if next(iter(found.values())).multi_label else {}
     write_text(out / "data.yaml", yaml.safe_dump({"data": data}, sort_keys=False))
     return Prepared(out, split, classes, counts)

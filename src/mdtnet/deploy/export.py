@@ -104,7 +104,13 @@ def export(
     if stream:
         check_causal(model)
     frames = model.frames_per_segment
-    description = describe(model.config, classes=model.classes, frames_per_segment=frames, precision=precision)
+    description = describe(
+        model.config,
+        classes=model.classes,
+        frames_per_segment=frames,
+        precision=precision,
+        clip_seconds=model.clip_seconds,
+    )
     description = replace(description, licence=model.licence, stream=stream)
     views, labels = real_clips(clips, description)
     with temporary_folder(out.parent) as folder:

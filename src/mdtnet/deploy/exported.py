@@ -16,6 +16,7 @@ from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.inference.description import Classify, Description
 from mdtnet.inference.prediction import Predictor
 from mdtnet.inference.sources import Source
+from mdtnet.inference.timeline import PlainScorer
 from mdtnet.inference.views import Views, read_video
 
 VIEWS_AT_ONCE = 4  # memory; a runtime is hardly faster with more
@@ -63,10 +64,17 @@ class ExportedRecogniser(Predictor):
             raise ConfigError("this exported network takes clips: export it with --stream for streams")
         return self.network.step(segments, state)
 
+    def scorer(self) -> PlainScorer:
+        return PlainScorer(self._each, self.description)
+
+    def _each(self, views: np.ndarray) -> np.ndarray:
+        """uint8 views [V, T, K, S, S, 3] -> float64 [V, classes]."""
+        starts = range(0, len(views), VIEWS_AT_ONCE)
+        return np.concatenate([self.network(views[i : i + VIEWS_AT_ONCE]) for i in starts]).astype(np.float64)
+
     def probabilities(self, views: np.ndarray) -> np.ndarray:
         """uint8 views [V, T, K, S, S, 3] of one video -> float64 [classes]; without `multi_label` they sum to 1."""
-        starts = range(0, len(views), VIEWS_AT_ONCE)
-        each = np.concatenate([self.network(views[i : i + VIEWS_AT_ONCE]) for i in starts]).astype(np.float64)
+        each = self._each(views)
         if self.description.fusion == "logits":  # a mean of logits is one of logarithms, up to a constant
             product = _geometric_mean(each)
             return product / (product + _geometric_mean(1 - each) if self.description.multi_label else product.sum())

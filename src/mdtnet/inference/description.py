@@ -63,6 +63,8 @@ class Description:
     """Names of the frames in folders of frames; empty: the only sequence of colour pictures."""
     stream: bool = False
     """Whether the file takes streams, one segment at a time, with its state as inputs and outputs."""
+    clip_seconds: float = 0.0
+    """Median length of the training clips; 0: not known."""
     format_version: int = FORMAT_VERSION
     """Layout of this description."""
 
@@ -102,6 +104,7 @@ def describe(
     frames_per_segment: int,
     precision: Precision = "float32",
     crops: int = 1,
+    clip_seconds: float = 0.0,
 ) -> Description:
     """The description of a trained network in a test of `crops` crops per clip, 1 or 3.
 
@@ -126,6 +129,7 @@ def describe(
         short_side=data.short_side,
         size=eval_crop_size(data, replace(test, crops=check_views(1, crops), crop_size=own_size)),
         fusion=test.fusion,
+        clip_seconds=clip_seconds,
     )
 
 

@@ -12,9 +12,11 @@ from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
+from mdtnet.config import TimelineConfig
 from mdtnet.errors import ConfigError, VideoError
 from mdtnet.inference.description import check_views
 from mdtnet.inference.sources import Source, name_of
+from mdtnet.inference.timeline import Scorer, Timeline, make_timeline
 from mdtnet.inference.views import Views
 from mdtnet.system.files import atomic_write, check_file
 
@@ -113,6 +115,19 @@ class Predictor(ABC):
     @abstractmethod
     def probabilities(self, views: np.ndarray) -> np.ndarray:
         """`views` of one video -> float64 [classes]; they sum to 1, unless trained with `data.multi_label`."""
+
+    @abstractmethod
+    def scorer(self) -> Scorer:
+        """What classifies the windows of long videos, one video after the other."""
+
+    def timeline(self, source: Source, config: TimelineConfig | None = None) -> Timeline:
+        """What happens when in a long video: `.segments` with a start and an end, and the scores of its windows.
+
+        Raises:
+            VideoError: the video cannot be read, or is a stream, a part of a video or a folder of frames.
+            ConfigError: an option is out of its range, or the length of windows is not known.
+        """
+        return make_timeline(source, self.scorer(), config)
 
     def predict(
         self,

@@ -16,6 +16,7 @@ from mdtnet.errors import ConfigError
 from mdtnet.hub import HubMixin
 from mdtnet.inference.description import Description, check_views, describe
 from mdtnet.inference.prediction import Predictor
+from mdtnet.inference.shared import SharedScorer
 from mdtnet.inference.sources import Source
 from mdtnet.inference.views import Views, read_video
 from mdtnet.models.folding import folded
@@ -74,7 +75,8 @@ class Recogniser(Predictor, HubMixin):
     @property
     def description(self) -> Description:
         """All that lies between a video and the network, in a test of one crop."""
-        return describe(self.config, classes=self.classes, frames_per_segment=self.model.frames_per_segment)
+        frames, seconds = self.model.frames_per_segment, self.model.clip_seconds
+        return describe(self.config, classes=self.classes, frames_per_segment=frames, clip_seconds=seconds)
 
     def read(self, source: Source, *, clips: int = 1, crops: int = 1) -> Tensor:
         """`views` as a tensor in the order of the network, uint8 [V, T, K, 3, S, S]."""
@@ -97,6 +99,9 @@ class Recogniser(Predictor, HubMixin):
 
     def _activation(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.config.data.multi_label else logits.softmax(-1)
+
+    def scorer(self) -> SharedScorer:
+        return SharedScorer(self._quick, self.description, self._activation)
 
 
 def _device(name: str) -> torch.device:

@@ -57,18 +57,13 @@ def read_video(
     """
     check_views(clips, crops)
 
-    def prepare(frame: np.ndarray) -> np.ndarray:
-        frame = resize(frame, description.short_side)
-        return frame if description.exposure != "none" else _cut(_at_least(frame, size, resize), crops, size)
-
     def table(num_frames: int) -> np.ndarray:
         return clip_table(num_frames, description, clips=clips)
 
-    size = description.size
     request = Request(
         lambda n: np.unique(table(n)),
         short_side=description.short_side,
-        transform=prepare,
+        transform=lambda frame: prepared(frame, description, crops=crops, resize=resize),
         fps=description.fps,
         frame_pattern=description.frame_pattern,
     )
@@ -77,6 +72,16 @@ def read_video(
     chosen = np.searchsorted(np.unique(chosen), chosen)
     pixels = views_of(reading.pixels, chosen, description, crops=crops, resize=resize)
     return Views(pixels, f"{reading.damaged} of {reading.decoded} frames" if reading.damaged else "")
+
+
+def prepared(
+    frame: np.ndarray, description: Description, *, crops: int = 1, resize: Resize = resize_short
+) -> np.ndarray:
+    """A frame [H, W, 3] as `views_of` needs it: resized, and no more of it than its crops lie in."""
+    frame, size = resize(frame, description.short_side), description.size
+    if description.exposure != "none":  # the brightness of the whole frame counts
+        return frame
+    return _cut(_at_least(frame, size, resize), crops, size)
 
 
 def clip_table(num_frames: int, description: Description, *, clips: int = 1) -> np.ndarray:

@@ -43,6 +43,8 @@ class Network(nn.Module):
     """Class names in label order, of a network that was loaded from a checkpoint."""
     config: RunConfig
     """The run that made it, of a network that was loaded from a checkpoint."""
+    clip_seconds: float = 0.0
+    """Median length of the clips that it was trained on; 0: not known."""
     licence: str = ""
     """Licence of its code and terms of its data, of a network that was loaded by name."""
 

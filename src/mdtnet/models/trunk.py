@@ -226,8 +226,8 @@ class Trunk(nn.Module):
         return self.over_time(self.before_time(x), Timeline(num_segments, memory=memory))
 
     def before_time(self, x: Tensor) -> Tensor:
-        """Normalised frames [N, 3, H, W] -> features [N, ...] of what sees each frame alone: the stem, the stages before
-        the first temporal module, and the pooling where there is none."""
+        """Normalised frames [N, 3, H, W] -> features [N, ...] of what sees each frame alone: the stem, the stages
+        before the first temporal module, and the pooling where there is none."""
         x, first = self.stem(x), self.first_temporal_stage
         for stage in range(1, first):
             x = self.stage(stage, x, Timeline(1))

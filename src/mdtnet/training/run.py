@@ -25,6 +25,7 @@ from mdtnet.config import ModelConfig, RunConfig
 from mdtnet.data.annotations import VideoList
 from mdtnet.data.dataset import Batch, ClipDataset, ClipLoader, make_loader
 from mdtnet.data.frames import clear_cache
+from mdtnet.data.info import median_seconds
 from mdtnet.data.splits import load_split
 from mdtnet.errors import DivergedError, VideoError
 from mdtnet.evaluation import evaluate, protocol
@@ -128,6 +129,7 @@ class Run:
         self.videos_digest = _digest(train_videos, val_videos)
         weights = "" if resume else config.model.weights  # `last.pt` has them all
         self.model = self._build(dataclasses.replace(config.model, weights=weights))
+        self.model.clip_seconds = median_seconds(train_videos)
         self.average = copy.deepcopy(self.model).eval() if config.train.ema else None
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.model, config.train))
         frames, teacher, seed = self.model.frames_per_segment, config.train.teacher, config.train.seed

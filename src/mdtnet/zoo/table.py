@@ -43,6 +43,13 @@ TERMS: dict[str, str] = {
     "hmdb51": "no licence for other than research",
 }
 """Data set -> the terms of its videos."""
+CLIP_SECONDS: dict[str, float] = {
+    **dict.fromkeys(("kinetics400", "kinetics600", "kinetics700", "minikinetics200"), 10.0),
+    **{"sthv1": 4.0, "sthv2": 4.0, "jester": 3.0, "moments": 3.0},
+}
+"""Data set -> usual length of its clips, by its paper."""
+DENSE_SECONDS = 64 / 30
+"""Length of the 64 frames of dense training, at the frame rate of most videos."""
 NO_TERMS = "terms not known here: ask its owner"
 
 
@@ -116,6 +123,11 @@ class Entry:
     def terms(self) -> str:
         """Terms of the data that it was trained on."""
         return TERMS.get(self.data, NO_TERMS)
+
+    @property
+    def clip_seconds(self) -> float:
+        """Usual length of what it saw of a video in training; 0: not known."""
+        return DENSE_SECONDS if self.sampling == "dense" else CLIP_SECONDS.get(self.data, 0.0)
 
     @property
     def licence_line(self) -> str:

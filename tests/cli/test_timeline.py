@@ -1,0 +1,60 @@
+"""`timeline` from a terminal: every file that it writes, the judgement, and videos that cannot be read."""
+
+import json
+
+import numpy as np
+import pytest
+from clips import frames_of_square, make_checkpoint, write_video
+from PIL import Image
+
+from mdtnet.cli.main import main
+
+KINDS = "json,csv,activitynet,labelstudio,srt,vtt,png,html"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    frames = np.concatenate([frames_of_square(20), frames_of_square(20) // 2])
+    (tmp_path / "day").mkdir()
+    for path in ("a.mp4", "day/a.mp4"):
+        write_video(tmp_path / path, frames)
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    make_checkpoint(tmp_path / "best.pt", "tsn")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_file_and_the_judgement(folder, capsys):
+    """Two videos of one name, and one that is empty."""
+    (folder / "truth.csv").write_text("path,label,start,end\na.mp4,left,0,2\nday/a.mp4,up,1,3\n")
+    words = ["--length", "1", "--low", "0.1", "--high", "0.2", "--write", KINDS, "--truth", "truth.csv"]
+    assert main(["timeline", "best.pt", "a.mp4", "day/a.mp4", "bad.mp4", "--out", "found", *words]) == 1
+    shown = capsys.readouterr()
+    assert "bad.mp4: " in shown.err
+    assert "1 of 3 videos could not be read" in shown.err
+    assert "mAP at IoU 0.5" in shown.out
+    names = {path.name for path in (folder / "found").iterdir()}
+    each = {f"a{number}.{kind}" for number in ("", "-2") for kind in ("srt", "vtt", "png", "html")}
+    assert names == {"timeline.json", "segments.csv", "activitynet.json", "labelstudio.json", *each}
+    found = json.loads((folder / "found/timeline.json").read_text())
+    assert [one["path"] for one in found] == ["a.mp4", "day/a.mp4"]
+    assert [score["second"] for score in found[0]["scores"]] == [0, 1, 2, 3]
+    assert len(found[0]["segments"]) == (folder / "found/segments.csv").read_text().count("\na.mp4,")
+    assert list(json.loads((folder / "found/activitynet.json").read_text())["results"]) == ["a", "a-2"]
+    assert Image.open(folder / "found/a.png").size[0] == 1200
+    page = (folder / "found/a.html").read_text()
+    assert "http" not in page
+    assert all(f'<th scope="row">{segment["label"]}</th>' in page for segment in found[0]["segments"])
+
+
+def test_mistakes_are_one_line(folder, capsys):
+    for words, code, message in (
+        (["a.mp4"], 2, "give seconds"),
+        (["a.mp4", "--length", "1", "--low", "0.7"], 2, "0 <= low <= high <= 1"),
+        (["a.mp4", "--length", "1", "--truth", "none.csv"], 3, "none.csv"),
+        (["--length", "1"], 3, "no videos given"),
+    ):
+        assert main(["timeline", "best.pt", *words]) == code
+        err = capsys.readouterr().err.strip()
+        assert message in err
+        assert len(err.splitlines()) == 1
