@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import queue
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -117,3 +118,39 @@ def _next_results(
     done: list[tuple[Connection, Result | Failure]] = [(p, busy[p][0].receive()) for p in busy if p in ready]
     late = [p for p, (worker, _) in busy.items() if p not in ready and worker.late(timeout_seconds)]
     return done + [(p, Failure("timeout", f"{SLOW} {timeout_seconds:g} s")) for p in late]
+
+
+class Pool(Generic[Item, Result]):
+    """Processes that run one function for several threads, kept for the next item; they start when they are needed."""
+
+    def __init__(self, function: Callable[[Item], Result], workers: int) -> None:
+        """`function` must be importable and must not raise; items and results are pickled."""
+        self._function = function
+        self._idle: queue.LifoQueue[_Worker[Item, Result] | None] = queue.LifoQueue()
+        self._alive: set[_Worker[Item, Result]] = set()
+        for _ in range(workers):
+            self._idle.put(None)
+
+    def run(self, item: Item, *, timeout_seconds: float) -> Result | Failure:
+        """The function's result, or a `Failure`; waits while all processes are busy."""
+        worker = self._idle.get()
+        try:
+            if worker is None:
+                worker = _Worker(self._function)
+                self._alive.add(worker)
+            worker.send(item)
+            seconds = timeout_seconds + (START_SECONDS if worker.fresh else 0)
+            ready = worker.pipe.poll(seconds)
+            result = worker.receive() if ready else Failure("timeout", f"{SLOW} {timeout_seconds:g} s")
+            if isinstance(result, Failure):
+                worker.stop()
+                self._alive.discard(worker)
+                worker = None
+            return result
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """End all processes; the items of busy ones fail."""
+        for worker in list(self._alive):
+            worker.process.kill()
