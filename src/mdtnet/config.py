@@ -456,3 +456,21 @@ Format = Literal["onnx", "openvino", "torch"]
 
 
 Precision = Literal["float32", "half", "int8"]
+
+
+Layer = Literal["pool", "logits"]
+FeatureFormat = Literal["npy", "bmn"]
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Windows of a video, and what is kept of each."""
+
+    window: float = 0.0
+    """Seconds of a window; 0: 64 frames at the rate of training, or at 25 a second where that was the files' own."""
+    stride: float = 0.0
+    """Seconds from the beginning of a window to that of the next; 0: a quarter of the window."""
+    layer: Layer = "pool"
+    """`pool`: what the classifier sees, the mean over segments; `logits`: scores of the classes, before softmax."""
+    format: FeatureFormat = "npy"
+    """`npy`: float32 [windows, channels]; `bmn`: a CSV table of 100 rows, the video rescaled, with a header."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdtnet.errors import ConfigError, VideoError
-from mdtnet.inference.description import Description
+from mdtnet.inference.description import WINDOW_FRAMES, Description
 from mdtnet.inference.prediction import Predictor, best_classes, check_choice
 from mdtnet.inference.resize import resize_short
 from mdtnet.inference.sources import Frames, open_frames
@@ -22,8 +22,6 @@ from mdtnet.inference.views import views_of
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds before a connection is tried again; they double until a frame comes."""
-WINDOW_FRAMES = 64
-"""Frames that a clip spans where nobody says otherwise, as in the dense rule of tests."""
 USUAL_FPS = 25.0
 NEAR = 1e-3  # seconds by which times may be off
 

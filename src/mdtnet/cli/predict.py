@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from mdtnet.cli.live import live, live_arguments
 from mdtnet.cli.parse import Verb
-from mdtnet.cli.work import compute, do, flat, items_of, source_arguments, work_arguments
+from mdtnet.cli.work import (
+    compute,
+    do,
+    flat,
+    from_root,
+    items_of,
+    places,
+    source_arguments,
+    work_arguments,
+)
 from mdtnet.errors import ConfigError
 from mdtnet.system.terminal import complain, say
 
@@ -73,11 +82,13 @@ def predict(options: "Namespace") -> int:
     job = Predict(**{name: getattr(options, name) for name in names})
     job.model  # noqa: B018  # a wrong checkpoint is one line, not one per video
     about = job.about()
-    if options.engine == "ray":  # other machines have another current folder
-        items = {name: replace(part, path=absolute(part.path)) for name, part in items.items()}
+    if options.engine == "ray":
+        items = from_root(items)
         job = replace(job, checkpoint=absolute(job.checkpoint) if os.path.exists(job.checkpoint) else job.checkpoint)
     ahead = (os.cpu_count() or 1) if len(items) > 1 else 0
-    rows = compute(job, items, options, here=lambda chosen: job.many(chosen, ahead=ahead), places=_places(job, items))
+    rows = compute(
+        job, items, options, here=lambda chosen: job.many(chosen, ahead=ahead), places=places(items, job.checkpoint)
+    )
     width = min(NAME, max(map(len, items)))
     found = do(items, _shown(rows, width if len(items) > 1 else 0), options, about)
     if options.json:
@@ -105,14 +116,6 @@ def _draw(job: "Predict", items: "dict[str, Part]", found: "dict[str, Values]", 
             shown = Prediction(name, tuple(b["class"] for b in best), tuple(b["probability"] for b in best), 0.0)
             record(items[name], shown, out, about=network.description, saliency=maps)
             say(f"wrote {out}")
-
-
-def _places(job: "Predict", items: "dict") -> tuple[str, ...]:
-    """Files of this machine that every machine must see: the checkpoint, and a video."""
-    from mdtnet.inference.sources import is_local
-
-    first = next(iter(items.values()))
-    return tuple(path for path in (job.checkpoint, first.path) if os.path.exists(path) and is_local(path))
 
 
 def _shown(rows: "Callable[[list[str]], Rows]", width: int) -> "Callable[[list[str]], Rows]":

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdtnet.cli.parse import Verb, check_least
@@ -85,10 +86,31 @@ def compute(
     return rows
 
 
+def from_root(items: "Mapping[str, Part]") -> "dict[str, Part]":
+    """Items for other machines, which have another current folder."""
+    from mdtnet.inference.sources import absolute
+
+    return {name: replace(part, path=absolute(part.path)) for name, part in items.items()}
+
+
+def places(items: "Mapping[str, Part]", *files: str) -> tuple[str, ...]:
+    """What of this machine every machine must see: files, folders, and a video."""
+    from mdtnet.inference.sources import is_local
+
+    first = next(iter(items.values()))
+    return tuple(path for path in (*files, first.path) if os.path.exists(path) and is_local(path))
+
+
 def do(
-    items: Mapping[str, Item], rows: Callable[[Any], Rows], options: "Namespace", about: "Values"
+    items: Mapping[str, Item],
+    rows: Callable[[Any], Rows],
+    options: "Namespace",
+    about: "Values",
+    *,
+    keep: "Callable[[Values], bool] | None" = None,
 ) -> "dict[str, Values]":
-    """All rows of a shard: with `--out` kept in that folder, where a rerun skips what is done. Progress is shown."""
+    """All rows of a shard: with `--out` kept in that folder, where a rerun skips what is done and computes rows again
+    that `keep` does not want. Progress is shown."""
     from mdtnet.work import parts
 
     shard = parts.Shard.parse(options.shard)
@@ -103,8 +125,8 @@ def do(
                 if progress:
                     progress(done)
             return {name: found[name] for name in items}
-        parts.do(items, rows, options.out, about=about, shard=shard, progress=shown)
-    kept = parts.read_rows(options.out)
+        parts.do(items, rows, options.out, about=about, shard=shard, keep=keep, progress=shown)
+    kept = parts.read_rows(options.out, keep=keep)
     return {name: kept[name] for name in items if shard.holds(name)}
 
 

@@ -42,15 +42,9 @@ class Predict:
         return {key: value for key, value in vars(self).items() if key != "model"}
 
     def about(self) -> Values:
-        """Settings that all rows share, with the digest of the network's file: another one under its name is other
-        work."""
+        """Settings that all rows share."""
         named = ("segments", "topk", "threshold", "clips", "crops")
-        about = {"verb": "predict", "checkpoint": self.checkpoint, **{name: getattr(self, name) for name in named}}
-        weights = Path(self.checkpoint).with_suffix(".bin") if self.checkpoint.endswith(".xml") else self.checkpoint
-        if os.path.isfile(weights):
-            with open(weights, "rb") as file:
-                about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-        return about
+        return {"verb": "predict", **identity(self.checkpoint), **{name: getattr(self, name) for name in named}}
 
     def many(self, items: Mapping[str, Part], *, ahead: int) -> Iterator[tuple[str, Values]]:
         """Name and row of each video, in this process; `ahead` threads read."""
@@ -74,3 +68,13 @@ class Predict:
     def failed(self, item: tuple[str, Part], reason: str) -> Values:
         """The row of a video whose process did not survive it."""
         return cast("Values", Prediction(name_of(item[1]), (), (), 0.0, error=reason).to_dict())
+
+
+def identity(checkpoint: str) -> Values:
+    """Name and digest of a network's file: another one under its name is other work."""
+    about: Values = {"checkpoint": checkpoint}
+    weights = Path(checkpoint).with_suffix(".bin") if checkpoint.endswith(".xml") else checkpoint
+    if os.path.isfile(weights):
+        with open(weights, "rb") as file:
+            about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return about

@@ -17,6 +17,8 @@ from mdtnet.errors import CheckpointError, ConfigError
 KEY = "mdtnet"
 """Name of the description among a file's metadata."""
 FORMAT_VERSION = 1
+WINDOW_FRAMES = 64
+"""Frames that a clip spans where nobody says otherwise, as in the dense rule of tests."""
 
 Classify = Callable[[np.ndarray], np.ndarray]
 """uint8 clips [B, T, K, S, S, 3] -> float32 probabilities [B, classes]."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdtnet.checkpoint import load_model, warn_of_segments
-from mdtnet.config import RunConfig
+from mdtnet.config import Layer, RunConfig
 from mdtnet.data.frames import resize
 from mdtnet.errors import ConfigError
 from mdtnet.hub import HubMixin
@@ -96,6 +96,18 @@ class Recogniser(Predictor, HubMixin):
         if self.config.test.fusion == "logits":
             return self._activation(logits.mean(0)).numpy()
         return self._activation(logits).mean(0).numpy()
+
+    @torch.inference_mode()
+    def features(self, clips: np.ndarray, *, layer: Layer = "pool") -> np.ndarray:
+        """uint8 clips [B, T, K, S, S, 3] -> float32 [B, C] of each clip, the mean over its segments.
+
+        `pool` is what the classifier sees, `logits` the scores of the classes before softmax or sigmoid.
+        """
+        seen: list[Tensor] = []
+        with self._quick.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+            logits = self._quick(torch.from_numpy(clips).movedim(-1, 3).to(self.device))
+        pooled = seen[0].unflatten(0, (len(clips), -1)).mean(1)
+        return (logits if layer == "logits" else pooled).float().cpu().numpy()
 
     def _activation(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.config.data.multi_label else logits.softmax(-1)

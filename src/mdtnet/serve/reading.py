@@ -19,6 +19,7 @@ from mdtnet.data.video import Request, read_frames
 from mdtnet.errors import VideoError
 from mdtnet.inference.description import Description, clip_shape
 from mdtnet.inference.resize import resize_short
+from mdtnet.inference.sources import DEFAULT_FPS
 from mdtnet.inference.views import clip_table, read_video, views_of
 
 WINDOW, MOST_WINDOWS, MOST_BYTES = 2.0, 48, 128_000_000
@@ -26,7 +27,6 @@ WINDOW, MOST_WINDOWS, MOST_BYTES = 2.0, 48, 128_000_000
 MOST_MOMENTS, PER_SECOND, AROUND = 240, 8, 5
 """Moments of a video whose salience is shown: how many at most, per second, and of how many frames each."""
 SMALL = 72  # pixels, short side of frames that are shown
-USUAL_FPS = 25.0  # where a file does not say
 MEMORY = 4 * 2**30  # bytes that a reading process may map
 MOST_SIDE = 2048  # pixels of a webcam's frame
 
@@ -127,7 +127,7 @@ def _read_upload(task: Upload) -> Readout:
 def _rate_and_duration(path: str) -> tuple[float, float]:
     """Frames per second and seconds by the header."""
     with open_video(path) as (container, stream):
-        return float(stream.average_rate or USUAL_FPS), (container.duration or 0) / 1e6
+        return float(stream.average_rate or DEFAULT_FPS), (container.duration or 0) / 1e6
 
 
 def _moments(path: str, rate: float) -> Moments:
