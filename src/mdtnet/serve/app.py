@@ -68,7 +68,7 @@ class _Doors:
     def page(self) -> HTMLResponse:
         nonce, about = secrets.token_urlsafe(12), self.service.description
         page = environment().get_template("serve.html")
-        text = page.render(nonce=nonce, about=about, limits=self.limits)
+        text = page.render(nonce=nonce, about=about, licence=self.service.model.licence, limits=self.limits)
         return HTMLResponse(text, headers={"Content-Security-Policy": CSP.format(nonce=nonce), **HEADERS})
 
     def healthz(self) -> Health:

@@ -158,7 +158,7 @@ def _windows(path: str, description: Description, rate: float, duration: float) 
 
     def choose(num_frames: int) -> np.ndarray:
         nonlocal table
-        cuts = np.linspace(0, num_frames, count + 1).astype(int).clip(max=num_frames - 1)
+        cuts = np.linspace(0, num_frames, count + 1).astype(int)
         table = np.stack([a + clip_table(max(1, b - a), description)[0] for a, b in pairwise(cuts.tolist())])
         return np.unique(table)
 
