@@ -69,6 +69,17 @@ def test_an_upload_is_answered_with_bars_and_a_file(page, clips, tmp_path):
     assert shown == [round(100 * one["probability"], 1) for one in answer["predictions"]]
 
 
+def test_a_video_can_be_dropped(page, clips):
+    data = page.evaluate_handle(
+        """bytes => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "short.mp4"));
+        return data }""",
+        list((clips / "short.mp4").read_bytes()),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": data})
+    page.wait_for_selector("#best tbody tr")
+
+
 def test_salience_follows_the_player_and_can_be_switched_off(page, clips):
     upload(page, clips / "long.mp4")
     page.evaluate("document.getElementById('video').pause()")
