@@ -279,6 +279,7 @@ def test_a_pool_outlives_what_it_runs():
         (["--at_once", "0"], "--at_once is 0, expected at least 1"),
         (["--max_mb", "0"], "--max_mb is 0, expected more than 0"),
         (["--certificate", "x.pem"], "--certificate and --key belong together"),
+        (["--certificate", __file__, "--key", "none.pem"], "none.pem: no certificate and its key without password"),
         (["--host", "192.0.2.1"], "192.0.2.1:8000 cannot be listened at"),
         (["--port", "70000"], "--port is 70000, expected 0 to 65535"),
     ],

@@ -58,9 +58,17 @@ def _check(limits: "Limits", options: "Namespace") -> None:
             raise ConfigError(f"--{name} is {getattr(limits, name):g}, expected more than 0")
     if bool(options.certificate) != bool(options.key):
         raise ConfigError("--certificate and --key belong together")
-    for file in filter(None, (options.certificate, options.key)):
-        if not Path(file).is_file():
-            raise ConfigError(f"{file}: no such file")
+    if options.certificate:
+        import ssl
+
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(options.certificate, options.key, password="")
+        except OSError as error:
+            pair = f"{options.certificate} and {options.key}"
+            raise ConfigError(
+                f"{pair}: no certificate and its key without password, as PEM: {error.strerror}"
+            ) from error
 
 
 def _bound(host: str, port: int) -> socket.socket:
