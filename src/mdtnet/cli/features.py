@@ -31,7 +31,6 @@ def features(options: "Namespace") -> int:
     from mdtnet.config import FeatureConfig
     from mdtnet.deploy.features import Extract, check_stems
     from mdtnet.deploy.formats import format_of
-    from mdtnet.inference.sources import absolute
     from mdtnet.system.files import make_folder
 
     if format_of(options.checkpoint):
@@ -43,8 +42,8 @@ def features(options: "Namespace") -> int:
     about = job.about  # a wrong checkpoint or option is one line, not one per video
     make_folder(options.out)
     if options.engine == "ray":
-        items = from_root(items)
-        job = replace(job, checkpoint=absolute(job.checkpoint), out=absolute(job.out))
+        checkpoint, items = from_root(job.checkpoint, items)
+        job = replace(job, checkpoint=checkpoint, out=os.path.abspath(job.out))
     rows = compute(job, items, options, places=places(items, job.checkpoint, job.out))
     found = do(items, _shown(rows), options, about, keep=lambda row: _is_there(options.out, row))
     failed = sum(bool(row["error"]) for row in found.values())

@@ -59,7 +59,6 @@ def predict(options: "Namespace") -> int:
     from mdtnet.deploy.jobs import Predict
     from mdtnet.inference.description import check_views
     from mdtnet.inference.prediction import check_choice, write_json
-    from mdtnet.inference.sources import absolute
     from mdtnet.system.files import check_file
     from mdtnet.work.parts import write_table
 
@@ -83,8 +82,8 @@ def predict(options: "Namespace") -> int:
     job.model  # noqa: B018  # a wrong checkpoint is one line, not one per video
     about = job.about()
     if options.engine == "ray":
-        items = from_root(items)
-        job = replace(job, checkpoint=absolute(job.checkpoint) if os.path.exists(job.checkpoint) else job.checkpoint)
+        checkpoint, items = from_root(job.checkpoint, items)
+        job = replace(job, checkpoint=checkpoint)
     ahead = (os.cpu_count() or 1) if len(items) > 1 else 0
     rows = compute(
         job, items, options, here=lambda chosen: job.many(chosen, ahead=ahead), places=places(items, job.checkpoint)

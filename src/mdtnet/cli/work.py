@@ -86,11 +86,12 @@ def compute(
     return rows
 
 
-def from_root(items: "Mapping[str, Part]") -> "dict[str, Part]":
-    """Items for other machines, which have another current folder."""
+def from_root(checkpoint: str, items: "Mapping[str, Part]") -> "tuple[str, dict[str, Part]]":
+    """A checkpoint, or its name, and items for other machines, which have another current folder."""
     from mdtnet.inference.sources import absolute
 
-    return {name: replace(part, path=absolute(part.path)) for name, part in items.items()}
+    items = {name: replace(part, path=absolute(part.path)) for name, part in items.items()}
+    return absolute(checkpoint) if os.path.exists(checkpoint) else checkpoint, items
 
 
 def places(items: "Mapping[str, Part]", *files: str) -> tuple[str, ...]:
