@@ -45,13 +45,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Begin": demo.VERBS | doctor.VERBS,
     "Data": data.VERBS,
     "Train and test": train.VERBS | test.VERBS | results.VERBS | study.VERBS,
-    "Use": predict.VERBS
-    | timeline.VERBS
-    | features.VERBS
-    | serve.VERBS
-    | work.VERBS
-    | convert.VERBS
-    | zoo.VERBS,
+    "Use": predict.VERBS | timeline.VERBS | features.VERBS | serve.VERBS | work.VERBS | convert.VERBS | zoo.VERBS,
     "Look inside": pictures.VERBS,
     "Measure": measure.VERBS,
 }
