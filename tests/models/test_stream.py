@@ -38,7 +38,7 @@ VARIANTS = {
 def awake(trunk: str = "resnet18", **model) -> Network:
     """A network whose every part changes the scores, which differ from segment to segment."""
     torch.manual_seed(0)
-    width = {"mobilenet_v2": 0.25, "efficientnet_lite0": 1.0}.get(trunk, 0.125)
+    width = 0.125 if trunk.startswith("resnet") else 0.25 if trunk == "mobilenet_v2" else 1.0
     network = build_model(ModelConfig(trunk=trunk, width=width, **model), num_classes=4)
     clips = moving(network, 2, SEGMENTS)
     with torch.no_grad():

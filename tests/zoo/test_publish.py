@@ -17,6 +17,7 @@ from mdtnet.builtin.actions import ACTIONS
 from mdtnet.builtin.render import RenderConfig, render_dataset
 from mdtnet.checkpoint import load_checkpoint
 from mdtnet.cli.main import main
+from mdtnet.config import EvalConfig
 from mdtnet.errors import ConfigError, DataError
 from mdtnet.evaluation import evaluate_checkpoint
 from mdtnet.pages.report import build_report
@@ -147,6 +148,7 @@ def test_the_builtin_network_reaches_on_new_clips_what_its_card_says(tmp_path):
     card = BUILTIN_FILE.with_suffix(".md").read_text(encoding="utf-8")
     said = float(re.search(r"\| ([\d.]+)% \|", card)[1]) / 100
     render_dataset(tmp_path / "data", RenderConfig(train_clips=1, val_clips=4, seed=12345), workers=1)
-    figures = evaluate_checkpoint(BUILTIN_FILE, data=str(tmp_path / "data" / "val.csv"), out=str(tmp_path / "test"))
+    lists, out = str(tmp_path / "data" / "val.csv"), tmp_path / "test"
+    figures = evaluate_checkpoint(BUILTIN_FILE, data=lists, out=out, test=EvalConfig(), device="cpu")
     spread = np.sqrt(said * (1 - said) / figures["videos"])
     assert abs(figures["top1"] - said) <= max(4 * spread, 0.1)
