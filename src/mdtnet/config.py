@@ -467,7 +467,8 @@ class FeatureConfig:
     """Windows of a video, and what is kept of each."""
 
     window: float = 0.0
-    """Seconds of a window; 0: 64 frames at the rate of training, or at 25 a second where that was the files' own."""
+    """Seconds of a window; 0: as long as the clips of the training, or where that is not known 64 frames at its rate,
+    or at 25 a second where that was the files' own."""
     stride: float = 0.0
     """Seconds from the beginning of a window to that of the next; 0: a quarter of the window."""
     layer: Layer = "pool"

@@ -60,7 +60,8 @@ def windows_for(config: FeatureConfig, description: Description) -> tuple[float,
     for name, value in (("window", config.window), ("stride", config.stride)):
         if not 0 <= value < np.inf:
             raise ConfigError(f"{name} is {value:g}, expected seconds, or 0 for the default")
-    window = config.window or WINDOW_FRAMES / (description.fps or DEFAULT_FPS)
+    usual = description.clip_seconds or WINDOW_FRAMES / (description.fps or DEFAULT_FPS)
+    window = config.window or usual
     return window, config.stride or window / WINDOWS_PER_LENGTH
 
 
