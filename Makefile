@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-gpu test-lowest check house bench bench-gpu study-quick builtin-weights fuzz killtest clean
+.PHONY: setup demo test test-slow test-gpu test-lowest check docs licences house bench bench-gpu study-quick builtin-weights fuzz killtest clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -38,6 +38,13 @@ check: setup       ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup        ## the documentation site, offline, into build/docs; a warning is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --conf-dir docs . build/docs
+
+licences: setup    ## the licence of every package that mdtnet needs, as installed
+	$(BIN)/python tools/licences.py
 
 house: setup       ## how quick the command line is, how well typed the package, how its files depend on each other
 	$(BIN)/python tests/house.py

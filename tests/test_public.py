@@ -48,6 +48,11 @@ def test_every_public_name_is_listed_and_there():
         mdtnet.recogniser  # noqa: B018
 
 
+def test_the_reference_has_every_public_name():
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    assert [name for name, module in mdtnet._PUBLIC.items() if f":: {module}.{name}\n" not in page] == []
+
+
 def test_type_checkers_see_the_same_names():
     (block,) = (node for node in SOURCE.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name))
     seen = {alias.asname: node.module for node in block.body for alias in node.names}

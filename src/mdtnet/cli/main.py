@@ -19,6 +19,7 @@ from rich.table import Table
 
 from mdtnet import __version__
 from mdtnet.cli import (
+    completion,
     convert,
     data,
     demo,
@@ -50,6 +51,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Measure": measure.VERBS,
 }
 """Heading of the overview -> its verbs; every family of verbs is a file of its own."""
+GROUPS["Begin"] |= completion.verbs(GROUPS)
 VERBS: dict[str, Verb] = {name: verb for verbs in GROUPS.values() for name, verb in verbs.items()}
 
 

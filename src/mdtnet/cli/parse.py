@@ -37,6 +37,19 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> "Namespace":
     Raises:
         ConfigError: an option or a value is wrong; the message is one line with the nearest right one.
     """
+    parser = parser_of(name, verb)
+    words = _lists(_long_names(name, arguments), parser)
+    _check_dotted(words, parser)
+    try:
+        options = parser.parse_args(words)
+        options.given = parser.parse_args(words, defaults=False).as_dict()  # typed, even if equal to the default
+        return options
+    except argparse.ArgumentError as error:
+        raise ConfigError(_one_line(str(error), name, parser)) from None
+
+
+def parser_of(name: str, verb: Verb) -> "ArgumentParser":
+    """The parser of the words after `mdtnet NAME`."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -50,14 +63,7 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> "Namespace":
     verb.arguments(parser)
     _name_values(parser)
     parser.usage = _usage(name, parser)
-    words = _lists(_long_names(name, arguments), parser)
-    _check_dotted(words, parser)
-    try:
-        options = parser.parse_args(words)
-        options.given = parser.parse_args(words, defaults=False).as_dict()  # typed, even if equal to the default
-        return options
-    except argparse.ArgumentError as error:
-        raise ConfigError(_one_line(str(error), name, parser)) from None
+    return parser
 
 
 def config_from(kind: type[Config], options: "Namespace", base: "Values | None" = None) -> Config:
@@ -154,6 +160,11 @@ def _usage(name: str, parser: "ArgumentParser") -> str:
 def _hint(action: argparse.Action) -> Any:
     """The type of an option's value where jsonargparse keeps one: a class, a Literal, a tuple; else None."""
     return vars(action).get("_typehint")
+
+
+def choices_of(action: argparse.Action) -> list[str]:
+    """The values that an option allows, as they are typed; none where there are too many to list."""
+    return _choices(_hint(action)) or list(map(str, action.choices or ()))
 
 
 def _choices(hint: Any) -> list[str]:

@@ -154,6 +154,9 @@ def read_about(folder: str | Path) -> Values:
         raise DataError(f"{path}: damaged, or something else") from error
     if not isinstance(values, dict):
         raise DataError(f"{path}: holds {str(values)[:50]!r}, expected keys and values")
+    version = values.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise DataError(f"{path}: format_version {version}, this mdtnet reads up to {FORMAT_VERSION}: update mdtnet")
     return values
 
 
