@@ -416,7 +416,7 @@ MISTAKES = {
         2,
         "study.yaml: tsn on x seed 0: train.lr is -1, expected 0 or more",
     ),
-    "a file as folder": (["data", "check", "range.csv", "--out", "key.yaml"], 2, "key.yaml: File exists"),
+    "a file as folder": (["data", "check", "range.csv", "--out", "key.yaml"], 2, "key.yaml: folder cannot"),
     "no checkpoint": (["test", "none.pt", "--data", "one_class"], 4, "none.pt"),
     "not a checkpoint": (["predict", "broken.yaml", "x.mp4"], 4, "broken.yaml"),
     "no videos": (["predict", "broken.yaml", "*.nothing"], 3, "*.nothing"),

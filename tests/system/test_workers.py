@@ -91,10 +91,11 @@ def statvfs(free: int):
 
 
 def test_the_need_of_shared_memory_is_computed(videos, monkeypatch):
-    monkeypatch.setattr(workers.os, "statvfs", statvfs(5 * BYTES))
+    need = 5 * BYTES + loading._plan_bytes(12)
+    monkeypatch.setattr(workers.os, "statvfs", statvfs(need))
     make_loader(videos)  # two processes, two batches ahead, one in hand
-    monkeypatch.setattr(workers.os, "statvfs", statvfs(5 * BYTES - 1))
-    with pytest.raises(ConfigError, match=r"/dev/shm has 0 MB, 2 workers need 1 MB: .*--shm-size=1m"):
+    monkeypatch.setattr(workers.os, "statvfs", statvfs(need - 1))
+    with pytest.raises(ConfigError, match=r"/dev/shm has 1 MB, 2 workers need 2 MB: .*--shm-size=3m"):
         make_loader(videos)
     make_loader(videos, count=0)
     monkeypatch.setattr(workers.os, "statvfs", statvfs(64 * 2**20))
@@ -122,7 +123,7 @@ def test_small_shared_memory_refuses_before_anything_is_written(videos, tmp_path
         "64k", sys.executable, "-m", "mdtnet", "train", "--config", str(tmp_path / "run.yaml")
     )
     assert done.returncode == 2, done.stderr
-    assert "/dev/shm has 0 MB, 2 workers need 1 MB: take fewer workers" in done.stderr.splitlines()[-1]
+    assert "/dev/shm has 0 MB, 2 workers need 2 MB: take fewer workers" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 

@@ -7,6 +7,7 @@ of a clip: `_indices` chooses frames, `_read` reads them and crops each (`_crop`
 
 import logging
 import math
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -115,11 +116,15 @@ class ClipDataset(Dataset[Item]):
         # In shared memory: persistent workers see a new epoch, and what one worker finds of a video serves all.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._known = torch.zeros(len(videos), 4, dtype=torch.int32).share_memory_()  # frames, damaged, decoded, proven
-        self._plans = _shared_plans(len(videos))
+        self._plans = _plans(len(videos), shared=False)
         self.warned: set[int] = set()  # damaged videos that the log has
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def share_plans(self) -> None:
+        """Let loader processes see what each of them finds out about the packets of a file."""
+        self._plans = _plans(len(self.videos), shared=True)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ClipDataset":
         """The videos of these indices, drawn from in the same way."""
@@ -238,10 +243,16 @@ class ClipDataset(Dataset[Item]):
             self._known[i, 0] = reading.num_frames  # last: other processes look at it first
 
 
-def _shared_plans(num_videos: int) -> Plans:
+def _plans(num_videos: int, *, shared: bool) -> Plans:
     slots = torch.zeros(2 * num_videos, 2, dtype=torch.int64)
-    room = torch.zeros(min(LEAST_PLANS + PLAN_BYTES * num_videos, MOST_PLANS), dtype=torch.uint8)
+    room = torch.zeros(_plan_bytes(num_videos), dtype=torch.uint8)
+    if not shared:
+        return Plans(slots, room, threading.Lock())
     return Plans(slots.share_memory_(), room.share_memory_(), torch.multiprocessing.Lock())
+
+
+def _plan_bytes(num_videos: int) -> int:
+    return min(LEAST_PLANS + PLAN_BYTES * num_videos, MOST_PLANS)
 
 
 class _FrameCrop:
@@ -445,7 +456,9 @@ def make_loader(
     ahead = 1 if dataset.num_views >= MANY_VIEWS else 2
     at_once = min(workers * ahead + in_hand, batches.num_batches)
     size = min(batch_size, len(dataset)) * math.prod(dataset.frames_shape)
-    check_shared_memory(at_once * size, workers=workers)
+    check_shared_memory(at_once * size + _plan_bytes(len(dataset)), workers=workers)
+    if workers:
+        dataset.share_plans()
     return ClipLoader(
         dataset,
         batch_sampler=batches,
