@@ -143,6 +143,7 @@ DATA: Values = {
     "fps": 0.0,
     "frame_pattern": "",
     "workers": 0,
+    "decode_threads": 0,
     "backend": "pyav",
 }
 TRAIN: Values = {

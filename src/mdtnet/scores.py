@@ -21,6 +21,8 @@ from mdtnet.metrics import Figures
 from mdtnet.system.files import atomic_write
 from mdtnet.system.machine import hardware, versions
 
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile make of a damaged archive; the RuntimeErrors are of encryption and unknown versions."""
 Fusion = Literal["logits", "softmax"]
 DAMAGED = "damaged: "
 """Start of the reason why a damaged video is not judged by its scores (`test.on_damaged`)."""
@@ -150,7 +152,7 @@ class ScoreTable:
             table.check()
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such score table") from error
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGE as error:
             raise DataError(f"{path}: not a score table, or a damaged one") from error
         return table
 

@@ -31,6 +31,8 @@ from mdtnet.pages.subject import Subject
 class Unchanged(nn.Module):
     """A block without effect."""
 
+    temporal = None
+
     def forward(self, x: torch.Tensor, timeline: Timeline) -> torch.Tensor:
         return x
 
