@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+from torch.utils.data._utils import signal_handling
 
 from mdtnet.config import DataConfig
 from mdtnet.config_file import save_yaml
@@ -86,6 +87,17 @@ def test_other_signals_of_children_are_left_as_they_were(videos):
         signal.signal(signal.SIGCHLD, before)
 
 
+def test_processes_that_are_ended_are_forgotten(videos):
+    """PyTorch keeps them by the id of an iterator: left there, another iterator of that id could not begin."""
+    loader = make_loader(videos)
+    batches = iter(loader)
+    next(batches)
+    number = id(loader._batches_of_workers)
+    loader.close()
+    signal_handling._set_worker_pids(number, ())  # a ValueError where there are some already
+    signal_handling._remove_worker_pids(number)
+
+
 def statvfs(free: int):
     return lambda _: SimpleNamespace(f_bavail=free, f_frsize=1)
 
@@ -131,6 +143,7 @@ FILLED = """
 import sys
 from pathlib import Path
 import torch
+from torch.utils.data._utils import signal_handling
 sys.path += sys.argv[2:]
 import test_workers
 loader = test_workers.make_loader(Path(sys.argv[1]))

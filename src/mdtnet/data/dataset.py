@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from mdtnet.checks import check_rule
 from mdtnet.config import DataConfig, EvalConfig, Exposure, eval_crop_size
@@ -409,6 +410,9 @@ class ClipLoader(DataLoader[Item]):
         # PyTorch's own end would wait for locks that the killed processes may have held
         iterator: Any = self._batches_of_workers
         iterator._shutdown = True
+        if iterator._worker_pids_set:  # by the iterator's id, which another one may get
+            signal_handling._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
         if self.pin_memory:
             iterator._pin_memory_thread_done_event.set()
         self._processes, self._iterator = (), None
