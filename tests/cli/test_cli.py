@@ -545,7 +545,9 @@ def test_options_of_other_verbs_are_refused(capsys, words, said):
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "interrupted")])
-@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    "wrapped", [ExportError("torch.export cannot follow the network"), AttributeError("exc"), None]
+)
 def test_a_signal_is_the_end_even_where_a_library_makes_an_error_of_it(monkeypatch, capsys, number, said, wrapped):
     def verb(arguments):
         try:
@@ -553,7 +555,7 @@ def test_a_signal_is_the_end_even_where_a_library_makes_an_error_of_it(monkeypat
             time.sleep(5)
         except KeyboardInterrupt:
             if wrapped:
-                raise ExportError("torch.export cannot follow the network") from None
+                raise wrapped from None
             raise
 
     monkeypatch.setattr("mdtnet.cli.main._main", verb)

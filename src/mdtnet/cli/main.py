@@ -86,6 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         mistake(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         return ConfigError.exit_code
+    except Exception:
+        if came:  # an import that was cut off by the signal leaves modules without their names
+            return _stopped(came[0])
+        raise
 
 
 @contextmanager
