@@ -44,6 +44,19 @@ def test_every_number_has_one_range():
     assert sorted([*keys, *ELSEWHERE]) == sorted(numbers(RunConfig))
 
 
+@pytest.mark.parametrize("text", ["9" * 5001, "1:" * 3000 + "1", "0x" + "f" * 9000, "9" * 30])
+@pytest.mark.parametrize("key", ["data.num_segments", "train.lr", "train.seed"])
+def test_numbers_of_any_length_are_one_line(tmp_path, key, text):
+    part, name = key.split(".")
+    (tmp_path / "run.yaml").write_text(f"{part}: {{{name}: {text}}}")
+    if (key, text) == ("train.lr", "9" * 30):
+        assert load_yaml(tmp_path / "run.yaml").train.lr == 1e30
+        return
+    with pytest.raises(ConfigError, match=r"run\.yaml") as error:
+        load_yaml(tmp_path / "run.yaml")
+    assert len(str(error.value)) < 300
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [

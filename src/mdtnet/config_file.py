@@ -18,6 +18,7 @@ from mdtnet.system.files import write_text
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+MOST = 2**63  # of whole numbers: what memory, files and other languages hold
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
@@ -45,7 +46,8 @@ def from_dict(kind: type[Config], values: Plain, *, where: str = "config", prefi
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in hints:
-            raise ConfigError(f"{where}: unknown key '{name}'{nearest(name, [f'{prefix}{known}' for known in hints])}")
+            hint = nearest(name, [f"{prefix}{known}" for known in hints])
+            raise ConfigError(f"{where}: unknown key '{shorten(name, 100)}'{hint}")
         if dataclasses.is_dataclass(hints[key]):
             built[key] = from_dict(hints[key], value, where=where, prefix=f"{name}.")
         else:
@@ -82,10 +84,12 @@ def checked(hint: Any, value: Any, *, where: str) -> Any:
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f"{where} is {_said(value)}, expected {hint.__name__}")
+    if isinstance(value, int) and abs(value) >= MOST:
+        raise ConfigError(f"{where} is {_said(value)}, expected a number below 2^63")
     return value
 
 
@@ -149,6 +153,8 @@ def read_yaml(path: str | Path) -> Values:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(_not_yaml(path, error)) from error
+    except ValueError as error:  # of a number of thousands of digits
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {_said(values)}, expected keys and values")
     return values or {}
@@ -274,4 +280,7 @@ def _holder(values: Plain, parents: list[str], *, make: bool = False) -> Values 
 
 def _said(value: Any) -> str:
     """A value as a message shows it."""
-    return shorten(repr(value), 300)
+    try:
+        return shorten(repr(value), 300)
+    except ValueError:  # Python does not write numbers of more than some thousand digits
+        return "a number of thousands of digits"

@@ -157,7 +157,7 @@ def load_videos(
         raise DataError(f"{path}: no such file or folder; expected a folder of class folders or a list file")
     _warn_of_classes(path, videos)
     if len(videos.classes) < fewest:
-        raise DataError(f"{path}: only one class, '{videos.classes[0]}'; at least two are needed")
+        raise DataError(f"{path}: only one class, '{shorten(videos.classes[0])}'; at least two are needed")
     return videos
 
 
