@@ -83,12 +83,7 @@ def prepare(
         DataError: lists or videos are not there, a list and a label map disagree, or a file that this function
             did not write would be replaced.
     """
-    if not os.path.isdir(root):
-        raise DataError(f"{root}: no such folder; --root is the folder of the videos")
-    if multi_label and name != "csv":
-        raise DataError(f"{name} has one label per video; multi_label is for lists of your own (csv)")
-    if background and name != "csv" and name not in TOOLS:
-        raise DataError(f"{name} has no unlabelled time; background is for csv, {', '.join(TOOLS)}")
+    _check_asked(name, root, multi_label=multi_label, background=background)
     official = next((source.splits for key, source in SOURCES.items() if key == name), ("1",))
     if split != "1" and len(official) == 1:
         raise DataError(f"{name} has one official split, not '{split}'")
@@ -97,22 +92,15 @@ def prepare(
     for folder in folders:
         _check_target(folder)
     if name == "folder" or name == "csv":
-        own = _own_lists(
-            annotations or root,
-            root,
-            folders[0],
-            classes,
-            val_fraction,
-            group,
-            multi_label,
-            fewest=1 if background else 2,
-        )
+        place, fewest = annotations or root, 1 if background else 2
+        own = _own_lists(place, root, folders[0], classes, val_fraction, group, multi_label, fewest=fewest)
         return [_write(folders[0], "1", with_background(own) if background else own, root, {}, name)]
     if name == "labelstudio" or name == "cvat" or name == "activitynet" or name == "via":
         if not os.path.isfile(annotations):
             raise DataError(f"--annotations is '{annotations}', expected the file that {name} has exported")
-        names = read_classes(classes)
-        marked = marked_videos(name, annotations, root=root, attribute=attribute, fps=fps, classes=names)
+        marked = marked_videos(
+            name, annotations, root=root, attribute=attribute, fps=fps, classes=read_classes(classes)
+        )
         own = _marked_parts(marked, val_fraction, group)
         own = with_background(own, unmarked=marked.unmarked) if background else own
         absent = [Listed((video,), label) for video, label in marked.missing]
@@ -125,6 +113,15 @@ def prepare(
         found, missing = _on_disk(root, lists, source.extra)
         prepared.append(_write(folder, s, found, root, missing, name))
     return prepared
+
+
+def _check_asked(name: DataSet, root: str, *, multi_label: bool, background: bool) -> None:
+    if not os.path.isdir(root):
+        raise DataError(f"{root}: no such folder; --root is the folder of the videos")
+    if multi_label and name != "csv":
+        raise DataError(f"{name} has one label per video; multi_label is for lists of your own (csv)")
+    if background and name != "csv" and name not in TOOLS:
+        raise DataError(f"{name} has no unlabelled time; background is for csv, {', '.join(TOOLS)}")
 
 
 def _check_target(folder: Path) -> None:
