@@ -20,7 +20,7 @@ def features_arguments(parser: "ArgumentParser") -> None:
     from mdtnet.config import FeatureConfig
 
     parser.add_argument("checkpoint", help="a checkpoint or a zoo name")
-    source_arguments(parser)
+    source_arguments(parser, known="video files, folders, patterns, frame folders, http(s) addresses, - (stdin)")
     parser.add_argument("--out", required=True, help="folder of the files; a rerun skips what is there")
     parser.add_class_arguments(FeatureConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
