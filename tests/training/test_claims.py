@@ -85,6 +85,13 @@ def test_a_run_is_resumed_by_its_folder_with_data_that_have_moved(run, videos, t
     options = ["--train.epochs", "2", "--data.train", str(elsewhere), "--data.val", str(elsewhere)]
     assert main(["train", "--resume", str(moved), *options]) == 0
     assert_same_state(tmp_path / "whole", moved)
+    assert main(["data", "pack", str(videos), "--out", str(tmp_path / "packed"), "--per_tar", "3"]) == 0
+    options = ["--train.epochs", "3"]
+    for part in ("train", "val"):
+        options += [f"--data.{part}", str(tmp_path / "packed" / "index.csv")]
+    assert main(["train", "--resume", str(moved), *options]) == 0
+    train(longer(replace(run, out=str(tmp_path / "whole")), epochs=3), resume=True)
+    assert_same_state(tmp_path / "whole", moved)
     assert main(["train", "--resume", str(moved / "log.csv")]) == 4
     assert main(["train", "--resume", str(moved), "--out", "x"]) == 2
     assert "log.csv: cannot be resumed, expected the folder of a run" in capsys.readouterr().err

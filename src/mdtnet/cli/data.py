@@ -8,7 +8,7 @@ from rich.table import Table
 from mdtnet.cli.parse import Verb, check_least, config_from
 from mdtnet.cli.work import compute, work_arguments
 from mdtnet.errors import DataError
-from mdtnet.system.terminal import bar, bytes_bar, say, show
+from mdtnet.system.terminal import bar, bytes_bar, complain, say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mdtnet.cli.work import Rows
     from mdtnet.data.annotations import VideoList
     from mdtnet.data.check import Task
+    from mdtnet.data.pack import Task as Tar
 
 SHOWN = 20  # lines of a long listing
 
@@ -146,6 +147,46 @@ def check(options: "Namespace") -> None:
          f"--data.classes {options.out}/classes.txt{several}")  # fmt: skip
 
 
+def pack_arguments(parser: "ArgumentParser") -> None:
+    _list_arguments(parser)
+    parser.add_argument("--out", required=True, help="folder for the tar files; packing that was stopped goes on there")
+    parser.add_argument("--per_tar", type=int, default=1000, help="videos in a tar file")
+    parser.add_argument("--short_side", type=int, default=0, help="code videos anew, in pixels; 0: files as they are")
+    work_arguments(parser)
+
+
+def pack(options: "Namespace") -> int:
+    from mdtnet.data.pack import CLASSES, INDEX, WriteTar, tasks_of
+    from mdtnet.data.pack import pack as pack_videos
+    from mdtnet.work.parts import Shard, read_rows
+
+    check_least(1, per_tar=options.per_tar)
+    if options.short_side:
+        check_least(16, short_side=options.short_side)
+    options.timeout *= options.per_tar  # it is that of one video
+    videos = _listed(options)
+    tasks = tasks_of(videos, per_tar=options.per_tar, short_side=options.short_side)
+    shard, job = Shard.parse(options.shard), WriteTar(os.path.abspath(options.out))
+
+    def by_engine(chosen: "dict[str, Tar]") -> "Rows":
+        return compute(job, chosen, options, places=(videos.root, options.out))(list(chosen))
+
+    with bar(sum(map(shard.holds, tasks)), text="packing") as progress:
+        packed = pack_videos(videos, tasks, options.out, compute=by_engine, shard=shard, progress=progress)
+    rows = read_rows(options.out).values()
+    failed = [row for row in rows if row["error"] and shard.holds(str(row["name"]))] if packed is None else []
+    for row in failed:
+        complain(f"{row['name']}: {row['error']}", style="red")
+    if packed is None:
+        say(f"not all is packed yet: the last of all shards writes {options.out}/{INDEX}")
+        return 1 if failed else 0
+    size = sum(int(str(row["bytes"])) for row in rows)
+    say(f"{len(packed)} rows in {len(rows)} tar files, {size / 1e6:.1f} MB: {options.out}/{INDEX}")
+    several = " --data.multi_label true" if packed.multi_label else ""
+    say(f"train with: --data.train {options.out}/{INDEX} --data.classes {options.out}/{CLASSES}{several}")
+    return 0
+
+
 def info_arguments(parser: "ArgumentParser") -> None:
     _list_arguments(parser)
     parser.add_argument("--sheet", default="", help="also draw a contact sheet: .png or .jpg")
@@ -218,6 +259,13 @@ VERBS = {
         check_arguments,
         check,
         "  mdtnet data check videos/ --out checked",
+    ),
+    "data pack": Verb(
+        "videos as plain tar files with an index, to train from",
+        pack_arguments,
+        pack,
+        "  mdtnet data pack lists/train.csv --root videos/ --out packed/train\n"
+        "  mdtnet data pack lists/train.csv --root videos/ --out packed/train --short_side 256 --workers 8",
     ),
     "data info": Verb(
         "videos per class, durations, sizes, a contact sheet",

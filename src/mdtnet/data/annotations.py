@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mdtnet.data.archive import is_there
 from mdtnet.data.folders import Found, find_videos, is_system
 from mdtnet.data.labels import class_counts, label_sets, label_table, label_text, nearest_class
 from mdtnet.data.tables import field_of, lines_of, read_count, read_layout, read_rows, read_times
@@ -83,12 +84,13 @@ class VideoList:
     times: np.ndarray | None = None  # float64 [rows, 2], start and end in seconds, NaN: not given
     groups: Texts | None = None
     num_frames: np.ndarray | None = None  # int64 [rows], of folders of frames
+    packed: Texts | None = None  # paths inside of tar files, where the videos lie; `paths` are then names alone
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> Sample:
-        path = _join(self.root, self.paths[self.rows[i]])
+        path = _join(self.root, (self.packed or self.paths)[self.rows[i]])
         start, end = self._part(i)
         group = "" if self.groups is None else self.groups[self.rows[i]]
         num_frames = 0 if self.num_frames is None else int(self.num_frames[self.rows[i]])
@@ -185,7 +187,8 @@ def in_short(names: Sequence[str]) -> str:
 
 
 def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None:
-    """Write a list that `load_videos` reads: `path,label` (names), and times, groups and numbers of frames if any.
+    """Write a list that `load_videos` reads: `path,label` (names), and times, groups, numbers of frames and places in
+    tar files if any.
 
     Paths are relative to `root`.
     """
@@ -193,6 +196,7 @@ def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None
     columns += [] if videos.times is None else ["start", "end"]
     columns += [] if videos.groups is None else ["group"]
     columns += [] if videos.num_frames is None else ["num_frames"]
+    columns += [] if videos.packed is None else ["packed"]
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(columns)
@@ -201,7 +205,9 @@ def write_list(path: str | os.PathLike, videos: VideoList, *, root: str) -> None
         times = () if videos.times is None else tuple("" if t is None else t for t in (sample.start, sample.end))
         group = () if videos.groups is None else (sample.group,)
         counts = () if videos.num_frames is None else (sample.num_frames or "",)
-        rows.writerow((_relative(sample.path, root), videos.label_text(i), *times, *group, *counts))
+        place = _relative(sample.path, root)
+        name, packed = (place, ()) if videos.packed is None else (_listed(videos.paths[videos.rows[i]]), (place,))
+        rows.writerow((name, videos.label_text(i), *times, *group, *counts, *packed))
     write_text(os.fspath(path), text.getvalue())
 
 
@@ -211,8 +217,12 @@ def _join(root: str, path: str) -> str:
 
 
 def _relative(path: str, root: str) -> str:
-    name = os.path.relpath(path, root)
-    return f"./{name}" if name.startswith("#") else name  # a leading # would start a comment
+    return _listed(os.path.relpath(path, root))
+
+
+def _listed(name: str) -> str:
+    """A path as it stands in a list, where a leading # would start a comment."""
+    return f"./{name}" if name.startswith("#") else name
 
 
 def describe(videos: VideoList) -> str:
@@ -280,7 +290,7 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader)
     blob, offsets, codes = bytearray(), array("q", [0]), array("q")
     texts: dict[str, int] = {}  # label as written -> code, in order of appearance
     first_row: list[int] = []  # of each code
-    times, groups, counts, keys = array("d"), [], array("q"), array("q")
+    times, groups, packed, counts, keys = array("d"), [], [], array("q"), array("q")
     for row, fields in read_rows(path, layout):
         blob += fields[where].encode("utf-8", "surrogateescape")
         offsets.append(len(blob))
@@ -296,12 +306,15 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader)
             times.extend(read_times(path, row, fields, layout))
         if "group" in layout.columns:
             groups.append(field_of(fields, layout, "group"))
+        if "packed" in layout.columns:
+            packed.append(field_of(fields, layout, "packed") or fields[where])
         if "num_frames" in layout.columns:
             counts.append(read_count(path, row, field_of(fields, layout, "num_frames")))
     if not codes:
         raise DataError(f"{path}: the list is empty")
     paths = Texts(bytes(blob), np.frombuffer(offsets, dtype=np.int64))
-    _check_root(path, root, paths)
+    places = Texts.of(packed) if packed else None
+    _check_root(path, root, places or paths)
     names, of_code = table(path, list(texts), first_row, names)
     labels = of_code[np.frombuffer(codes, dtype=np.int64)]
     parts = np.frombuffer(times, dtype=np.float64).reshape(-1, 2) if times else None
@@ -309,6 +322,7 @@ def _from_list(path: str, root: str, names: tuple[str, ...], table: LabelReader)
         *(names, labels, root, paths, np.arange(len(paths)), parts),
         groups=Texts.of(groups) if groups else None,
         num_frames=np.frombuffer(counts, dtype=np.int64) if counts else None,
+        packed=places,
     )
     if videos.multi_label:
         _check_one_row_each(path, videos)
@@ -343,5 +357,5 @@ def _check_one_row_each(path: str, videos: VideoList) -> None:
 
 def _check_root(path: str, root: str, paths: Texts) -> None:
     first = [_join(root, paths[i]) for i in range(min(NUM_CHECKED, len(paths)))]
-    if not any(map(os.path.exists, first)):
+    if not any(map(is_there, first)):
         raise DataError(f"{path}: none of the first {len(first)} videos is there, looked for {shorten(first[0], 300)}")

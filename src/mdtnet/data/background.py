@@ -27,8 +27,10 @@ def with_background(lists: Mapping[str, VideoList], *, unmarked: Sequence[str] =
         unmarked: more videos for the first list, relative to its root, in which nothing is labelled.
 
     Raises:
-        DataError: no row has a start and an end, or no time is left.
+        DataError: no row has a start and an end, no time is left, or a list is packed.
     """
+    if any(videos.packed for videos in lists.values()):
+        raise DataError("background needs the list that was packed, expected one without a column 'packed'")
     spans = {name: _spans(videos) for name, videos in lists.items()}
     lengths = [b - a for of_list in spans.values() for own in of_list.values() for a, b in own if np.isfinite(b)]
     if not lengths:

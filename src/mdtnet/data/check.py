@@ -16,6 +16,7 @@ import numpy as np
 from mdtnet.config import Values
 from mdtnet.config_file import from_dict
 from mdtnet.data.annotations import VideoList, write_list
+from mdtnet.data.archive import ends_of, place_of
 from mdtnet.data.container import best_stream, open_container
 from mdtnet.data.images import is_regular
 from mdtnet.data.video import VideoInfo, probe, stamp
@@ -228,15 +229,11 @@ def _content(path: str) -> tuple[object, ...]:
     try:
         if os.path.isdir(path):
             return (os.path.realpath(path),)
-        if not is_regular(path):
+        if not (place_of(path) or is_regular(path)):
             return ()
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha1(file.read(ENDS))
-            file.seek(max(0, size - ENDS))
-            digest.update(file.read(ENDS))
-        return size, digest.hexdigest()
-    except OSError:
+        size, head, tail = ends_of(path, ENDS)
+        return size, hashlib.sha1(head + tail).hexdigest()
+    except (OSError, VideoError):
         return ()
 
 
@@ -251,7 +248,7 @@ def _stamp(path: str) -> tuple[int, int]:
     """`stamp`, or zeros where there is no file."""
     try:
         return stamp(path)
-    except OSError:
+    except (OSError, VideoError):
         return 0, 0
 
 

@@ -20,6 +20,7 @@ from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from mdtnet.data import archive
 from mdtnet.data.images import MAX_PIXELS
 from mdtnet.data.suffixes import is_image
 from mdtnet.errors import VideoError
@@ -74,10 +75,14 @@ def open_container(path: str) -> InputContainer:
 
     Raises:
         OSError, ValueError: it cannot be opened.
+        VideoError: its tar file does not hold it.
     """
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
-    # FFmpeg takes `%03d` in the name of a picture for a pattern; bytes have no name.
-    source = io.BytesIO(Path(path).read_bytes()) if "%" in os.path.basename(path) and is_image(path) else f"file:{path}"
+    source: str | io.BytesIO = f"file:{path}"
+    if place := archive.place_of(path):
+        source, options["protocol_whitelist"] = place.address, "file,subfile"
+    elif "%" in os.path.basename(path) and is_image(path):  # FFmpeg takes `%03d` for a pattern; bytes have no name
+        source = io.BytesIO(Path(path).read_bytes())
     if int(av.__version__.split(".")[0]) >= 19:  # needs no option for titles
         return av.open(source, "r", options=options)
     return av.open(source, "r", options=options, metadata_errors="ignore")
@@ -126,13 +131,14 @@ def _num_threads(codec: VideoCodecContext) -> int:
 
 def _open(path: str) -> InputContainer:
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
+        place = archive.place_of(path)
+        if place:
+            archive.check(path, place)
+        elif not stat.S_ISREG(os.stat(path).st_mode):
             raise VideoError(path, "not a regular file")
-        if found.st_size == 0:
+        size, start, _ = archive.ends_of(path, 16)
+        if size == 0:
             raise VideoError(path, "empty file")
-        with open(path, "rb") as file:
-            start = file.read(16)
         if reason := _refused(start):
             raise VideoError(path, reason)
         return open_container(path)

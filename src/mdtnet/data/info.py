@@ -18,7 +18,7 @@ from mdtnet.data.annotations import VideoList
 from mdtnet.data.container import open_video
 from mdtnet.data.images import frame_files, read_image
 from mdtnet.data.labels import class_counts
-from mdtnet.data.video import read_clip
+from mdtnet.data.video import read_clip, stamp
 from mdtnet.errors import DataError, VideoError
 from mdtnet.system.files import atomic_write
 from mdtnet.system.terminal import plain
@@ -76,7 +76,7 @@ def data_info(videos: VideoList, *, progress: Callable[[int], None] | None = Non
         if header := _header(sample.path):
             opened += 1
             sizes[header.size] += 1
-            total += os.path.getsize(sample.path)
+            total += stamp(sample.path)[0]
             part = (sample.end or header.seconds) - (sample.start or 0)
             seconds += [min(part, header.seconds)] if header.seconds else []
             rates.update([round(header.fps, 2)] if header.fps else [])

@@ -22,6 +22,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from mdtnet.data.archive import file_stamp
 from mdtnet.data.bitstream import CLOSED, LAYERS, OPEN, SETS, SPARE, UNKNOWN, facts_reader
 from mdtnet.data.container import SMALLEST_FRAME, Part, missing_at_end, packets_of
 
@@ -288,8 +289,8 @@ class Plans:
 
 
 def _key(path: str) -> int:
-    found = os.stat(path)
-    text = f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}".encode("utf-8", "surrogateescape")
+    size, changed = file_stamp(path)
+    text = f"{os.path.abspath(path)}\0{size}\0{changed}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha1(text).digest()[:8], "little", signed=True) or 1
 
 

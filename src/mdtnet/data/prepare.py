@@ -17,6 +17,7 @@ import yaml
 
 from mdtnet.data.annotation_tools import Marked, Tool, marked_videos
 from mdtnet.data.annotations import Texts, VideoList, load_videos, read_classes, write_list
+from mdtnet.data.archive import is_there
 from mdtnet.data.background import with_background
 from mdtnet.data.folders import is_system
 from mdtnet.data.official import (
@@ -277,7 +278,7 @@ def _write(
     for part, videos in found.items():
         kept = videos
         if not missing:  # a user's own list: leave out what is not there
-            there = np.array([os.path.exists(videos[i].path) for i in range(len(videos))])
+            there = np.array([is_there(videos[i].path) for i in range(len(videos))])
             absent += [(part, videos.name(i), videos.label_text(i)) for i in np.flatnonzero(~there).tolist()]
             kept = videos.subset(np.flatnonzero(there))
         counts[part] = (len(videos) + len(missing.get(part, [])), len(kept))

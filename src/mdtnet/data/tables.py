@@ -18,7 +18,7 @@ from mdtnet.errors import DataError, shorten
 
 log = logging.getLogger(__name__)
 
-Content = Literal["path", "label", "num_frames", "start", "end", "group"]
+Content = Literal["path", "label", "num_frames", "start", "end", "group", "packed"]
 LOOKED_AT = 50  # rows that the layout is found by
 IN_WORDS: dict[Content, str] = {"num_frames": "number of frames", "start": "start s", "end": "end s"}
 
@@ -35,6 +35,7 @@ COLUMN_NAMES: dict[str, Content] = {
     **_named("start", "start_time", "time_start"),
     **_named("end", "end_time", "time_end"),
     **_named("group", "source"),
+    **_named("packed"),
 }
 """Names in a header row -> content of the column."""
 

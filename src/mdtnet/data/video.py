@@ -20,6 +20,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from mdtnet.data.archive import file_stamp, place_of
 from mdtnet.data.container import Decoder, Part, open_video, short_reason
 from mdtnet.data.decoders import TORCHCODEC, why_torchcodec_fails
 from mdtnet.data.images import frame_files, is_picture, is_regular, read_image
@@ -39,10 +40,11 @@ def stamp(path: str) -> tuple[int, int]:
 
     Raises:
         OSError: there is no such file or folder.
+        VideoError: its tar file does not hold it.
     """
-    stats = [os.stat(path)]
-    if os.path.isdir(path):
-        stats += [entry.stat() for entry in os.scandir(path) if is_image(entry.name)]
+    if not os.path.isdir(path):
+        return file_stamp(path)
+    stats = [os.stat(path), *(entry.stat() for entry in os.scandir(path) if is_image(entry.name))]
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
 
@@ -439,7 +441,7 @@ def _read_torchcodec(part: Part, request: Request) -> Reading:
     """The same frames from torchcodec, where its numbering and its frames can be trusted.
 
     It numbers packets, not decoded frames. Where the two numbers differ (AVI with packed B-frames), and for damaged or
-    mirrored videos, parts, and other frame rates, PyAV reads the file.
+    mirrored videos, parts, other frame rates, and files in a tar file, PyAV reads the file.
     """
     check_backend(TORCHCODEC)
     decoders = importlib.import_module("torchcodec.decoders")
@@ -447,6 +449,7 @@ def _read_torchcodec(part: Part, request: Request) -> Reading:
         index = stream.index
         _, first = next(iter(Decoder(part, container, stream)), (0.0, None))
         plain = part.whole and not request.fps and first is not None and not orientation(first).mirrored
+        plain = plain and not place_of(part.path)
     if request.num_frames is None and plain:
         info = probe(part.path)
         num_frames, plain = info.num_frames, not info.damaged

@@ -49,7 +49,7 @@ def read_list(path: str, root: str = "") -> list[Part]:
     for row, fields in read_rows(path, layout):
         start, end = read_times(path, row, fields, layout)
         times = [None if math.isnan(time) else time for time in (start, end)]
-        found.append(Part(field_of(fields, layout, "path"), *times))
+        found.append(Part(field_of(fields, layout, "packed") or field_of(fields, layout, "path"), *times))
     if not found:
         raise DataError(f"{path}: the list is empty")
     return found
