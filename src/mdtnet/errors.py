@@ -7,13 +7,26 @@ of mistake it was: 0 success, 1 bug, 2 usage or configuration, or a file that th
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 900  # characters of a message
 
 
 class MdtnetError(Exception):
-    """Base class; `str(error)` is one line that names the file, the value and what was expected."""
+    """Base class; `str(error)` is one line that names the file, the value and what was expected.
+
+    It has at most `LONGEST` characters, whatever foreign text is in it: of longer ones, words without end lose their
+    middle first.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > LONGEST:
+            text = re.sub(r"\S{200,}", lambda word: f"{word[0][:100]}...{word[0][-60:]}", text)
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 class ConfigError(MdtnetError):

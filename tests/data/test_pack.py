@@ -114,7 +114,7 @@ def test_what_reads_paths_reads_them(packed, capsys):
     assert data_info(videos).opened == 6
     parts = read_list(str(packed / "index.csv"))
     assert read_clip(packed / parts[0].path, lambda n: np.arange(2))[1] == 24
-    with pytest.raises(VideoError, match="no such file in .*pack-00000.tar, which holds 2 others"):
+    with pytest.raises(VideoError, match=r"no such file in .*pack-00000\.tar, which holds 2 others"):
         probe(packed / "pack-00000.tar" / "nothing.mp4")
 
 

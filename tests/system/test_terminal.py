@@ -6,6 +6,7 @@ import logging
 import pytest
 from rich.table import Table
 
+from mdtnet.errors import LONGEST, DataError
 from mdtnet.system import terminal
 from mdtnet.system.terminal import complain, log_file, mistake, plain, say, show
 
@@ -45,3 +46,10 @@ def test_a_log_line_is_one_line(tmp_path):
 def test_text_of_any_script_stays():
     text = "прыжок 跳 \u200d 👩\u200d🚀"
     assert plain(text) == text
+
+
+def test_a_message_fits_whatever_is_in_it():
+    path, name = "/videos/" + "deep/" * 150 + "a.mp4", "stand_" + "x" * 5000
+    assert str(DataError(f"{path}: damaged")) == f"{path}: damaged"
+    assert str(DataError(f"{path}: unknown action '{name}', expected run")).endswith("xxx', expected run")
+    assert len(str(DataError(f"classes are {['a'] * 1000}"))) == LONGEST

@@ -161,3 +161,18 @@ def test_shared_memory_that_others_fill_is_one_line(videos):
     )
     assert done.returncode == 1
     assert "/dev/shm" in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_loader_processes_end_without_the_error_that_another_loader_makes_of_it(videos):
+    def raising(*_) -> None:
+        raise RuntimeError("a child died")  # as the handler of PyTorch's own loaders does
+
+    before = signal.signal(signal.SIGCHLD, raising)
+    try:
+        loader = make_loader(videos, count=1)
+        list(loader)
+        loading._end(loader._processes)
+        assert signal.getsignal(signal.SIGCHLD) is raising
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    loader.close()

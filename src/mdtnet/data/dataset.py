@@ -392,7 +392,7 @@ class ClipLoader(DataLoader[Item]):
             self._batches_of_workers = super().__iter__()
         if not self._processes:
             self._processes = tuple(children() - others)
-            Finalize(self, end, (self._processes,), exitpriority=1)  # Python's own end would wait for stopped ones
+            Finalize(self, _end, (self._processes,), exitpriority=1)  # Python's own end would wait for stopped ones
         while True:
             with watched(self._processes):
                 batch = next(self._batches_of_workers, None)
@@ -405,8 +405,7 @@ class ClipLoader(DataLoader[Item]):
         """End its processes at once, whatever they do."""
         if not self._processes:
             return
-        with own_signal_of_children():
-            end(self._processes)
+        _end(self._processes)
         # PyTorch's own end would wait for locks that the killed processes may have held
         iterator: Any = self._batches_of_workers
         iterator._shutdown = True
@@ -425,6 +424,11 @@ class ClipLoader(DataLoader[Item]):
                 self.dataset.warned.add(index)
                 how = "left out, damaged" if skipped else "damaged"
                 log.warning("%s: %s: %s", how, self.dataset.videos[index].path, damage)
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    with own_signal_of_children():  # another loader of PyTorch may have set its own, which raises
+        end(processes)
 
 
 def make_loader(
