@@ -266,6 +266,14 @@ def test_show_says_what_one_is(zoo, name, words, capsys):
         assert f"\n  {title} " in out
 
 
+def test_show_and_get_know_the_network_of_the_package(capsys):
+    assert main(["zoo", "show", "builtin"]) == 0
+    assert main(["zoo", "get", "builtin"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# MDT-Net2")
+    assert "builtin.safetensors  comes with the package" in out
+
+
 def test_offline_is_an_option_of_every_verb(zoo, store, server, clips, tmp_path, monkeypatch, capsys):
     write_table(tmp_path / "table.json", f"{server.address}/a.pth")
     monkeypatch.setenv("MDTNET_ZOO", str(tmp_path / "table.json"))

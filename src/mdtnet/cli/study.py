@@ -50,6 +50,7 @@ def study(options: "Namespace") -> None:
     now = _standing(found)
     _say_stale(now)
     if options.list:
+        say(str(found.path))
         show(_grid(found, wanted, now))
         say(_estimate(found, wanted, now, options.jobs))
         return
@@ -101,7 +102,7 @@ def _say_stale(now: "Standing") -> None:
 def _grid(found: "Study", wanted: list["Spec"], now: "Standing") -> Table:
     """How many runs are done of each system and variant on each data set."""
     sets = list(dict.fromkeys(spec.data.name for spec in wanted))
-    table = Table("system", "variant", *sets, title=str(found.path), title_justify="left")
+    table = Table("system", "variant", *sets)
     for system, variant in dict.fromkeys((spec.system, spec.variant) for spec in wanted):
         own = [spec for spec in wanted if (spec.system, spec.variant) == (system, variant)]
         cells = []

@@ -58,9 +58,14 @@ def show_arguments(parser: "ArgumentParser") -> None:
 
 
 def show_name(options: "Namespace") -> None:
+    from mdtnet.zoo.find import BUILTIN, BUILTIN_FILE
     from mdtnet.zoo.store import local_file, noted, steps_by_hand
     from mdtnet.zoo.table import PAPERS, said_values
 
+    if options.name == BUILTIN and BUILTIN_FILE.is_file():
+        _, _, card = BUILTIN_FILE.with_suffix(".md").read_text(encoding="utf-8").split("---\n", 2)
+        say(card.strip())
+        return
     entry = named(options.name)
     frames = {"uniform": "over the whole video", "dense": "of a window of 64", "stream": "one after the other"}
     kind = f"{entry.system}{', causal (online)' * entry.causal} on {entry.trunk}, {entry.classes} classes"
@@ -115,9 +120,12 @@ def get_arguments(parser: "ArgumentParser") -> None:
 
 
 def get(options: "Namespace") -> None:
+    from mdtnet.zoo.find import BUILTIN, BUILTIN_FILE
     from mdtnet.zoo.store import obtain, sha256
 
-    for entry in [named(name) for name in options.names]:  # all names are looked at before the first download
+    if BUILTIN in options.names:
+        say(f"{BUILTIN_FILE}  comes with the package")
+    for entry in [named(name) for name in options.names if name != BUILTIN]:  # all names are looked at before the first download
         with bytes_bar() as progress:
             path = obtain(entry, progress=progress)
         say(f"{path}  sha256 {sha256(path)}")
