@@ -224,6 +224,7 @@ class Decoder:
         Raises:
             VideoError: the file cannot be read, or nothing in it can be decoded.
         """
+        whole = self.part.whole
         for frame in self._frames():
             seconds = frame.time  # quicker than by fractions
             if seconds is None:
@@ -233,14 +234,15 @@ class Decoder:
             self._last = seconds = seconds - self._origin
             self._lost_before = self.lost
             self._decoded += 1
-            if self.part.is_over(seconds):
-                return
-            if not self.part.has(seconds):
-                self.lost = self.corrupt = self._lost_before = 0  # before the part
-                continue
+            if not whole:
+                if self.part.is_over(seconds):
+                    return
+                if not self.part.has(seconds):
+                    self.lost = self.corrupt = self._lost_before = 0  # before the part
+                    continue
             self.num_frames += 1
-            if frame.pts is not None:
-                self._frame_times.append(frame.pts)
+            if (pts := frame.pts) is not None:
+                self._frame_times.append(pts)
             self.corrupt += frame.is_corrupt
             yield seconds, frame
         if not self._decoded and self._first_error:
@@ -268,8 +270,8 @@ class Decoder:
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Frames that a packet completes; without a packet those that are left."""
         if packet is not None and packet.size >= SMALLEST_FRAME and not packet.is_discard:
-            time = packet.dts if packet.pts is None else packet.pts
-            self._packet_times += [] if time is None else [time]
+            if (time := packet.pts) is not None or (time := packet.dts) is not None:
+                self._packet_times.append(time)
         try:
             return self._stream.decode(packet)
         except av.error.EOFError:

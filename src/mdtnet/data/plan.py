@@ -165,6 +165,10 @@ def scan(container: InputContainer, stream: VideoStream, end: float | None = Non
     rows: list[tuple[int, int, int]] = []  # pts, dts, facts
     base = Fraction(stream.time_base or 1)
     until, last, left = np.inf, np.inf, DELAY
+    if (
+        facts_of is None and container.format.name == "avi" and (count := _indexed(stream))
+    ):  # reading packets takes longer
+        return _guess(np.full(count, NO_TIME), base, until, stream)
     for packet in packets_of(container, stream):
         size, pts, dts = packet.size, packet.pts, packet.dts
         if size < SMALLEST_FRAME or packet.is_discard:
@@ -181,6 +185,11 @@ def scan(container: InputContainer, stream: VideoStream, end: float | None = Non
             break
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     return _trusted(table, base, until, stream) or _guess(table[:, 0], base, until, stream)
+
+
+def _indexed(stream: VideoStream) -> int:
+    """Packets with a frame by the index of a file; 0 without one."""
+    return sum(entry.size >= SMALLEST_FRAME for entry in stream.index_entries)
 
 
 def _guess(pts: np.ndarray, base: Fraction, until: float, stream: VideoStream) -> Plan:

@@ -1,6 +1,6 @@
 """Decoded frames -> RGB: scaled, upright, all of the size of the first one."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import av
@@ -13,7 +13,8 @@ from mdtnet.errors import VideoError
 MAX_ASPECT = 8  # a longer strip is squeezed, so that 2 x 2000 pixels do not become 256 x 256000
 
 
-def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:
+@lru_cache
+def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     """Height and width of a frame whose shorter side becomes `short_side` pixels."""
     longest = short_side * MAX_ASPECT
     height, width = (min(round(side * (short_side / min(size))), longest) for side in size)
@@ -24,12 +25,13 @@ class Converter:
     """Frames of one video -> RGB `[H, W, 3]`, upright, a view of memory whose rows can have gaps between them.
 
     With `short_side` in pixels, YUV frames are scaled to `scaled_size` before they become RGB; all others keep their
-    size. Later frames that differ are scaled to the size of the first.
+    size. Later frames that differ are scaled to the size of the first, and turned as that one.
     """
 
     def __init__(self, path: str, short_side: int | None) -> None:
         self.path, self.short_side = path, short_side
         self.size: tuple[int, int] | None = None
+        self._turned: Orientation | None = None
         self._scale, self._convert = VideoReformatter(), VideoReformatter()
 
     def see(self, frame: av.VideoFrame) -> tuple[int, int]:
@@ -48,14 +50,15 @@ class Converter:
         """
         height, width = self.see(frame)
         form = frame.format.name if frame.format.name.startswith("yuv") else "rgb24"
-        turned = orientation(frame)
+        if self._turned is None:  # of the video; looking at every frame takes as long as a tenth of its conversion
+            self._turned = orientation(frame)
         try:
             # Scale first, then convert: swscale has a fast path for each step, none for both at once (twice as slow).
             frame = self._scale.reformat(frame, width, height, form, interpolation="BILINEAR", threads=1)
             array = self._convert.reformat(frame, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
         except (av.FFmpegError, ValueError, MemoryError) as error:
             raise VideoError(self.path, f"a frame cannot be converted to RGB: {short_reason(error)}") from error
-        return turned.apply(array)
+        return self._turned.apply(array)
 
 
 class Orientation(NamedTuple):

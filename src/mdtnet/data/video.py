@@ -377,16 +377,18 @@ class _Pass(NamedTuple):
 def _decode(part: Part, request: Request, wanted: np.ndarray, *, to_end: bool, careful: bool = False) -> _Pass:
     """Decode once and convert the frames at the sorted positions `wanted`; without `to_end` only up to the last one."""
     convert = Converter(part.path, request.short_side)
-    found, times = _Collector(len(wanted), request.transform), []
+    found, times = _Collector(len(wanted), request.transform), list[float]()
+    places = iter(wanted.tolist())
+    place = next(places, None)
     with open_video(part.path, threads=1 if careful else request.threads) as (container, stream):
         decoder = Decoder(part, container, stream)
         for seconds, frame in decoder:
-            times.append(seconds)
             convert.see(frame)
-            if found.full or len(times) - 1 != wanted[found.done]:
-                continue
-            found.add(convert(frame))
-            if found.full and not to_end:
+            if len(times) == place:
+                found.add(convert(frame))
+                place = next(places, None)
+            times.append(seconds)
+            if place is None and not to_end:
                 break
         unsure = decoder.unsure
     if unsure:
