@@ -125,9 +125,8 @@ def get(options: "Namespace") -> None:
 
     if BUILTIN in options.names:
         say(f"{BUILTIN_FILE}  comes with the package")
-    for entry in [
-        named(name) for name in options.names if name != BUILTIN
-    ]:  # all names are looked at before the first download
+    # All names are looked at before the first download.
+    for entry in [named(name) for name in options.names if name != BUILTIN]:
         with bytes_bar() as progress:
             path = obtain(entry, progress=progress)
         say(f"{path}  sha256 {sha256(path)}")

@@ -270,8 +270,8 @@ class Decoder:
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Frames that a packet completes; without a packet those that are left."""
         if packet is not None and packet.size >= SMALLEST_FRAME and not packet.is_discard:
-            if (time := packet.pts) is not None or (time := packet.dts) is not None:
-                self._packet_times.append(time)
+            time = packet.dts if packet.pts is None else packet.pts
+            self._packet_times += () if time is None else (time,)
         try:
             return self._stream.decode(packet)
         except av.error.EOFError:

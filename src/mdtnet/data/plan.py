@@ -165,9 +165,7 @@ def scan(container: InputContainer, stream: VideoStream, end: float | None = Non
     rows: list[tuple[int, int, int]] = []  # pts, dts, facts
     base = Fraction(stream.time_base or 1)
     until, last, left = np.inf, np.inf, DELAY
-    if (
-        facts_of is None and container.format.name == "avi" and (count := _indexed(stream))
-    ):  # reading packets takes longer
+    if facts_of is None and container.format.name == "avi" and (count := _indexed(stream)):  # quicker than packets
         return _guess(np.full(count, NO_TIME), base, until, stream)
     for packet in packets_of(container, stream):
         size, pts, dts = packet.size, packet.pts, packet.dts
