@@ -188,10 +188,11 @@ def log_rows_or_none(out: Path) -> list:
     return log_rows(out) if (out / "log.csv").exists() else []
 
 
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_equal_one(tmp_path, processes):
     """Same global batch, five steps, frozen batch norms; one process has no readable clip in the last.
 
-    The pair has no folder yet: both must name the same one. And it has to find out that there is no GPU.
+    They have no folder yet: all must name the same one. And they have to find out that there is no GPU.
     """
     videos = tiny.write_videos(tmp_path / "videos", per_class=9)
     one = tiny.config(
@@ -201,34 +202,34 @@ def test_two_processes_equal_one(tmp_path):
         model={"name": "mdtnet1", "dropout": 0.0},
         epochs=1,
     )
-    *_, empty = ClipBatches(18, batch_size=2, shuffle=True, seed=0, rank=1, world=2)
+    *_, empty = ClipBatches(18, batch_size=4 // processes, shuffle=True, seed=0, rank=1, world=processes)
     assert len(empty) == 1
     names = sorted(p.relative_to(videos) for p in videos.rglob("*.mp4"))
     (videos / names[empty[0]]).write_bytes(b"")
     device = "cpu" if torch.accelerator.is_available() else "auto"
-    pair = launch(
-        tmp_path, replace(one, out="", train=replace(one.train, device=device)), "--frozen-norms", processes=2
+    several = launch(
+        tmp_path, replace(one, out="", train=replace(one.train, device=device)), "--frozen-norms", processes=processes
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "set_train_mode", lambda model: eval_norms(model))
-        train(replace(one, train=replace(one.train, accumulate=2)))
-    output, _ = pair.communicate(timeout=100)
-    assert pair.returncode == 0, output
+        train(replace(one, train=replace(one.train, accumulate=processes)))
+    output, _ = several.communicate(timeout=200)
+    assert several.returncode == 0, output
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == "process0_mdtnet1_resnet18"
-    folder.rename(tmp_path / "two")
-    a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "two"))
+    folder.rename(tmp_path / "several")
+    a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "several"))
     start = build_model(one.model, num_classes=2).state_dict()
     assert any((a.model_state[k] - start[k]).abs().max() > 1e-3 for k in start if k.startswith("trunk.conv1"))
     for name, value in a.model_state.items():
         assert torch.allclose(value, b.model_state[name], atol=1e-5, rtol=0), name
     rows = [c.training_state["state"]["history"][0] for c in (a, b)]
     assert rows[0]["train_loss"] == pytest.approx(rows[1]["train_loss"], abs=1e-5)
-    tables = [ScoreTable.load(tmp_path / name / "scores.npz") for name in ("one", "two")]
+    tables = [ScoreTable.load(tmp_path / name / "scores.npz") for name in ("one", "several")]
     assert tables[0].names == tables[1].names == [str(name) for name in names]
     assert tables[0].errors == tables[1].errors
     assert np.allclose(tables[0].scores, tables[1].scores, atol=1e-4, equal_nan=True)
-    assert (tmp_path / "one" / "unreadable.csv").read_text() == (tmp_path / "two" / "unreadable.csv").read_text()
+    assert (tmp_path / "one" / "unreadable.csv").read_text() == (tmp_path / "several" / "unreadable.csv").read_text()
 
 
 def eval_norms(model):
