@@ -21,7 +21,7 @@ from mdtnet.data.info import data_info
 from mdtnet.data.pack import scaled
 from mdtnet.data.video import probe, read_clip
 from mdtnet.errors import VideoError
-from mdtnet.inference.items import read_list
+from mdtnet.inference.items import find_items
 
 DATA = DataConfig(num_segments=3, short_side=40, size=32)
 
@@ -112,8 +112,9 @@ def test_what_reads_paths_reads_them(packed, capsys):
     videos = load_videos(str(packed / "index.csv"))
     assert probe(videos[0].path).num_frames == 24
     assert data_info(videos).opened == 6
-    parts = read_list(str(packed / "index.csv"))
-    assert read_clip(packed / parts[0].path, lambda n: np.arange(2))[1] == 24
+    items = find_items([], listed=str(packed / "index.csv"))
+    assert list(items)[3:5] == ["run/Ü d.mkv", "long.mp4@0-1"]
+    assert read_clip(items["walk/a.mp4"].path, lambda n: np.arange(2))[1] == 24
     with pytest.raises(VideoError, match=r"no such file in .*pack-00000\.tar, which holds 2 others"):
         probe(packed / "pack-00000.tar" / "nothing.mp4")
 

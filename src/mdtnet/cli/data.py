@@ -177,9 +177,12 @@ def pack(options: "Namespace") -> int:
     failed = [row for row in rows if row["error"] and shard.holds(str(row["name"]))] if packed is None else []
     for row in failed:
         complain(f"{row['name']}: {row['error']}", style="red")
+    if failed:
+        complain(f"{len(failed)} of {len(tasks)} tar files could not be written; the same command tries them again")
+        return 1
     if packed is None:
-        say(f"not all is packed yet: the last of all shards writes {options.out}/{INDEX}")
-        return 1 if failed else 0
+        say(f"shard {options.shard} is packed; the last of all shards writes {options.out}/{INDEX}")
+        return 0
     size = sum(int(str(row["bytes"])) for row in rows)
     say(f"{len(packed)} rows in {len(rows)} tar files, {size / 1e6:.1f} MB: {options.out}/{INDEX}")
     several = " --data.multi_label true" if packed.multi_label else ""

@@ -27,7 +27,7 @@ import numpy as np
 from mdtnet.config import Values
 from mdtnet.data.annotations import Sample, Texts, VideoList, write_list
 from mdtnet.data.archive import SUFFIX, Member, ends_of, place_of, write_index
-from mdtnet.data.container import Decoder, Part, open_video
+from mdtnet.data.container import Decoder, Part, open_video, short_reason
 from mdtnet.data.frames import resize
 from mdtnet.data.images import frame_files, is_picture, read_image
 from mdtnet.data.rgb import Converter
@@ -255,16 +255,28 @@ def scaled(sample: Sample, short_side: int) -> bytes:
     Raises:
         VideoError: it cannot be read.
     """
-    buffer, stream = io.BytesIO(), None
+    try:
+        content = _coded(_frames(sample, short_side))
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        raise VideoError(sample.path, f"cannot be coded anew: {short_reason(error)}") from error
+    if not content:
+        raise Part(sample.path).no_frames()
+    return content
+
+
+def _coded(frames: Iterator[tuple[Fraction, float, np.ndarray]]) -> bytes:
+    """A file of these frames; no bytes without a frame."""
+    buffer, stream, last = io.BytesIO(), None, -1
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        for fps, seconds, pixels in _frames(sample, short_side):
+        for fps, seconds, pixels in frames:
             stream = stream or _stream(container, pixels, fps)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = frame.reformat(stream.width, stream.height, "yuv420p", interpolation="BILINEAR", threads=1)
-            frame.pts, frame.time_base = round(seconds * CLOCK), Fraction(1, CLOCK)
+            last = max(last + 1, round(seconds * CLOCK))  # in damaged files two frames can have one time
+            frame.pts, frame.time_base = last, Fraction(1, CLOCK)
             container.mux(stream.encode(frame))
         if stream is None:
-            raise Part(sample.path).no_frames()
+            return b""
         container.mux(stream.encode())
     return buffer.getvalue()
 

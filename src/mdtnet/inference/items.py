@@ -24,7 +24,8 @@ def find_items(sources: Iterable[str | Path], *, listed: str = "", root: str = "
     """
     sources = [os.fspath(source) for source in sources]
     if listed:
-        found = {name_of(part): _placed(part, root or os.path.dirname(listed)) for part in read_list(listed, root)}
+        place = root or os.path.dirname(listed)
+        found = {name_of(part): _placed(packed, place) for part, packed in read_list(listed, root)}
         return found | ({path: Part(path) for path in expand_sources(sources)} if sources else {})
     paths = expand_sources(sources)
     if len(sources) == 1 and os.path.isdir(sources[0]) and paths != sources:
@@ -36,8 +37,10 @@ def _placed(part: Part, root: str) -> Part:
     return part if scheme_of(part.path) else Part(os.path.join(root, part.path), part.start, part.end)
 
 
-def read_list(path: str, root: str = "") -> list[Part]:
+def read_list(path: str, root: str = "") -> list[tuple[Part, Part]]:
     """Videos of a list file, with `start` and `end` where it has these columns; labels are not looked at.
+
+    Each is a pair: as it is named, and where it lies, which differ in a list of packed videos.
 
     A list has a header row with `path`, or one path per row, or rows as those of `load_videos`.
 
@@ -49,7 +52,8 @@ def read_list(path: str, root: str = "") -> list[Part]:
     for row, fields in read_rows(path, layout):
         start, end = read_times(path, row, fields, layout)
         times = [None if math.isnan(time) else time for time in (start, end)]
-        found.append(Part(field_of(fields, layout, "packed") or field_of(fields, layout, "path"), *times))
+        named, packed = field_of(fields, layout, "path"), field_of(fields, layout, "packed")
+        found.append((Part(named, *times), Part(packed or named, *times)))
     if not found:
         raise DataError(f"{path}: the list is empty")
     return found
