@@ -1,5 +1,6 @@
 """README and pages are true: their commands parse, their links lead somewhere, the tree is the tree."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -56,6 +57,32 @@ def headings(page: str) -> set[str]:
     """Anchors of a page's headings, as readers of Markdown name them."""
     lines = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_code():
+    """Words in capitals and `...` stand for anything; the words between them stand in one text of the source."""
+    written = texts()
+    rows = re.findall(r"^\| (.*?) \| ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 30
+    for message in messages:
+        fixed = [words.strip(" :'") for words in re.split(r"\b[A-Z]+\b|\.\.\.|; did you mean", message)]
+        pattern = re.compile(".*".join(map(re.escape, filter(None, fixed))), re.DOTALL)
+        assert any(map(pattern.search, written)), message
+
+
+def texts() -> list[str]:
+    """Every text of the source but docstrings."""
+    nodes = [node for path in (ROOT / "src").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    return [text(n) for n in nodes if isinstance(n, (ast.JoinedStr, ast.Constant)) and id(n) not in docstrings]
+
+
+def text(node: ast.expr) -> str:
+    """A text as it is written; what an f-string fills in is a blank."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(text, node.values))
+    return str(node.value) if isinstance(node, ast.Constant) else " "
 
 
 def test_the_make_commands_are_in_the_makefile():
