@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-gpu test-lowest check docs licences house bench bench-gpu study-quick builtin-weights fuzz killtest clean
+.PHONY: setup demo test test-slow test-docs test-gpu test-lowest check docs licences house bench bench-gpu study-quick builtin-weights fuzz killtest clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -24,6 +24,9 @@ test: setup        ## the quick tests
 
 test-slow: setup   ## the slow ones
 	$(BIN)/python -m pytest -m slow
+
+test-docs: setup   ## what the pages of the documentation say to do, on small data; minutes
+	$(BIN)/python -m pytest -m docs
 
 test-gpu: setup    ## those that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -3,32 +3,24 @@
 import ast
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+from documentation.pages import PAGES, ROOT, blocks, lines
 
 from mdtnet.cli.main import VERBS
 from mdtnet.cli.parse import parse
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text()
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/datasets/*.md"))
-}
-"""README, CHANGELOG, CONTRIBUTING and the pages; results are dated and name what there was then."""
+README = PAGES["README.md"]
 LINKED = {**PAGES, **{str(path.relative_to(ROOT)): path.read_text() for path in ROOT.glob("docs/results/*.md")}}
 
 
 def commands(page: str) -> set[str]:
     """Commands of a page, in blocks and in the text, but for those with a part left out (`VERB`, `...`)."""
-    blocks = "\n".join(re.findall(r"```[a-z]*\n(.*?)```", page, re.DOTALL))
-    blocks = blocks.replace("\\\n", " ")
-    lines = [line.split("#")[0].strip() for line in blocks.splitlines() if line.strip().startswith("mdtnet ")]
+    shown = [line for _, block in blocks(page) for line in lines(block) if line.startswith("mdtnet ")]
     inline = [
         f"mdtnet {words}" for words in re.findall(r"`mdtnet ([^`]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
     ]
-    return {command for command in (*lines, *inline) if "VERB" not in command and "..." not in command}
+    return {command for command in (*shown, *inline) if "VERB" not in command and "..." not in command}
 
 
 @pytest.mark.parametrize("command", sorted(set().union(*map(commands, PAGES.values()))))
