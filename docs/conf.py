@@ -9,7 +9,7 @@ release = version = __version__
 copyright = "the mdtnet authors, Apache-2.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "README"
-include_patterns = ["*.md", "docs/**"]
+include_patterns = ["*.md", "docs/**", "examples/*.md"]
 exclude_patterns = ["docs/conf.py", "docs/templates/**"]
 templates_path = ["templates"]
 
@@ -27,55 +27,30 @@ python_maximum_signature_line_length = 100
 
 FIELDS = {"Args:": "param", "Returns:": "returns", "Raises:": "raises"}
 
-CONTENTS = """
+CHAPTERS = {
+    "Begin": "README get-started from-mmaction2 from-slowfast limits doctor troubleshooting",
+    "Train and test": "data weights checkpoints protocols studies gpu decoding",
+    "Use": "predict timeline live serve features pictures export scale",
+    "Know": "python api method specification upgrade",
+    "Data sets": "datasets/*",
+    "Results": "results/README",
+}
+"""Chapter of the sidebar -> its pages."""
 
-```{toctree}
-:hidden:
-:caption: Begin
-docs/README
-docs/get-started
-docs/from-mmaction2
-docs/from-slowfast
-docs/limits
-```
 
-```{toctree}
-:hidden:
-:glob:
-:caption: Pages by task
-docs/[a-z]*
-```
-
-```{toctree}
-:hidden:
-:glob:
-:caption: Data sets
-docs/datasets/*
-```
-
-```{toctree}
-:hidden:
-:glob:
-:caption: Results
-docs/results/README
-docs/results/2*
-docs/results/*/*
-```
-
-```{toctree}
-:hidden:
-:caption: Project
-CONTRIBUTING
-CHANGELOG
-SECURITY
-```
-"""
+def contents(pages, caption=""):
+    """A table of contents that only the sidebar shows."""
+    return "\n".join(("\n```{toctree}", ":hidden:", ":glob:", f":caption: {caption}" * bool(caption), *pages, "```\n"))
 
 
 def add_contents(_app, page, source):
-    """A table of contents on the first page, where a git page would show it as code."""
+    """Tables of contents on the pages that need one, where a git page would show them as code."""
     if page == root_doc:
-        source[0] += CONTENTS
+        for caption, names in CHAPTERS.items():
+            source[0] += contents([f"docs/{name}" for name in names.split()], caption)
+        source[0] += contents(["examples/README", "CONTRIBUTING", "CHANGELOG", "SECURITY"], "Project")
+    elif page == "docs/results/README":
+        source[0] += contents(["2*", "*/results"])
 
 
 def list_fields(_app, _what, _name, _found, _options, lines):

@@ -6,6 +6,7 @@ of a checkpoint with shapes in the place of weights, which the rule of the golde
 
 import copy
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import yaml
 
 import mdtnet
 from mdtnet.checkpoint import save_checkpoint
-from mdtnet.config_file import load_yaml, save_yaml, upgraded
+from mdtnet.config_file import flat, load_yaml, save_yaml, to_dict, upgraded
 from mdtnet.errors import CheckpointError, ConfigError
 from mdtnet.pages.report import read_run
 from mdtnet.study.grid import load_study
@@ -158,3 +159,15 @@ def test_a_study_starts_from_the_yaml_of_an_older_run(second_version, tmp_path):
     (spec,) = load_study(tmp_path / "study.yaml").specs
     assert spec.config.model.mdtnet.causal
     assert spec.config.model.saliency.floor == 0.2
+
+
+def test_the_page_about_upgrades_has_every_change():
+    page = (Path(__file__).parents[1] / "docs" / "upgrade.md").read_text(encoding="utf-8")
+    today = flat(to_dict(mdtnet.RunConfig()))
+    changes = [
+        f"| {version} | `{key}` | {str(old).lower()} | {str(today[key]).lower()} |"
+        for version, values in TABLES.LACKED.items()
+        for key, old in values.items()
+    ]
+    assert re.findall(r"^\| \d+ \|.*$", page, re.MULTILINE) == changes
+    assert not TABLES.RENAMED  # the page says so

@@ -7,9 +7,14 @@ from typing import Literal, NamedTuple
 ROOT = Path(__file__).parents[2]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/datasets/*.md"))
+    for path in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/datasets/*.md"),
+        *ROOT.glob("examples/*.md"),
+    )
 }
-"""README, CHANGELOG, CONTRIBUTING and the pages; results are dated and name what there was then."""
+"""README, CHANGELOG, CONTRIBUTING, the pages, the examples'; results are dated and name what there was then."""
 
 SHOWN = ("text", "csv", "json", "yaml", "xml", "{eval-rst}")
 """Languages of blocks that are there to be read."""
@@ -31,6 +36,7 @@ NOT_RUN = {
     "pip install": "changes the environment",
     "make ": "a test looks for its target in the Makefile",
     ".venv/bin/pre-commit": "changes the clone",
+    "python examples/": "tests/test_examples.py runs them on less",
     "python -m pytest": "a test of its own",
     "python benchmarks/": "a benchmark",
     "ffmpeg": "not a part of the package",
