@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-slow test-docs test-gpu test-lowest check docs licences house bench bench-gpu study-quick builtin-weights fuzz killtest clean
+.PHONY: setup demo test test-slow test-docs test-gpu test-lowest check docs pictures licences house bench bench-gpu study-quick builtin-weights fuzz killtest clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/ready
@@ -45,6 +45,9 @@ check: setup       ## lint, format, types
 docs: setup        ## the documentation site, offline, into build/docs; a warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --conf-dir docs . build/docs
+
+pictures: setup    ## the pictures of the documentation, drawn again
+	$(BIN)/python tools/pictures.py
 
 licences: setup    ## the licence of every package that mdtnet needs, as installed
 	$(BIN)/python tools/licences.py
