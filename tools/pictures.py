@@ -18,7 +18,7 @@ CLIP = render_clip("pick_up", 1, config=RenderConfig(size=224, background="clutt
 COMMANDS = {
     "salience.png": "saliency CLIP --segments 6 -o OUT",
     "variants.jpg": "saliency CLIP --segments 5 --all_variants -o OUT",
-    "gradcam.jpg": "explain builtin --video CLIP --stages 3 -o OUT",
+    "gradcam.jpg": "explain builtin --video CLIP --stages 3 --columns 6 -o OUT",
     "offsets.jpg": "explain builtin --video CLIP --what offsets --stages 2 3 -o OUT",
 }
 """Picture -> the command that draws it."""
@@ -26,10 +26,10 @@ SIDE, COLUMNS = 84, 8
 ROWS: tuple[tuple[str, int, Split, RenderConfig], ...] = (
     ("sit_down", 0, "train", RenderConfig(size=SIDE, background="plain")),
     ("pick_up", 0, "train", RenderConfig(size=SIDE, background="cluttered")),
-    ("open_door", 0, "train", RenderConfig(size=SIDE, background="moving")),
     ("stand_up", 1, "train", RenderConfig(size=SIDE, background="moving")),
+    ("open_door", 0, "train", RenderConfig(size=SIDE, background="moving")),
     ("push_box", 0, "train", RenderConfig(size=SIDE, background="plain", shake=0.05, distractors=2)),
-    ("pick_up", 1, "train", RenderConfig(size=SIDE, background="cluttered", difficulty=0.5)),
+    ("pick_up", 3, "train", RenderConfig(size=SIDE, background="cluttered", difficulty=0.5)),
     ("sit_down", 1, "train", RenderConfig(size=SIDE, background="moving", scene_bias=1)),
     ("sit_down", 1, "val", RenderConfig(size=SIDE, background="moving", scene_bias=1)),
 )
@@ -51,7 +51,8 @@ def draw() -> None:
             words = shlex.split(command)
             if main([{"CLIP": str(clip), "OUT": str(IMAGES / name)}.get(word, word) for word in words]):
                 raise SystemExit(f"{name} could not be drawn")
-    Image.fromarray(np.concatenate([strip(*row) for row in ROWS])).save(IMAGES / "builtin.png")
+    rows = Image.fromarray(np.concatenate([strip(*row) for row in ROWS]))
+    rows.quantize(dither=Image.Dither.NONE).save(IMAGES / "builtin.png", optimize=True)
 
 
 if __name__ == "__main__":
