@@ -10,13 +10,16 @@ copyright = "the mdtnet authors, Apache-2.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "README"
 include_patterns = ["*.md", "docs/**", "examples/*.md"]
-exclude_patterns = ["docs/conf.py", "docs/templates/**"]
+exclude_patterns = ["docs/conf.py", "docs/templates/**", "docs/static/**"]
 templates_path = ["templates"]
 
 html_theme = "furo"
 html_title = f"mdtnet {__version__}"
 html_additional_pages = {"index": "index.html"}
 html_show_sphinx = False
+html_show_sourcelink = html_copy_source = False
+html_static_path, html_css_files = ["static"], ["site.css"]
+highlight_language = "text"  # of blocks that do not say theirs
 
 myst_heading_anchors = 4
 default_role = "code"
@@ -43,8 +46,10 @@ def contents(pages, caption=""):
     return "\n".join(("\n```{toctree}", ":hidden:", ":glob:", f":caption: {caption}" * bool(caption), *pages, "```\n"))
 
 
-def add_contents(_app, page, source):
-    """Tables of contents on the pages that need one, where a git page would show them as code."""
+def prepare(_app, page, source):
+    """Figures that keep their intervals on their line; tables of contents on the pages that need one, which a git page
+    would show as code."""
+    source[0] = re.sub(r"(?<=\d) (±|\+-) (?=\d)", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", source[0])
     if page == root_doc:
         for caption, names in CHAPTERS.items():
             source[0] += contents([f"docs/{name}" for name in names.split()], caption)
@@ -65,5 +70,5 @@ def list_fields(_app, _what, _name, _found, _options, lines):
 
 
 def setup(app):
-    app.connect("source-read", add_contents)
+    app.connect("source-read", prepare)
     app.connect("autodoc-process-docstring", list_fields)

@@ -16,7 +16,7 @@ PAGES = {
 }
 """README, CHANGELOG, CONTRIBUTING, the pages, the examples'; results are dated and name what there was then."""
 
-SHOWN = ("text", "csv", "json", "yaml", "xml", "{eval-rst}")
+SHOWN = ("text", "json", "yaml", "xml", "{eval-rst}")
 """Languages of blocks that are there to be read."""
 NOT_RUN = {
     "#!/bin/bash": "a job for SLURM",
