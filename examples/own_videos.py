@@ -42,7 +42,7 @@ def main() -> None:
     print(f"epoch {result.best_epoch} is the best: top-1 {result.val_top1:.1%} of the videos held out")
     if options.test:
         figures = mdtnet.evaluate_checkpoint(
-            f"{result.out}/checkpoints/best.pt", data=options.test, out=f"{result.out}/test"
+            f"{result.out}/checkpoints/best.pt", data=options.test, out=f"{result.out}/test", test=config.test
         )
         print(f"top-1 {figures['top1']:.1%} of {figures['videos']} videos in {options.test}")
     print(f"wrote {build_report(result.out)}")

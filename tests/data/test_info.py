@@ -34,6 +34,7 @@ def test_histogram():
     assert [line.count("█") for line in lines] == [40, 10]
     assert [line.split()[3] for line in lines] == ["8", "2"]
     assert len(histogram(np.array([3.0, 3.0]))) == 1
+    assert len(histogram(np.array([3.0, np.nextafter(3.0, 4.0)]))) == 1
     assert histogram(np.array([])) == []
 
 

@@ -30,6 +30,8 @@ NOT_RUN = {
     "mdtnet predict runs/mine/checkpoints/best.pt --live rtsp": "a camera",
     "mdtnet predict runs/mine/checkpoints/best.pt videos/ --out runs/predicted --engine ray": "a cluster: tests/work",
     "mdtnet train --config ucf101/mdtnet2 --model.weights": "needs UCF101: tests/cli/test_experiments.py",
+    "mdtnet test runs/mine/checkpoints/best.pt --data videos/test --calibrate": "a temperature needs more than a few "
+    "videos, some of them wrong: tests/test_calibration.py",
     "mdtnet serve": "does not end: tests/serve",
     "curl": "asks that server",
     "torchrun": "starts processes; tests/training and tests/test_evaluation.py run several",

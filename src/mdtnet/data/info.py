@@ -129,8 +129,8 @@ def histogram(values: np.ndarray, *, bins: int = 10) -> list[str]:
     """A text histogram, one line per bin: its range, its count, a bar. Empty for no values."""
     if not len(values):
         return []
-    low, high = float(values.min()), float(values.max())
-    counts, edges = np.histogram(values, bins=bins if high > low else 1, range=(low, high) if high > low else None)
+    differ = np.ptp(values) > 1e-6  # parts of one length differ by a rounding, which no bins divide
+    counts, edges = np.histogram(values, bins=bins if differ else 1)
     width = len(str(counts.max()))
     return [
         f"{a:8.2f} to {b:8.2f}  {n:>{width}}  {'█' * int(np.ceil(BAR * n / counts.max()))}"
