@@ -96,6 +96,7 @@ def make_labels() -> None:
     Path("activity_net.v1-3.min.json").write_text(exports.activitynet(MARKS))
     Path("project.json").write_text(exports.via(MARKS))
     Path("mine.yaml").write_text(yaml.safe_dump(STUDY))
+    command("data prepare csv --root videos --annotations my_list.csv --out lists")
 
 
 def write_rows(name: str, header: str, rows: Iterable[tuple[object, ...]]) -> None:
