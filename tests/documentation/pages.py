@@ -53,7 +53,8 @@ INSTEAD = {
 }
 """Words of pages -> what stands in their place here."""
 SMALLER = {
-    "train": "--train.epochs 1 --train.batch_size 4 --data.num_segments 2 --data.short_side 72 --data.size 64",
+    "train": "--train.epochs 1 --train.batch_size 4 --data.workers 0 --data.num_segments 2 --data.short_side 72 "
+    "--data.size 64",
     "data render": "--train_clips 1 --val_clips 1 --size 64",
     "bench": "--segments 2 --size 64 --repeats 1",
 }
