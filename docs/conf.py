@@ -69,6 +69,12 @@ def list_fields(_app, _what, _name, _found, _options, lines):
             lines[i] = re.sub(r"^    (\w+): ", rf":{field} \1: ", line)
 
 
+def skip_generated(_app, _what, name, found, skip, _options):
+    """The `__init__` of a dataclass, which says again what its fields say."""
+    return True if name == "__init__" and found.__code__.co_filename == "<string>" else skip
+
+
 def setup(app):
+    app.connect("autodoc-skip-member", skip_generated)
     app.connect("source-read", prepare)
     app.connect("autodoc-process-docstring", list_fields)

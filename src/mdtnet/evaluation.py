@@ -179,8 +179,9 @@ def evaluate_checkpoint(
         The content of `metrics.json` (see `metrics.summary`).
 
     Raises:
-        CheckpointError: the checkpoint; DataError: the data, or classes that were not learned; ConfigError: a number
-            of `test` out of its range, or a folder that cannot be written into.
+        CheckpointError: the checkpoint.
+        DataError: the data, or classes that were not learned.
+        ConfigError: a number of `test` out of its range, or a folder that cannot be written into.
         DivergedError: the network's scores are no numbers.
     """
     with _ready(checkpoint, data, test, root=root, classes=classes, device=device, without=without) as ready:

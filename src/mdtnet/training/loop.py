@@ -25,11 +25,13 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainResult:
 
     Raises:
         ConfigError: options that do not fit together, a folder that holds a run, or (resuming) a changed one.
-        DataError: the videos; VideoError: one of them, under `data.on_unreadable: error`.
+        DataError: the videos.
+        VideoError: one of them, under `data.on_unreadable: error`.
         CheckpointError: there is nothing to resume, or it is damaged.
         DivergedError: the loss is no number any more.
         WorkerError: a process that reads videos was killed or does not get on.
-        Interrupted: SIGINT or SIGTERM came; the state was saved. Asked: it came before there was any.
+        Interrupted: SIGINT or SIGTERM came; the state was saved.
+        Asked: it came before there was a state.
     """
     trackers = [name for name in config.train.trackers if name != "csv"]
     accelerator = make_accelerator(
