@@ -186,7 +186,9 @@ def _difference(row: RunRow, spec: Spec, hash_now: str, configs: Configs) -> str
     then = configs.get(row.config)
     if then is None:
         return f"another config, which is not in {CONFIGS}"
-    now, usual = spec.about, _defaults(spec) | LACKED[2]
+    now, usual = spec.about, _defaults(spec)
+    for values in LACKED.values():
+        usual |= values
     if row.pairs is not None and not spec.data.render:
         usual["pairs"] = now.get("pairs")  # not in configs of earlier versions
     for key in [*now, *(k for k in then if k not in now)]:
