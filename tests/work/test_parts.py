@@ -121,6 +121,18 @@ def test_rows_that_are_not_wanted_are_computed_again(tmp_path):
     assert {row["length"] for row in parts.read_rows(tmp_path, keep=wanted).values()} == {13}
 
 
+def test_errors_are_tried_again_and_never_replace_a_result(tmp_path):
+    def fail(names):
+        return ((name, {"length": None, "error": "not there"}) for name in names)
+
+    one, all_ = Shard(2, 2), Shard(1, 1)  # the part of shard 2 of 2 is read after that of the whole
+    parts.do(NAMES, fail, tmp_path, about=ABOUT, shard=one)
+    assert {row["error"] for row in parts.read_rows(tmp_path).values()} == {"not there"}
+    assert parts.do(NAMES, lengths, tmp_path, about=ABOUT, shard=all_) == 40
+    assert parts.do(NAMES, refuse, tmp_path, about=ABOUT, shard=one) == 0
+    assert not any("error" in row for row in parts.read_rows(tmp_path).values())
+
+
 def test_items_without_a_row_are_not_passed_over(tmp_path):
     with pytest.raises(DataError, match="1 of 40 items have no row"):
         parts.do(NAMES, lambda names: list(lengths(names))[1:], tmp_path, about=ABOUT)

@@ -53,7 +53,7 @@ def features(options: "Namespace") -> int:
 
 
 def _is_there(out: str, row: "Values") -> bool:
-    return row["file"] is None or os.path.exists(os.path.join(out, str(row["file"])))
+    return os.path.exists(os.path.join(out, str(row["file"])))
 
 
 def _shown(rows: "Callable[[list[str]], Rows]") -> "Callable[[list[str]], Rows]":

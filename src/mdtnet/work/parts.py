@@ -7,7 +7,7 @@ A folder of work holds
     part-003-of-016.done    how many rows it has, once the shard is finished
 
 so that any number of machines that see the same folder can share one piece of work, each with a shard of its own,
-and `merge` makes one table of it. An item that fails is a row with `error`.
+and `merge` makes one table of it. An item that fails is a row with `error`, and is tried again by the next run.
 """
 
 import csv
@@ -83,8 +83,8 @@ def do(
     """Compute the rows of a shard that are not in the folder yet, and append each as soon as it is there.
 
     `names` are those of all items, whatever the shard; each row gets its item's as `name`. `about` says what is
-    computed: a folder that holds other work is refused. Rows that `keep` does not want are computed again. `progress`
-    is called with the items done and the items of the shard. Returns the number of new rows.
+    computed: a folder that holds other work is refused. Rows with an `error`, and those that `keep` does not want, are
+    computed again. `progress` is called with the items done and the items of the shard. Returns the number of new rows.
 
     Raises:
         ConfigError: the folder cannot be written to, holds other work, or another process works on the same shard.
@@ -95,7 +95,7 @@ def do(
     make_folder(folder)
     _claim(folder, about)
     with _part(folder / f"{shard.stem}.jsonl") as part:
-        done = {name for name, row in read_rows(folder, keep=keep).items() if keep is None or keep(row)}
+        done = {name for name, row in read_rows(folder, keep=keep).items() if _is_good(row, keep)}
         todo = [name for name in mine if name not in done]
         count = len(mine) - len(todo)
         if progress:
@@ -110,6 +110,10 @@ def do(
         finished = json.dumps({"rows": len(mine)}).encode()
         atomic_write(folder / f"{shard.stem}.done", lambda file: file.write(finished))
     return len(todo)
+
+
+def _is_good(row: Values, keep: Callable[[Values], bool] | None) -> bool:
+    return not row.get("error") and (keep is None or keep(row))
 
 
 def _each_once(names: Iterable[str]) -> list[str]:
@@ -184,8 +188,8 @@ def _append(part: BinaryIO, row: Values) -> None:
 def read_rows(folder: str | Path, *, keep: Callable[[Values], bool] | None = None) -> dict[str, Values]:
     """Name -> row of all that is done so far, whatever the shard.
 
-    Of several rows of one item the last one that `keep` wants, else the last one. A last line that is being written,
-    or that a crash has cut off, is left out.
+    Of several rows of one item the last one without an error that `keep` wants, else the last one. A last line that is
+    being written, or that a crash has cut off, is left out.
 
     Raises:
         DataError: a line is damaged.
@@ -201,7 +205,7 @@ def read_rows(folder: str | Path, *, keep: Callable[[Values], bool] | None = Non
             if not isinstance(row, dict) or not isinstance(row.get("name"), str):
                 raise DataError(f"{path}, line {number}: expected an object with a name")
             name = str(row["name"])
-            if name not in found or keep is None or keep(row):
+            if name not in found or _is_good(row, keep) or not _is_good(found[name], keep):
                 found[name] = row
     return found
 
