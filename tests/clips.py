@@ -34,7 +34,8 @@ def write_video(path: Path, frames: np.ndarray, *, codec: str = "libx264", pixel
     return path
 
 
-def make_checkpoint(path: Path, name: str = "mdtnet2", **test) -> Path:
+def make_checkpoint(path: Path, name: str = "mdtnet2", *, seconds: float = 0.0, **test) -> Path:
+    """`seconds` is the length of the clips that it is said to be trained on."""
     config = RunConfig(
         data=DataConfig(num_segments=3, short_side=40, size=32, cache=str(path.parent / "cache")),
         model=ModelConfig(name=name, trunk="resnet18", width=0.25),
@@ -43,5 +44,6 @@ def make_checkpoint(path: Path, name: str = "mdtnet2", **test) -> Path:
     torch.manual_seed(5)
     model = build_model(config.model, num_classes=len(CLASSES))
     torch.nn.init.normal_(next(iter(model.head.parameters())))  # so that predictions differ
+    model.clip_seconds = seconds
     save_checkpoint(path, model=model, config=config, classes=CLASSES)
     return path

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdtnet.errors import ConfigError, VideoError
-from mdtnet.inference.description import WINDOW_FRAMES, Description
+from mdtnet.inference.description import Description
 from mdtnet.inference.prediction import Predictor, best_classes, check_choice
 from mdtnet.inference.resize import resize_short
 from mdtnet.inference.sources import Frames, open_frames
@@ -22,7 +22,6 @@ from mdtnet.inference.views import views_of
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds before a connection is tried again; they double until a frame comes."""
-USUAL_FPS = 25.0
 NEAR = 1e-3  # seconds by which times may be off
 
 
@@ -91,9 +90,8 @@ def rhythm_of(description: Description, *, segment_seconds: float = 0.0) -> Rhyt
     """
     if not 0 <= segment_seconds < np.inf:
         raise ConfigError(f"segment_seconds is {segment_seconds:g}, expected more than 0, or 0 for the network's own")
-    fps, k = description.fps or USUAL_FPS, description.frames_per_segment
-    clip_seconds = description.clip_seconds or WINDOW_FRAMES / fps
-    seconds = segment_seconds or clip_seconds / description.num_segments
+    k = description.frames_per_segment
+    seconds = segment_seconds or description.window_seconds / description.num_segments
     gap = description.frame_stride / description.fps if description.fps else 0.0
     if description.sampling == "random":  # K frames spread evenly, as in tests
         gap = seconds / k

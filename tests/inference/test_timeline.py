@@ -24,9 +24,7 @@ from mdtnet.inference.windows import Windows, plan_windows
 
 
 def recogniser(folder: Path, system: str) -> Recogniser:
-    model = Recogniser.load(make_checkpoint(folder / f"{system}.pt", system), device="cpu")
-    model.model.clip_seconds = 2.0
-    return model
+    return Recogniser.load(make_checkpoint(folder / f"{system}.pt", system, seconds=2.0), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,12 @@ from starlette.websockets import WebSocketDisconnect
 
 import mdtnet
 from mdtnet.cli.main import main
+from mdtnet.serve import reading
 from mdtnet.serve.app import make_app
 from mdtnet.serve.gate import Gate
 from mdtnet.serve.limits import Limits
 from mdtnet.serve.service import Service
+from mdtnet.system.files import LEFTOVER
 from mdtnet.work.isolated import Failure, Pool
 
 LIMITS = Limits(max_mb=0.1, max_seconds=8, at_once=1, waiting=1, cameras=1, timeout=20)
@@ -27,7 +29,7 @@ LIMITS = Limits(max_mb=0.1, max_seconds=8, at_once=1, waiting=1, cameras=1, time
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("serve")
-    make_checkpoint(folder / "best.pt")
+    make_checkpoint(folder / "best.pt", seconds=2.0)
     write_video(folder / "short.mp4", frames_of_square(24))
     write_video(folder / "long.mp4", frames_of_square(60))  # 5 s
     write_video(folder / "longer.mp4", frames_of_square(108))
@@ -47,7 +49,9 @@ def service(model):
 @pytest.fixture(scope="module")
 def uploads(folder) -> Path:
     """Where uploads lie while they are read."""
-    (folder / "uploads").mkdir()
+    left = folder / "uploads" / f".killed{LEFTOVER}"
+    left.mkdir(parents=True)
+    (left / "upload.mp4").touch()
     return folder / "uploads"
 
 
@@ -56,6 +60,7 @@ def client(service, uploads):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(uploads))
         with TestClient(make_app(service), base_url="http://localhost") as client:
+            assert [path for path in uploads.rglob("*") if path.is_file()] == []  # of a server that was killed
             yield client
     assert list(uploads.iterdir()) == []
 
@@ -82,12 +87,17 @@ def test_an_upload_gets_the_answer_of_predict_and_is_removed(client, model, fold
     assert [path for path in uploads.rglob("*") if path.is_file()] == []
 
 
-def test_detail_has_windows_over_the_whole_video_and_salience_where_it_moves(client, folder):
+def test_detail_has_the_scores_of_timeline_and_salience_where_it_moves(client, model, folder):
     detail = post(client, folder / "long.mp4", "?detail=true").json()["detail"]
     assert detail["duration"] == pytest.approx(5, abs=0.1)
-    windows = detail["timeline"]
-    assert [window["start"] for window in windows] == [0, *(window["end"] for window in windows[:-1])]
+    windows, expected = detail["timeline"], model.timeline(folder / "long.mp4")
+    edges, scores = expected.cells(expected.windows.stride)
+    assert [window["start"] for window in windows] == edges[:-1].round(3).tolist()
+    assert [window["end"] for window in windows] == edges[1:].round(3).tolist()
     assert windows[-1]["end"] == detail["duration"]
+    for window, cell in zip(windows, scores):
+        found = {best["class"]: best["probability"] for best in window["predictions"]}
+        assert found == pytest.approx({name: cell[model.classes.index(name)] for name in found}, abs=1e-4)
     shown = detail["salience"]
     maps, frames = pixels(shown["maps"]), pixels(shown["frames"])
     assert maps.shape == frames.shape
@@ -100,6 +110,15 @@ def test_detail_has_windows_over_the_whole_video_and_salience_where_it_moves(cli
     square = 4 + 2 * 12 * shown["times"][middle]  # its left side of 96 pixels, 20 wide, in rows 20 to 40 of 64
     assert square - 6 <= column * 96 / width <= square + 26
     assert 14 <= row * 64 / height <= 46
+
+
+def test_windows_of_long_videos_are_further_apart_and_no_longer(model, folder, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_WINDOWS", 3)
+    upload = reading.Upload(str(folder / "longer.mp4"), model.description, 1, True, 60)
+    windows = reading._windows(upload)
+    assert len(windows.clips) == 3
+    assert np.ptp(windows.timeline.windows.spans, 1) == pytest.approx(2, abs=0.1)
+    assert windows.timeline.windows.spans[[0, -1], [0, 1]] == pytest.approx([0, 9], abs=0.1)
 
 
 def test_short_videos_have_no_timeline_and_pictures_one_moment(client, folder):

@@ -17,8 +17,8 @@ from mdtnet.errors import CheckpointError, ConfigError
 KEY = "mdtnet"
 """Name of the description among a file's metadata."""
 FORMAT_VERSION = 1
-WINDOW_FRAMES = 64
-"""Frames that a clip spans where nobody says otherwise, as in the dense rule of tests."""
+WINDOW_FRAMES, USUAL_FPS = 64, 25.0
+"""Frames that a clip spans where nobody says otherwise, as in the dense rule of tests, and how many are a second."""
 
 Classify = Callable[[np.ndarray], np.ndarray]
 """uint8 clips [B, T, K, S, S, 3] -> float32 probabilities [B, classes]."""
@@ -69,6 +69,11 @@ class Description:
     """Median length of the training clips; 0: not known."""
     format_version: int = FORMAT_VERSION
     """Layout of this description."""
+
+    @property
+    def window_seconds(self) -> float:
+        """Seconds of a video that the network sees at a time: a training clip, or where that is not known 64 frames."""
+        return self.clip_seconds or WINDOW_FRAMES / (self.fps or USUAL_FPS)
 
     def to_json(self) -> str:
         """The text that `from_json` reads."""

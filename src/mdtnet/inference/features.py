@@ -15,7 +15,7 @@ from mdtnet.config import FeatureConfig
 from mdtnet.data.frames import resize
 from mdtnet.data.video import ticks
 from mdtnet.errors import ConfigError, VideoError
-from mdtnet.inference.description import WINDOW_FRAMES, Description
+from mdtnet.inference.description import Description
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.inference.sources import DEFAULT_FPS, Source, is_endless, name_of, open_frames
 from mdtnet.inference.views import clip_table, views_of
@@ -60,8 +60,7 @@ def windows_for(config: FeatureConfig, description: Description) -> tuple[float,
     for name, value in (("window", config.window), ("stride", config.stride)):
         if not 0 <= value < np.inf:
             raise ConfigError(f"{name} is {value:g}, expected seconds, or 0 for the default")
-    usual = description.clip_seconds or WINDOW_FRAMES / (description.fps or DEFAULT_FPS)
-    window = config.window or usual
+    window = config.window or description.window_seconds
     return window, config.stride or window / WINDOWS_PER_LENGTH
 
 

@@ -29,6 +29,7 @@ from mdtnet.data.rgb import Converter
 from mdtnet.data.suffixes import is_image, is_video
 from mdtnet.data.video import Reading, Request, read_frames
 from mdtnet.errors import VideoError
+from mdtnet.system.files import temporary_folder
 from mdtnet.zoo.fetch import FetchError, fetch_part
 
 Source = str | Path | Part | int | bytes | BinaryIO | np.ndarray | Sequence[np.ndarray]
@@ -195,7 +196,7 @@ def local_file(source: Source) -> Iterator[Part]:
     else:
         yield part
         return
-    with tempfile.TemporaryDirectory(prefix="mdtnet_") as folder:
+    with temporary_folder(Path(tempfile.gettempdir())) as folder:
         path = Path(folder, "video" + (_suffix(part.path) if scheme else ""))
         fill(path)
         try:

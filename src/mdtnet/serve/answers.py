@@ -35,7 +35,7 @@ class Detail(BaseModel):
     """What a video shows when, and where it moves."""
 
     duration: float = Field(description="seconds; 0 of a picture")
-    timeline: list[Window] = Field(description="windows without overlap; empty for short videos")
+    timeline: list[Window] = Field(description="scores over time; empty for short videos")
     salience: Salience
 
 

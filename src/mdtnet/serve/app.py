@@ -20,6 +20,7 @@ from mdtnet.serve.answers import REFUSALS, Answer, Health, LiveAnswer
 from mdtnet.serve.camera import Camera
 from mdtnet.serve.gate import Gate
 from mdtnet.serve.service import NotAnswered, Service
+from mdtnet.system.files import temporary_folder
 
 TRY_AGAIN = 1013  # why a WebSocket is closed
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -59,8 +60,8 @@ class _Doors:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Uploads lie in a folder that is removed at the end."""
-        with tempfile.TemporaryDirectory(prefix="mdtnet_") as folder:
+        """Uploads lie in a folder that is removed at the end, or by the next server if this one is killed."""
+        with temporary_folder(Path(tempfile.gettempdir())) as folder:
             self.folder = folder
             yield
             self.service.close()
@@ -109,7 +110,8 @@ class _Doors:
 
         self.cameras += 1
         try:
-            await Camera(socket, ask, timeout=self.limits.timeout).run()
+            seconds = self.service.description.window_seconds
+            await Camera(socket, ask, seconds=seconds, timeout=self.limits.timeout).run()
         finally:
             self.cameras -= 1
 

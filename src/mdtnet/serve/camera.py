@@ -9,10 +9,9 @@ from contextlib import suppress
 from fastapi import WebSocket, WebSocketDisconnect
 
 from mdtnet.serve.answers import LiveAnswer
-from mdtnet.serve.reading import WINDOW
 from mdtnet.serve.service import NotAnswered
 
-FEWEST, MOST = 8, 100
+FEWEST, MOST = 8, 300
 """Pictures before the first answer, and of one answer at most."""
 POLICY = 1008  # why a WebSocket is closed, RFC 6455
 
@@ -22,9 +21,10 @@ Ask = Callable[[tuple[bytes, ...]], Awaitable[LiveAnswer]]
 class Camera:
     """The last seconds of a webcam."""
 
-    def __init__(self, socket: WebSocket, ask: Ask, *, timeout: float) -> None:
-        """`ask` gives the answer about some pictures; a page that sends none for `timeout` seconds is closed."""
-        self.socket, self.ask, self.timeout = socket, ask, timeout
+    def __init__(self, socket: WebSocket, ask: Ask, *, seconds: float, timeout: float) -> None:
+        """`ask` gives the answer about the pictures of the last `seconds`; a page that sends none for `timeout` seconds
+        is closed."""
+        self.socket, self.ask, self.seconds, self.timeout = socket, ask, seconds, timeout
         self._kept: deque[tuple[float, bytes]] = deque(maxlen=MOST)
         self._new = asyncio.Event()
 
@@ -46,7 +46,7 @@ class Camera:
                 return
             now = time.monotonic()
             self._kept.append((now, picture))
-            while now - self._kept[0][0] > WINDOW:
+            while now - self._kept[0][0] > self.seconds:
                 self._kept.popleft()
             self._new.set()
 

@@ -1,29 +1,32 @@
 """Read what a stranger sent, in a process of its own: a file that crashes or hangs the decoder costs that process.
 
 Without torch, so that a new process is there soon. Letters: V views, T segments, K frames per segment, S pixels of a
-crop, n moments, W windows, h, w pixels of a small frame.
+crop, n moments, W windows, B of them at a time, h, w pixels of a small frame.
 """
 
 import io
 import math
 import sys
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
+from mdtnet.config import TimelineConfig
 from mdtnet.data.container import Part, open_video
+from mdtnet.data.stream import duration_of, frame_times
 from mdtnet.data.suffixes import is_image
 from mdtnet.data.video import Request, read_frames
 from mdtnet.errors import VideoError
 from mdtnet.inference.description import Description, clip_shape
 from mdtnet.inference.resize import resize_short
 from mdtnet.inference.sources import DEFAULT_FPS
-from mdtnet.inference.views import clip_table, read_video, views_of
+from mdtnet.inference.timeline import Timeline, make_timeline
+from mdtnet.inference.views import Resize, clip_table, read_video, views_of
+from mdtnet.inference.windows import plan_windows
 
-WINDOW, MOST_WINDOWS, MOST_BYTES = 2.0, 48, 128_000_000
-"""Of a timeline: seconds of a window at least, windows of a video and bytes of their pixels at most."""
+MOST_WINDOWS, MOST_BYTES = 48, 128_000_000
+"""Of a timeline: windows of a video, and bytes of their pixels."""
 MOST_MOMENTS, PER_SECOND, AROUND = 240, 8, 5
 """Moments of a video whose salience is shown: how many at most, per second, and of how many frames each."""
 SMALL = 72  # pixels, short side of frames that are shown
@@ -71,12 +74,12 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """A video cut into windows without overlap."""
+class Unscored:
+    """The windows of a long video, before the network has seen them."""
 
-    edges: tuple[float, ...]
-    """Seconds, W + 1; empty where the video is too short."""
-    views: np.ndarray
+    timeline: Timeline
+    """Its probabilities are still to be filled in."""
+    clips: np.ndarray
     """uint8 [W, T, K, S, S, 3]."""
 
 
@@ -88,7 +91,8 @@ class Readout:
     """uint8 [V, T, K, S, S, 3]."""
     damage: str = ""
     moments: Moments | None = None
-    windows: Windows | None = None
+    windows: Unscored | None = None
+    """None where the video is short."""
 
 
 def read(task: Upload | Pictures) -> Readout | Refusal:
@@ -115,13 +119,16 @@ def _bound_memory() -> None:
 
 def _read_upload(task: Upload) -> Readout:
     rate, duration = (0.0, 0.0) if is_image(task.path) else _rate_and_duration(task.path)
-    if duration > task.max_seconds:
-        raise VideoError(task.path, f"a video of {duration:.0f} s, at most {task.max_seconds:g} s are taken")
+    _check_duration(task, duration)
     views = read_video(task.path, task.description, clips=task.clips)
     if not task.detail:
         return Readout(views.pixels, views.damage)
-    moments = _moments(task.path, rate)
-    return Readout(views.pixels, views.damage, moments, _windows(task.path, task.description, rate, moments.duration))
+    return Readout(views.pixels, views.damage, _moments(task.path, rate), _windows(task) if rate else None)
+
+
+def _check_duration(task: Upload, seconds: float) -> None:
+    if seconds > task.max_seconds:
+        raise VideoError(task.path, f"a video of {seconds:.0f} s, at most {task.max_seconds:g} s are taken")
 
 
 def _rate_and_duration(path: str) -> tuple[float, float]:
@@ -148,24 +155,36 @@ def _moments(path: str, rate: float) -> Moments:
     return Moments(reading.pixels, times, reading.num_frames / rate if rate else 0.0)
 
 
-def _windows(path: str, description: Description, rate: float, duration: float) -> Windows:
-    """Windows of equal length, all in one pass over the video, so that their number is bounded by their bytes."""
-    size, bytes_each = description.short_side, math.prod(clip_shape(description))
-    count = min(MOST_WINDOWS, int(duration // WINDOW), MOST_BYTES // bytes_each)
-    if count < 2:
-        return Windows((), np.empty((0, *clip_shape(description)), np.uint8))
-    table = np.empty(0)
+def _windows(task: Upload) -> Unscored | None:
+    """The windows of `mdtnet timeline`; further apart where there would be too many of them."""
+    times, description = frame_times(task.path), task.description
+    duration, length = duration_of(times), description.window_seconds
+    _check_duration(task, duration)
+    most = min(MOST_WINDOWS, MOST_BYTES // math.prod(clip_shape(description)))
+    if duration < 2 * length or most < 2:
+        return None
+    usual = len(plan_windows(times, description, length=length).spans)
+    stride = 0.0 if usual <= most else (duration - length) / (most - 1)
+    keep = _Keep(description)
+    timeline = make_timeline(task.path, keep, TimelineConfig(length=length, stride=stride))
+    return Unscored(timeline, np.stack([keep.clips[i] for i in timeline.probabilities[:, 0].astype(int)]))
 
-    def choose(num_frames: int) -> np.ndarray:
-        nonlocal table
-        cuts = np.linspace(0, num_frames, count + 1).astype(int)
-        table = np.stack([a + clip_table(max(1, b - a), description)[0] for a, b in pairwise(cuts.tolist())])
-        return np.unique(table)
 
-    request = Request(choose, short_side=size, transform=lambda f: resize_short(f, size), fps=description.fps or rate)
-    pixels = read_frames(Part(path), request).pixels
-    edges = tuple(np.linspace(0, duration, count + 1).tolist())
-    return Windows(edges, views_of(pixels, np.searchsorted(np.unique(table), table), description))
+@dataclass
+class _Keep:
+    """A `Scorer` that keeps the clips for a network elsewhere; the only probability of each is its place."""
+
+    description: Description
+    resize: Resize = resize_short
+    shared: str = ""
+    clips: list[np.ndarray] = field(default_factory=list)
+
+    def begin(self) -> None:
+        self.clips.clear()
+
+    def __call__(self, clips: np.ndarray, tables: np.ndarray) -> np.ndarray:
+        self.clips += list(clips)
+        return np.arange(len(self.clips) - len(clips), len(self.clips), dtype=float)[:, None]
 
 
 def _read_pictures(task: Pictures) -> Readout:

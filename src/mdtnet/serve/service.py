@@ -22,7 +22,7 @@ from mdtnet.models.saliency import frames_saliency
 from mdtnet.pages.sheet import COLOURS
 from mdtnet.serve.answers import Answer, Best, Detail, LiveAnswer, Salience, Window
 from mdtnet.serve.limits import Limits
-from mdtnet.serve.reading import Moments, Pictures, Readout, Refusal, Upload, Windows, read
+from mdtnet.serve.reading import Moments, Pictures, Readout, Refusal, Unscored, Upload, read
 from mdtnet.work.isolated import Failure, Pool
 
 ACROSS = 12  # small frames side by side in one picture
@@ -57,9 +57,10 @@ class Service:
         readout = self._read(Upload(path, self.description, clips, detail, self.limits.max_seconds))
         found = self._best(readout.views, topk)
         shown = None
-        if readout.moments and readout.windows:
-            windows = self._timeline(readout.windows, topk)
-            shown = Detail(duration=readout.moments.duration, timeline=windows, salience=self._shown(readout.moments))
+        if moments := readout.moments:
+            windows = self._timeline(readout.windows, topk) if readout.windows else []
+            duration = windows[-1].end if windows else moments.duration
+            shown = Detail(duration=duration, timeline=windows, salience=self._shown(moments))
         seconds = time.perf_counter() - before
         return Answer(predictions=found, damaged=readout.damage or None, detail=shown, seconds=seconds)
 
@@ -90,14 +91,24 @@ class Service:
 
     def _best(self, views: np.ndarray, topk: int) -> list[Best]:
         with self._network:
-            values = self.model.probabilities(views)
+            return self._named(self.model.probabilities(views), topk)
+
+    def _named(self, values: np.ndarray, topk: int) -> list[Best]:
         order = best_classes(values, topk=topk, threshold=None)
         return [Best.model_validate({"class": self.model.classes[i], "probability": values[i]}) for i in order]
 
-    def _timeline(self, windows: Windows, topk: int) -> list[Window]:
-        spans = pairwise(round(edge, 3) for edge in windows.edges)
-        each = (self._best(view[None], topk) for view in windows.views)
-        return [Window(start=start, end=end, predictions=best) for (start, end), best in zip(spans, each)]
+    def _timeline(self, windows: Unscored, topk: int) -> list[Window]:
+        """Scores over time, one entry per stride."""
+        found, scorer, size = windows.timeline, self.model.scorer(), windows.timeline.config.batch_size
+        scores = []
+        for start in range(0, len(windows.clips), size):
+            some = slice(start, start + size)
+            with self._network:  # other requests come in between
+                scores.append(scorer(windows.clips[some], found.windows.tables[some]))
+        found = replace(found, probabilities=np.concatenate(scores))
+        edges, cells = found.cells(found.windows.stride)
+        spans = pairwise(round(edge, 3) for edge in edges.tolist())
+        return [Window(start=a, end=b, predictions=self._named(cell, topk)) for (a, b), cell in zip(spans, cells)]
 
     def _salience(self, moments: Moments) -> np.ndarray:
         """float32 [n, h, w] in [0, 1]."""

@@ -106,7 +106,7 @@ def _write_into(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 @contextmanager
 def _taken(path: str | Path) -> Iterator[bool]:
     """Hold the lock of a temporary file or folder; False where another process has it, or where there are no locks."""
-    number = os.open(path, os.O_RDONLY)
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe of that name would be waited for
     try:
         if not fcntl:
             yield False
