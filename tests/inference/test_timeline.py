@@ -176,10 +176,10 @@ def test_scores_between_windows():
     assert scores.shape == (2, 2)
 
 
-def found_jumps() -> Timeline:
+def found_jumps() -> timeline_files.PlainTimeline:
     """Jumps from 1 to 4 and from 8 to 9 seconds of 9."""
     jump = [0.1, 0.35, 0.6, 0.4, 0.2, 0.2, 0.2, 0.1, 0.9]
-    return timeline_of([[s, 1 - s] for s in jump])
+    return timeline_files.to_dict(timeline_of([[s, 1 - s] for s in jump]))
 
 
 def test_subtitles():

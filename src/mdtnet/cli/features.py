@@ -24,19 +24,21 @@ def features_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--out", required=True, help="folder of the files; a rerun skips what is there")
     parser.add_class_arguments(FeatureConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    work_arguments(parser)
+    work_arguments(parser, timeout=0.0)
 
 
 def features(options: "Namespace") -> int:
     from mdtnet.config import FeatureConfig
-    from mdtnet.deploy.features import Extract, check_stems
+    from mdtnet.deploy.features import Extract
     from mdtnet.deploy.formats import format_of
+    from mdtnet.deploy.jobs import check_stems
     from mdtnet.system.files import make_folder
+    from mdtnet.work.parts import ABOUT
 
     if format_of(options.checkpoint):
         raise ConfigError(f"{options.checkpoint}: an exported network gives probabilities alone, expected a checkpoint")
     items = items_of(options)
-    check_stems(items)
+    check_stems(items, ABOUT)
     config = config_from(FeatureConfig, options)
     job = Extract(options.checkpoint, options.out, options.device, config)
     about = job.about  # a wrong checkpoint or option is one line, not one per video

@@ -90,8 +90,8 @@ def options_of(part: str, kind: "type[DataclassInstance]") -> Iterator[None]:
         raise ConfigError(message) from None
 
 
-def check_least(least: int, **values: int) -> None:
-    """Check options that count something.
+def check_least(least: int, **values: float) -> None:
+    """Check options that are counts or amounts.
 
     Raises:
         ConfigError: one is below `least`; the message names the option.

@@ -1,22 +1,28 @@
 """The verb that says what happens when in long videos."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb, config_from
-from mdtnet.cli.work import items_of, source_arguments
+from mdtnet.cli.work import Rows, compute, do, from_root, items_of, places, source_arguments, work_arguments
 from mdtnet.system.terminal import bar, complain, say, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from mdtnet.config import Values
+    from mdtnet.data.container import Part
     from mdtnet.inference.localisation import Localisation
-    from mdtnet.inference.timeline import Timeline
+    from mdtnet.inference.timeline import Segment
+    from mdtnet.inference.timeline_files import PlainTimeline
+    from mdtnet.timelines import Watch
 
-Written = Literal["json", "csv", "srt", "vtt", "activitynet", "labelstudio", "png", "html"]
+Written = Literal["json", "csv", "activitynet", "labelstudio", "srt", "vtt", "png", "html"]
 SHOWN = 40  # segments of a video in the terminal
 
 
@@ -26,7 +32,7 @@ def timeline_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("checkpoint", help="a checkpoint, a zoo name, or an exported file (.onnx, .xml, .pt2)")
     source_arguments(parser, known="video files, folders, patterns, http(s) addresses, - (stdin)")
     parser.add_class_arguments(TimelineConfig)
-    parser.add_argument("--out", default="", help="folder for the files of --write")
+    parser.add_argument("--out", default="", help="folder for the files of --write; a rerun skips what is there")
     parser.add_argument(
         "--write",
         type=tuple[Written, ...],
@@ -36,102 +42,126 @@ def timeline_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--truth", default="", help="labels to judge the segments by: a list with start and end")
     parser.add_argument("--segments", type=int, default=0, help="T; 0: as in the network's own test")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    work_arguments(parser, timeout=0.0)
 
 
 def timeline(options: "Namespace") -> int:
     from mdtnet.config import TimelineConfig
-    from mdtnet.deploy.load import load
-    from mdtnet.errors import VideoError
+    from mdtnet.deploy.jobs import check_stems
     from mdtnet.inference.localisation import read_truth
-    from mdtnet.inference.timeline import check_timeline, make_timeline
+    from mdtnet.inference.timeline import check_timeline
     from mdtnet.system.files import make_folder
+    from mdtnet.timelines import Kind, Watch
+    from mdtnet.work.parts import read_rows
 
     config = config_from(TimelineConfig, options)
     check_timeline(config)
     items = items_of(options)
-    truth = read_truth(options.truth, options.root, background=config.background) if options.truth else None
+    if options.out:
+        check_stems(items)
+    truth = read_truth(options.truth, options.root, background=config.background) if options.truth else {}
+    kinds = tuple(kind for kind in options.write if kind in get_args(Kind)) if options.out else ()
+    job = Watch(options.checkpoint, config, options.out, kinds, options.device, options.segments)
+    job.scorer  # noqa: B018  # a wrong checkpoint is one line, not one per video
+    about = job.about()
     if options.out:
         make_folder(options.out)
-    scorer = load(options.checkpoint, device=options.device, segments=options.segments).scorer()
-    found: list[Timeline] = []
-    written: list[Path] = []
+    if options.engine == "ray":
+        checkpoint, items = from_root(job.checkpoint, items)
+        job = replace(job, checkpoint=checkpoint, out=os.path.abspath(job.out) if job.out else "")
+    rows = compute(
+        job, items, options, here=lambda chosen: _one_by_one(job, chosen), places=places(items, job.checkpoint, job.out)
+    )
+    here = options.engine == "local" and not options.workers
+    said = _shown(rows, lambda name: job.files(name, items[name]).values())
+    found = do(items, said, options, about, keep=lambda row: job.is_there(row, items), counted=not here)
+    every = found if len(found) == len(items) else read_rows(options.out)
+    if items.keys() <= every.keys():
+        _finish([every[name] for name in items], options, truth)
+    else:
+        say(f"shard {options.shard} is done; the last of all shards writes the files of all videos into {options.out}")
+    failed = sum(bool(row["error"]) for row in found.values())
+    if failed:
+        complain(f"{failed} of {len(found)} videos could not be read")
+    return 1 if failed else 0
+
+
+def _one_by_one(job: "Watch", items: "dict[str, Part]") -> Rows:
+    """Rows that this process computes, each with a bar that follows the video."""
     for name, part in items.items():
-        try:
-            with bar(100, text=name) as progress:
-                shown = None if progress is None else lambda done, total: progress(round(100 * done / total))
-                found.append(make_timeline(part, scorer, config, progress=shown))
-        except VideoError as error:
-            complain(str(error), style="red")
-            continue
-        _say(found[-1])
-        if options.out:
-            written += _write(found, Path(options.out), options.write)
-    for path in dict.fromkeys(written):
-        say(f"wrote {path}")
-    if truth is not None and found:
-        _judge(found, truth)
-    if len(found) < len(items):
-        complain(f"{len(items) - len(found)} of {len(items)} videos could not be read")
-    return 1 if len(found) < len(items) else 0
+        with bar(100, text=name) as progress:
+            shown = None if progress is None else lambda done, total: progress(round(100 * done / total))
+            row = job((name, part), shown)
+        yield name, row
 
 
-def _say(found: "Timeline") -> None:
+def _shown(rows: Callable[[list[str]], Rows], files: Callable[[str], Iterable[Path]]) -> Callable[[list[str]], Rows]:
+    """The same rows, each said when it comes."""
+
+    def saying(names: list[str]) -> Rows:
+        for name, row in rows(names):
+            if row["error"]:
+                complain(f"{row['path']}: {row['error']}", style="red")
+            else:
+                _say(cast("PlainTimeline", row))
+                for path in files(name):
+                    say(f"wrote {path}")
+            yield name, row
+
+    return saying
+
+
+def _say(found: "PlainTimeline") -> None:
+    from mdtnet.inference.timeline_files import segments_of
     from mdtnet.pages.timeline import clock
 
-    windows, lasts = found.windows, clock(found.windows.duration, tenths=True)
-    number = len(windows.spans)
-    about = f"{number} {'window' if number == 1 else 'windows'} of {windows.length:.2f} s, every {windows.stride:.2f} s"
-    say(f"{found.path}: {lasts}, {about}", style="bold")
-    say(f"windows share {found.shared}")
-    if found.damaged:
-        say(f"damaged: {found.damaged}")
-    segments = found.segments
+    number, lasts = found["windows"], clock(found["seconds"], tenths=True)
+    about = f"{number} {'window' if number == 1 else 'windows'} of {found['length']:.2f} s"
+    say(f"{found['path']}: {lasts}, {about}, every {found['stride']:.2f} s", style="bold")
+    say(f"windows share {found['shared']}")
+    if found["damaged"]:
+        say(f"damaged: {found['damaged']}")
+    segments = segments_of(found)
     table = Table("start", "end", "label", "score")
     for s in segments[:SHOWN]:
         table.add_row(clock(s.start, tenths=True), clock(s.end, tenths=True), s.label, f"{s.score:.1%}")
     if segments:
         show(table)
     else:
-        say(f"no class reaches a score of {found.config.high:g}")
+        say("no class reaches a score of --high")
     if len(segments) > SHOWN:
         say(f"and {len(segments) - SHOWN} more segments")
 
 
-def _write(found: "Sequence[Timeline]", out: Path, kinds: Sequence[str]) -> list[Path]:
-    """The files of the last video, and those of all videos so far: a stop costs the video that it comes in."""
-    from mdtnet.inference.timeline_files import OF_ALL, OF_EACH, names_of
-    from mdtnet.pages.timeline import build_timeline_page, draw_timeline
+def _finish(rows: "Iterable[Values]", options: "Namespace", truth: "dict[str, list[Segment]]") -> None:
+    """The files of all videos, and the judgement."""
+    from mdtnet.inference.timeline_files import OF_ALL
     from mdtnet.system.files import write_text
 
-    last, written = found[-1], []
-    for kind in kinds:
-        if kind in OF_ALL:
-            name, text_of_all = OF_ALL[kind]
-            path = out / name
-            write_text(path, text_of_all(found))
-        else:
-            path = out / f"{names_of(found)[-1]}.{kind}"
-            if kind == "png":
-                draw_timeline(last, path)
-            elif kind == "html":
-                build_timeline_page(last, path)
-            else:
-                write_text(path, OF_EACH[kind](last))
-        written.append(path)
-    return written
+    read: Any = [
+        {key: value for key, value in row.items() if key not in ("name", "error")} for row in rows if not row["error"]
+    ]
+    for kind in OF_ALL if options.out else ():
+        if kind in options.write:
+            name, text_of = OF_ALL[kind]
+            write_text(Path(options.out, name), text_of(read))
+            say(f"wrote {Path(options.out, name)}")
+    if options.truth and read:
+        _judge(read, truth)
 
 
-def _judge(found: "Sequence[Timeline]", truth: "dict[str, list]") -> None:
+def _judge(found: "Sequence[PlainTimeline]", truth: "dict[str, list[Segment]]") -> None:
     from mdtnet.errors import DataError
     from mdtnet.inference.localisation import frame_times_of, localisation, video_key
+    from mdtnet.inference.timeline_files import segments_of
 
-    known = {video_key(one.path): one for one in found}
+    known = {video_key(one["path"]): one for one in found}
     if not known.keys() & truth.keys():
         raise DataError(f"--truth has none of these videos, expected rows of {next(iter(known), 'them')}")
     figures = localisation(
-        {name: one.segments for name, one in known.items()},
+        {name: segments_of(one) for name, one in known.items()},
         {name: truth.get(name, []) for name in known},
-        {name: frame_times_of(one.num_frames, one.windows.duration) for name, one in known.items()},
+        {name: frame_times_of(one["frames"], one["seconds"]) for name, one in known.items()},
     )
     show(_figures_table(figures, len(known)))
 
@@ -152,6 +182,7 @@ VERBS = {
         timeline_arguments,
         timeline,
         "  mdtnet timeline runs/mine/checkpoints/best.pt day1.mp4 --out found --write csv,srt,png,html\n"
+        "  mdtnet timeline runs/mine/checkpoints/best.pt videos/ --out found --shard 3/16\n"
         "  mdtnet timeline best.onnx day1.mp4 --length 2 --stride 0.5 --truth labels.csv",
     ),
 }

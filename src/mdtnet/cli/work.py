@@ -1,5 +1,6 @@
 """Options and steps that all verbs share which turn many items into rows, and the verb that joins their parts."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdtnet.cli.parse import Verb, check_least
 from mdtnet.errors import ConfigError
-from mdtnet.system.terminal import bar, say
+from mdtnet.system.terminal import bar, complain, say
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -35,8 +36,8 @@ def items_of(options: "Namespace") -> "dict[str, Part]":
     return find_items(options.sources, listed=options.list, root=options.root)
 
 
-def work_arguments(parser: "ArgumentParser", *, workers: int = 0) -> None:
-    """Options of `compute` and `do`; `workers` is the default, 0: this process does the work itself."""
+def work_arguments(parser: "ArgumentParser", *, workers: int = 0, timeout: float = 300.0) -> None:
+    """Options of `compute` and `do`; `workers` and `timeout` are defaults, 0: no processes, any time."""
     from mdtnet.work.engines import Engine
 
     which = "processes of one video each" if workers else "processes that each hold the network; 0: this one"
@@ -50,7 +51,9 @@ def work_arguments(parser: "ArgumentParser", *, workers: int = 0) -> None:
         help=f"{which}, with ray: one per CPU",
     )
     parser.add_argument("--num_gpus", type=float, default=0.0, help="with ray: share of a GPU that a process gets")
-    parser.add_argument("--timeout", type=float, default=300.0, help="longest time for one video of a process, seconds")
+    parser.add_argument(
+        "--timeout", type=float, default=timeout, help="longest time for one video of a process, seconds; 0: any"
+    )
 
 
 def shard_argument(parser: "ArgumentParser") -> None:
@@ -70,9 +73,7 @@ def compute(
     """Names -> rows by the engine that was asked for; `here` does it in this process in a better way."""
     from mdtnet.work.engines import in_processes, on_ray
 
-    check_least(0, workers=options.workers)
-    if options.num_gpus < 0:
-        raise ConfigError(f"--num_gpus is {options.num_gpus}, expected 0 or more")
+    check_least(0, workers=options.workers, num_gpus=options.num_gpus, timeout=options.timeout)
 
     def rows(names: list[str]) -> Rows:
         chosen = {name: items[name] for name in names}
@@ -80,7 +81,8 @@ def compute(
             workers = options.workers or max(1, len(chosen))
             return on_ray(job, chosen, workers=workers, num_gpus=options.num_gpus, places=places)
         if options.workers:
-            return in_processes(job, chosen, workers=options.workers, timeout_seconds=options.timeout)
+            timeout = options.timeout or math.inf
+            return in_processes(job, chosen, workers=options.workers, timeout_seconds=timeout)
         return here(chosen) if here else ((name, job((name, item))) for name, item in chosen.items())
 
     return rows
@@ -109,13 +111,14 @@ def do(
     about: "Values",
     *,
     keep: "Callable[[Values], bool] | None" = None,
+    counted: bool = True,
 ) -> "dict[str, Values]":
     """All rows of a shard: with `--out` kept in that folder, where a rerun skips what is done and computes rows again
-    that `keep` does not want. Progress is shown."""
+    that `keep` does not want. Progress is shown, unless `counted` is false."""
     from mdtnet.work import parts
 
     shard = parts.Shard.parse(options.shard)
-    with bar(sum(map(shard.holds, items)), text="videos") as progress:
+    with bar(sum(map(shard.holds, items)), text="videos", active=counted) as progress:
         shown = None if progress is None else lambda done, total: progress(done)
         if not options.out:
             if shard.count > 1:
@@ -126,9 +129,12 @@ def do(
                 if progress:
                     progress(done)
             return {name: found[name] for name in items}
-        parts.do(items, rows, options.out, about=about, shard=shard, keep=keep, progress=shown)
+        new = parts.do(items, rows, options.out, about=about, shard=shard, keep=keep, progress=shown)
     kept = parts.read_rows(options.out, keep=keep)
-    return {name: kept[name] for name in items if shard.holds(name)}
+    found = {name: kept[name] for name in items if shard.holds(name)}
+    if new < len(found):
+        complain(f"{len(found) - new} of {len(found)} videos were in {options.out} already")
+    return found
 
 
 def merge_arguments(parser: "ArgumentParser") -> None:

@@ -5,19 +5,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mdtnet.config import FeatureConfig, FeatureFormat, Values
 from mdtnet.data.container import Part
-from mdtnet.data.suffixes import is_video
-from mdtnet.deploy.jobs import identity
-from mdtnet.errors import DataError, VideoError
-from mdtnet.inference.sources import name_of, scheme_of
+from mdtnet.deploy.jobs import identity, stem_of
+from mdtnet.errors import VideoError
+from mdtnet.inference.sources import name_of
 from mdtnet.system.files import atomic_write, make_folder, write_text
-from mdtnet.work.parts import ABOUT
 
 if TYPE_CHECKING:
     from mdtnet.inference.recogniser import Recogniser
@@ -91,29 +89,6 @@ class Extract:
     def failed(self, item: tuple[str, Part], reason: str) -> Values:
         """The row of a video that cannot be read, or whose process did not survive it."""
         return {"path": name_of(item[1]), "file": None, "error": reason}
-
-
-def stem_of(name: str, part: Part) -> str:
-    """Where a video's files lie in the folder of features, without suffix: its path where that is relative and leads
-    nowhere up, else the last of its path; followed by `_1-2.5` for a part in seconds."""
-    text, _, times = name.rpartition("@") if not part.whole else (name, "", "")
-    path = PurePath(text)
-    outside = path.is_absolute() or ".." in path.parts or scheme_of(text)
-    path = path.with_suffix("") if is_video(text) else path
-    stem = path.name if outside else path.as_posix()
-    return f"{stem}_{times}" if times else stem
-
-
-def check_stems(items: dict[str, Part]) -> None:
-    """Check that every video has files of its own.
-
-    Raises:
-        DataError: two have the same, or one that of the work itself.
-    """
-    found = {Path(ABOUT).stem: ABOUT}
-    for name, part in items.items():
-        if (other := found.setdefault(stem_of(name, part), name)) != name:
-            raise DataError(f"{name}: its files would have the names of those of {other}: use a folder for each")
 
 
 def _npy(values: np.ndarray) -> bytes:

@@ -5,13 +5,15 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, cast
 
 from mdtnet.config import Values
 from mdtnet.data.container import Part
+from mdtnet.data.suffixes import is_video
+from mdtnet.errors import DataError
 from mdtnet.inference.prediction import Prediction
-from mdtnet.inference.sources import name_of
+from mdtnet.inference.sources import name_of, scheme_of
 
 if TYPE_CHECKING:
     from mdtnet.deploy.exported import ExportedRecogniser
@@ -78,3 +80,26 @@ def identity(checkpoint: str) -> Values:
         with open(weights, "rb") as file:
             about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return about
+
+
+def stem_of(name: str, part: Part) -> str:
+    """Where a video's files lie in the folder of work, without suffix: its path where that is relative and leads
+    nowhere up, else the last of its path; followed by `_1-2.5` for a part in seconds."""
+    text, _, times = name.rpartition("@") if not part.whole else (name, "", "")
+    path = PurePath(text)
+    outside = path.is_absolute() or ".." in path.parts or scheme_of(text)
+    path = path.with_suffix("") if is_video(text) else path
+    stem = path.name if outside else path.as_posix()
+    return f"{stem}_{times}" if times else stem
+
+
+def check_stems(items: Mapping[str, Part], *taken: str) -> None:
+    """Check that every video has files of its own; `taken` are files that others have.
+
+    Raises:
+        DataError: two have the same, or one has one of these.
+    """
+    found = {Path(name).stem: name for name in taken}
+    for name, part in items.items():
+        if (other := found.setdefault(stem_of(name, part), name)) != name:
+            raise DataError(f"{name}: its files would have the names of those of {other}: use a folder for each")
