@@ -1,4 +1,4 @@
-"""A video to look at, and a checkpoint that knows six classes."""
+"""A video to look at, a checkpoint that knows six classes, and what it says of a part of a video."""
 
 from pathlib import Path
 
@@ -8,6 +8,11 @@ import torch
 
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.config import DataConfig, EvalConfig, ModelConfig, RunConfig
+from mdtnet.data.container import Part
+from mdtnet.data.frames import resize
+from mdtnet.data.video import Request, read_frames
+from mdtnet.inference.recogniser import Recogniser
+from mdtnet.inference.views import clip_table, prepared, views_of
 from mdtnet.models.build import build_model
 
 FPS = 12
@@ -47,3 +52,17 @@ def make_checkpoint(path: Path, name: str = "mdtnet2", *, seconds: float = 0.0, 
     model.clip_seconds = seconds
     save_checkpoint(path, model=model, config=config, classes=CLASSES)
     return path
+
+
+def probabilities_of_part(model: Recogniser, path: Path | str, start: float, end: float) -> np.ndarray:
+    """Probabilities [classes] of a part of a video in seconds, read as a row of a list is."""
+    description = model.description
+    request = Request(
+        lambda n: clip_table(n, description)[0],
+        short_side=description.short_side,
+        transform=lambda frame: prepared(frame, description, resize=resize),
+        fps=description.fps,
+    )
+    pixels = read_frames(Part(str(path), start, end), request).pixels
+    table = np.arange(pixels.shape[0] * pixels.shape[1]).reshape(1, *pixels.shape[:2])
+    return model.probabilities(views_of(pixels.reshape(-1, *pixels.shape[2:]), table, description, resize=resize))

@@ -6,20 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import CLASSES, FPS, frames_of_square, make_checkpoint, write_video
+from clips import CLASSES, FPS, frames_of_square, make_checkpoint, probabilities_of_part, write_video
 
 from mdtnet.config import TimelineConfig
 from mdtnet.data.annotation_tools import read_marks
 from mdtnet.data.container import Part
-from mdtnet.data.frames import resize
 from mdtnet.data.stream import Stream, frame_times
-from mdtnet.data.video import Request, read_frames
 from mdtnet.errors import ConfigError, VideoError
 from mdtnet.inference import timeline_files
 from mdtnet.inference.localisation import read_truth
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.inference.timeline import PlainScorer, Segment, Timeline, make_timeline
-from mdtnet.inference.views import clip_table, prepared, views_of
 from mdtnet.inference.windows import Windows, plan_windows
 
 
@@ -32,20 +29,6 @@ def video(tmp_path_factory) -> Path:
     """10.5 seconds: a square that moves, again and again, each time in another brightness."""
     parts = [frames_of_square(21) // (1 + i % 3) for i in range(6)]
     return write_video(tmp_path_factory.mktemp("long") / "long.mp4", np.concatenate(parts))
-
-
-def plain(model: Recogniser, path: Path, start: float, end: float) -> np.ndarray:
-    """Probabilities of a part of a video, read as a row of a list is."""
-    description = model.scorer().description
-    request = Request(
-        lambda n: clip_table(n, description)[0],
-        short_side=description.short_side,
-        transform=lambda frame: prepared(frame, description, resize=resize),
-        fps=description.fps,
-    )
-    pixels = read_frames(Part(str(path), start, end), request).pixels
-    table = np.arange(pixels.shape[0] * pixels.shape[1]).reshape(1, *pixels.shape[:2])
-    return model.probabilities(views_of(pixels.reshape(-1, *pixels.shape[2:]), table, description, resize=resize))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +46,7 @@ def test_equals_plain_prediction_of_every_window(video, tmp_path, system, option
     scorer = model.scorer()
     found = make_timeline(video, scorer, TimelineConfig(**options, batch_size=3))
     assert found.windows.spans[-1, 1] == pytest.approx(10.5, abs=0.01)  # the tail is seen
-    expected = [plain(model, video, *span) for span in found.windows.spans]
+    expected = [probabilities_of_part(model, video, *span) for span in found.windows.spans]
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
     assert shared in found.shared
     distinct = np.unique(found.windows.tables.reshape(-1, model.model.frames_per_segment), axis=0)
@@ -76,7 +59,7 @@ def test_at_another_frame_rate(video, tmp_path):
     model = recogniser(tmp_path, "tsn")
     model.config = replace(model.config, data=replace(model.config.data, fps=5.0))
     found = make_timeline(video, model.scorer(), TimelineConfig(length=2.0, stride=0.5))
-    expected = [plain(model, video, *span) for span in found.windows.spans]
+    expected = [probabilities_of_part(model, video, *span) for span in found.windows.spans]
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
 
 

@@ -58,7 +58,7 @@ def test_predictions_of_a_cluster_equal_those_of_processes_and_go_on(cluster, tm
         row.pop("seconds")
         row["path"] = str(Path(row["path"]).resolve())  # from the root on a cluster
     assert local == ray
-    assert main([*words, str(tmp_path / "ray")]) == 1  # nothing is left to do
+    assert main([*words, str(tmp_path / "ray")]) == 1  # nothing is left to do but to try the bad one again
     assert json.loads((tmp_path / "ray/part-001-of-001.done").read_text()) == {"rows": 7}
 
 
