@@ -74,7 +74,7 @@ def test_builtin_finds_actions_one_after_the_other(tmp_path):
     rows = []
     for name in ("a", "b", "c"):
         rng, pieces, start = np.random.default_rng(ord(name)), [], 0
-        for action in rng.permutation(ALL_ACTIONS):
+        for action in rng.permutation(list(ALL_ACTIONS)):
             pieces.append(render_clip(str(action), ord(name), config=RenderConfig(seed=2), split="val"))
             rows.append((f"{name}.mp4", str(action), start / 30, (start + len(pieces[-1])) / 30))
             start += len(pieces[-1])
@@ -85,8 +85,8 @@ def test_builtin_finds_actions_one_after_the_other(tmp_path):
     path, one = next(iter(found.items()))
     expected = [probabilities_of_part(model, path, *span) for span in one.windows.spans]
     np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
-    assert figures.frame_accuracy > 0.5
-    assert all(figures.map[iou] > least for iou, least in zip(IOUS, (0.5, 0.5, 0.5, 0.3, 0.1)))
+    assert figures.frame_accuracy > 0.55
+    assert all(figures.map[iou] > least for iou, least in zip(IOUS, (0.65, 0.65, 0.65, 0.5, 0.3)))
 
 
 def trained(videos: Path, *, background: bool) -> Recogniser:

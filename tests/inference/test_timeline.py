@@ -11,7 +11,7 @@ from clips import CLASSES, FPS, frames_of_square, make_checkpoint, probabilities
 from mdtnet.config import TimelineConfig
 from mdtnet.data.annotation_tools import read_marks
 from mdtnet.data.container import Part
-from mdtnet.data.stream import Stream, frame_times
+from mdtnet.data.stream import Stream, frame_times, period_of
 from mdtnet.errors import ConfigError, VideoError
 from mdtnet.inference import timeline_files
 from mdtnet.inference.localisation import read_truth
@@ -104,6 +104,21 @@ def test_wrong_times_are_noticed(video, tmp_path, monkeypatch):
     found = make_timeline(video, scorer)
     np.testing.assert_array_equal(found.windows.tables, expected.windows.tables)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+
+
+def test_times_out_of_order(shared, tmp_path):
+    """A file with B-frames whose header denies them: frames come in an order that their times do not have."""
+    path = next((shared / "data" / "ut_interaction").rglob("17_3_0.avi"))
+    scorer = recogniser(tmp_path, "tsn").scorer()
+    found = make_timeline(path, scorer)
+    assert (np.diff(frame_times(str(path))) >= 0).all()
+    assert found.num_frames == 121
+    assert found.windows.duration == pytest.approx(122 / 30, abs=0.05)
+
+
+def test_the_time_of_a_frame_where_no_two_are_alike():
+    assert period_of(np.array([0, 0.1, 1.1])) == pytest.approx(0.1)
+    assert period_of(np.array([0.0])) == 1 / 25
 
 
 def test_mistakes(video, tmp_path):

@@ -73,7 +73,7 @@ def timeline(options: "Namespace") -> int:
         job, items, options, here=lambda chosen: _one_by_one(job, chosen), places=places(items, job.checkpoint, job.out)
     )
     here = options.engine == "local" and not options.workers
-    said = _shown(rows, lambda name: job.files(name, items[name]).values())
+    said = _shown(rows, config.high, lambda name: job.files(name, items[name]).values())
     found = do(items, said, options, about, keep=lambda row: job.is_there(row, items), counted=not here)
     every = found if len(found) == len(items) else read_rows(options.out)
     if items.keys() <= every.keys():
@@ -95,7 +95,9 @@ def _one_by_one(job: "Watch", items: "dict[str, Part]") -> Rows:
         yield name, row
 
 
-def _shown(rows: Callable[[list[str]], Rows], files: Callable[[str], Iterable[Path]]) -> Callable[[list[str]], Rows]:
+def _shown(
+    rows: Callable[[list[str]], Rows], high: float, files: Callable[[str], Iterable[Path]]
+) -> Callable[[list[str]], Rows]:
     """The same rows, each said when it comes."""
 
     def saying(names: list[str]) -> Rows:
@@ -103,15 +105,15 @@ def _shown(rows: Callable[[list[str]], Rows], files: Callable[[str], Iterable[Pa
             if row["error"]:
                 complain(f"{row['path']}: {row['error']}", style="red")
             else:
-                _say(cast("PlainTimeline", row))
-                for path in files(name):
-                    say(f"wrote {path}")
+                _say(cast("PlainTimeline", row), high)
+                if written := ", ".join(map(str, files(name))):
+                    say(f"wrote {written}")
             yield name, row
 
     return saying
 
 
-def _say(found: "PlainTimeline") -> None:
+def _say(found: "PlainTimeline", high: float) -> None:
     from mdtnet.inference.timeline_files import segments_of
     from mdtnet.pages.timeline import clock
 
@@ -128,7 +130,7 @@ def _say(found: "PlainTimeline") -> None:
     if segments:
         show(table)
     else:
-        say("no class reaches a score of --high")
+        say(f"no class reaches a score of {high:g}")
     if len(segments) > SHOWN:
         say(f"and {len(segments) - SHOWN} more segments")
 

@@ -44,15 +44,15 @@ def period_of(times: np.ndarray) -> float:
     """Seconds from a frame to the next: the mean of those near the median, since times are rounded; 1/25 of a single
     frame."""
     steps = np.diff(times)
-    usual = np.median(steps) if len(steps) else 0.0
+    usual = np.percentile(steps, 50, method="lower") if len(steps) else 0.0  # one of them
     return float(steps[abs(steps - usual) <= usual / 2].mean()) if usual > 0 else 1 / 25
 
 
 class Stream:
     """Frames of a file at the sorted positions `wanted`: iterating gives the position and RGB [H, W, 3] of each.
 
-    `expected` are the times that the positions were chosen by. Where decoding proves them wrong no more frames are
-    given, but all are decoded: `times` are then the right ones, and `agrees` is false. Where `unsure`, frames are
+    `expected` are the times of all frames in the order of decoding. Where decoding proves them wrong no more frames are
+    given, but all are decoded: `decoded` are then the right ones, and `agrees` is false. Where `unsure`, frames are
     damaged and several threads have decoded them: only one thread gives the same frames every time.
     """
 
@@ -61,7 +61,8 @@ class Stream:
     ) -> None:
         self.path, self.wanted, self.expected = path, wanted, expected
         self.short_side, self.threads = short_side, threads
-        self.times = np.empty(0)
+        self.decoded = np.empty(0)
+        """Times of all frames, after the iteration; some files give them out of order."""
         self.agrees = True
         self.unsure = False
         self.damaged = 0
@@ -87,4 +88,4 @@ class Stream:
         if not times:
             raise part.no_frames()
         self.agrees &= len(times) == len(self.expected)
-        self.times = np.maximum.accumulate(times)
+        self.decoded = np.array(times)

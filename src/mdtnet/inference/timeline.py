@@ -192,11 +192,12 @@ def make_timeline(
 
 
 def _timeline(path: str, name: str, scorer: Scorer, config: TimelineConfig, progress: Progress | None) -> Timeline:
-    description, times, threads = scorer.description, frame_times(path), 0
+    description, expected, threads = scorer.description, frame_times(path), 0
     length = config.length or description.clip_seconds
     for _ in range(PASSES):
+        times = np.maximum.accumulate(expected)
         windows = plan_windows(times, description, length=length, stride=config.stride)
-        stream = Stream(path, np.unique(windows.tables), times, short_side=description.short_side, threads=threads)
+        stream = Stream(path, np.unique(windows.tables), expected, short_side=description.short_side, threads=threads)
         scorer.begin()
         run = _Run(windows, scorer, config.batch_size, progress)
         for position, frame in stream:
@@ -215,7 +216,7 @@ def _timeline(path: str, name: str, scorer: Scorer, config: TimelineConfig, prog
                 shared=scorer.shared,
                 thumbnails=run.thumbnails,
             )
-        times = stream.times
+        expected = stream.decoded
     raise VideoError(path, "changes while it is read")
 
 

@@ -89,9 +89,9 @@ def draw_timeline(timeline: Timeline, out: Path) -> Path:
     span = WIDTH - NAMES - 16
     draw.text((10, 10), f"{plain(Path(timeline.path).name)}   {clock(duration)}", "black", font(15))
     for seconds, frame in timeline.thumbnails:
-        place = NAMES + round(seconds / duration * span)
         width = min(THUMBNAIL, span // max(1, len(timeline.thumbnails)) - 2)
-        canvas.paste(Image.fromarray(frame).resize((width, width)), (place, 36))
+        place = min(round(seconds / duration * span), span - width)
+        canvas.paste(Image.fromarray(frame).resize((width, width)), (NAMES + place, 36))
     for i, row in enumerate(rows):
         y = top + ROW * i
         draw.text((10, y + 8), plain(row["label"])[:24], "black", font(13))
