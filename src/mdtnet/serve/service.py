@@ -111,9 +111,10 @@ class Service:
         return [Window(start=a, end=b, predictions=self._named(cell, topk)) for (a, b), cell in zip(spans, cells)]
 
     def _salience(self, moments: Moments) -> np.ndarray:
-        """float32 [n, h, w] in [0, 1]."""
+        """float32 [n, h, w] in [0, 1], above the least of each moment: a map that is bright everywhere says nothing."""
         frames = torch.from_numpy(moments.frames).movedim(-1, 2)[None]  # [1, n, K, 3, h, w]
-        return frames_saliency(frames, self._saliency)[0].numpy()
+        maps = frames_saliency(frames, self._saliency)[0]
+        return (maps - maps.amin((1, 2), keepdim=True)).numpy()
 
     def _shown(self, moments: Moments) -> Salience:
         """Small frames and their salience, side by side in rows of `ACROSS`."""
