@@ -43,6 +43,19 @@ def test_a_rerun_adds_what_is_missing_and_a_table_has_all(folder, capsys):
     assert [row["name"] for row in bad] == ["left/bad.mp4"]
 
 
+def test_another_video_of_the_same_name_is_done_anew(folder, capsys):
+    """Folders of one structure, one after the other into the same results."""
+    other = tiny.write_videos(folder / "other", per_class=1, seed=3)
+    (other / "right/00.mp4").write_bytes((folder / "videos/right/00.mp4").read_bytes())
+    words = ["--device", "cpu", "--out", "found"]
+    assert main(["predict", "best.pt", "videos", *words]) == 1
+    capsys.readouterr()
+    assert main(["predict", "best.pt", "other", *words]) == 0
+    shown = capsys.readouterr()
+    assert "1 of 2 videos were in found already" in shown.err
+    assert shown.out.startswith("left/00.mp4")
+
+
 def test_another_network_of_the_same_name_is_other_work(folder, capsys):
     words = ["predict", "best.pt", "videos", "--device", "cpu", "--out", "found"]
     assert main(words) == 1

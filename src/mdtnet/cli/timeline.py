@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from rich.table import Table
 
 from mdtnet.cli.parse import Verb, config_from
-from mdtnet.cli.work import Rows, compute, do, from_root, items_of, places, source_arguments, work_arguments
+from mdtnet.cli.work import BYTES, Rows, compute, do, from_root, items_of, places, source_arguments, work_arguments
 from mdtnet.system.terminal import bar, complain, say, show
 
 if TYPE_CHECKING:
@@ -140,9 +140,8 @@ def _finish(rows: "Iterable[Values]", options: "Namespace", truth: "dict[str, li
     from mdtnet.inference.timeline_files import OF_ALL
     from mdtnet.system.files import write_text
 
-    read: Any = [
-        {key: value for key, value in row.items() if key not in ("name", "error")} for row in rows if not row["error"]
-    ]
+    own = ("name", "error", BYTES)
+    read: Any = [{key: row[key] for key in row if key not in own} for row in rows if not row["error"]]
     for kind in OF_ALL if options.out else ():
         if kind in options.write:
             name, text_of = OF_ALL[kind]

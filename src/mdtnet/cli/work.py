@@ -21,6 +21,8 @@ Item = TypeVar("Item")
 Rows = Iterator[tuple[str, "Values"]]
 
 
+BYTES = "bytes"
+"""Key of a kept row: the size of the video's file."""
 SOURCES = "video files, folders, patterns, frame folders, http(s) or RTSP addresses, a camera's number, - (stdin)"
 
 
@@ -105,7 +107,7 @@ def places(items: "Mapping[str, Part]", *files: str) -> tuple[str, ...]:
 
 
 def do(
-    items: Mapping[str, Item],
+    items: "Mapping[str, Part]",
     rows: Callable[[Any], Rows],
     options: "Namespace",
     about: "Values",
@@ -114,10 +116,20 @@ def do(
     counted: bool = True,
 ) -> "dict[str, Values]":
     """All rows of a shard: with `--out` kept in that folder, where a rerun skips what is done and computes rows again
-    that `keep` does not want. Progress is shown, unless `counted` is false."""
+    that `keep` does not want, or whose file has another size now. Progress is shown, unless `counted` is false."""
     from mdtnet.work import parts
 
     shard = parts.Shard.parse(options.shard)
+
+    def sized(names: list[str]) -> Rows:
+        for name, row in rows(names):
+            yield name, {**row, BYTES: _size(items[name])}
+
+    def good(row: "Values") -> bool:
+        name = str(row["name"])
+        known = name in items and shard.holds(name) and row.get(BYTES)
+        return (not known or _size(items[name]) in (None, row[BYTES])) and (keep is None or keep(row))
+
     with bar(sum(map(shard.holds, items)), text="videos", active=counted) as progress:
         shown = None if progress is None else lambda done, total: progress(done)
         if not options.out:
@@ -129,12 +141,21 @@ def do(
                 if progress:
                     progress(done)
             return {name: found[name] for name in items}
-        new = parts.do(items, rows, options.out, about=about, shard=shard, keep=keep, progress=shown)
-    kept = parts.read_rows(options.out, keep=keep)
-    found = {name: kept[name] for name in items if shard.holds(name)}
+        new = parts.do(items, sized, options.out, about=about, shard=shard, keep=good, progress=shown)
+    kept = parts.read_rows(options.out, keep=good)
+    found = {name: _without_size(kept[name]) for name in items if shard.holds(name)}
     if new < len(found):
         complain(f"{len(found) - new} of {len(found)} videos were in {options.out} already")
     return found
+
+
+def _size(part: "Part") -> int | None:
+    """Bytes of a video file: another video of its name has others."""
+    return os.path.getsize(part.path) if os.path.isfile(part.path) else None
+
+
+def _without_size(row: "Values") -> "Values":
+    return {key: value for key, value in row.items() if key != BYTES}
 
 
 def merge_arguments(parser: "ArgumentParser") -> None:
