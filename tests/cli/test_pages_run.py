@@ -36,13 +36,15 @@ def reader(tmp_path_factory) -> Path:
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     folder = tmp_path_factory.mktemp("reader")
     frames = np.concatenate([frames_of_square(24), frames_of_square(24) // 2, frames_of_square(24)])  # 6 seconds
-    for name in ("clip.mp4", "dark.mp4", "day1.mp4", "videos/a.mp4", "videos/day/b.mp4", "test/a.mp4"):
+    videos = ("a.mp4", "day/b.mp4", "c.mp4", "d.mp4")
+    for name in ("clip.mp4", "dark.mp4", "day1.mp4", "test/a.mp4", *(f"videos/{name}" for name in videos)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_video(folder / name, frames[: -len(name)])
-    (folder / "labels.csv").write_text("path,label,start,end\na.mp4,left,0,2\na.mp4,up,4,5\n")
+    rows = [f"{name},left,0,1\n{name},up,3,4\n" for name in videos]
+    (folder / "labels.csv").write_text("path,label,start,end\n" + "".join(rows))
     value = {"ranges": [{"start": 3, "end": 20}], "timelinelabels": ["left"]}
     marks = [{"type": "timelinelabels", "from_name": "videoLabels", "to_name": "video", "value": value}]
-    tasks = [{"data": {"video": "a.mp4", "fps": 12}, "annotations": [{"result": marks}]}]
+    tasks = [{"data": {"video": name, "fps": 12}, "annotations": [{"result": marks}]} for name in videos]
     (folder / "export.json").write_text(json.dumps(tasks))
     for run, system in (("mine", "mdtnet2"), ("mdtnet2", "mdtnet2"), ("tsn", "tsn")):
         (folder / "runs" / run / "checkpoints").mkdir(parents=True)

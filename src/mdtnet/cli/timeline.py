@@ -168,7 +168,8 @@ def _judge(found: "Sequence[PlainTimeline]", truth: "dict[str, list[Segment]]") 
 
 
 def _figures_table(figures: "Localisation", videos: int) -> Table:
-    table = Table(title=f"against the labels of {videos} videos", title_justify="left", show_header=False)
+    title = f"against the labels of {videos} video{'s' if videos > 1 else ''}"
+    table = Table(title=title, title_justify="left", show_header=False)
     table.add_row("frames with the right label", f"{figures.frame_accuracy:.1%}")
     for iou, value in figures.map.items():
         table.add_row(f"mAP at IoU {iou:g}", f"{value:.1%}")
