@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -121,7 +121,7 @@ def do(
 
     shard = parts.Shard.parse(options.shard)
 
-    def sized(names: list[str]) -> Rows:
+    def sized(names: Sequence[str]) -> Rows:
         for name, row in rows(names):
             yield name, {**row, BYTES: _size(items[name])}
 
