@@ -139,6 +139,7 @@ def test_what_is_seen_is_written(folder, tmp_path, capsys):
     with av.open(str(out)) as container:
         frames = list(container.decode(video=0))
     assert len(frames) == NUM_FRAMES
+    assert frames[0].height == 256  # to be read: the network sees 40 pixels
     assert frames[-1].time == pytest.approx(23 / 12, abs=0.1)
     assert [path.name for path in tmp_path.iterdir()] == ["seen.mp4"]
 

@@ -18,6 +18,7 @@ from mdtnet.data.video import Request
 from mdtnet.errors import ConfigError
 from mdtnet.inference.description import Description
 from mdtnet.inference.prediction import Prediction
+from mdtnet.inference.resize import resize_short
 from mdtnet.inference.sources import open_frames, read_source
 from mdtnet.inference.views import clip_table
 from mdtnet.live import Answer
@@ -25,7 +26,7 @@ from mdtnet.system.files import check_file, is_special, put_in_place, temporary_
 from mdtnet.system.terminal import plain
 
 BEST = 3  # classes that are drawn
-SHORT_SIDE = 256  # pixels of a recorded file
+SHORT_SIDE = 256  # pixels of a recorded file, at least
 MARK = (255, 214, 60)  # colour of what is said of a key frame
 TICKS = 1000  # per second
 
@@ -45,6 +46,11 @@ def draw(frame: np.ndarray, answer: Answer | Prediction | None) -> np.ndarray:
         pen.rectangle((0, y, round(probability * frame.shape[1]), y + row), fill=(60, 130, 220, 170))
         pen.text((6, y + 1), f"{plain(name)}  {probability:.0%}", fill=(255, 255, 255), font=font)
     return np.asarray(picture)
+
+
+def _legible(frame: np.ndarray) -> np.ndarray:
+    """A frame large enough to write on: networks may see much smaller ones."""
+    return resize_short(frame, SHORT_SIDE) if min(frame.shape[:2]) < SHORT_SIDE else frame
 
 
 def check_recording(out: str) -> None:
@@ -84,6 +90,7 @@ class Recorder:
 
     def frame(self, seconds: float, frame: np.ndarray) -> None:
         """Add a frame, uint8 RGB [H, W, 3], shown at `seconds`; later ones are scaled to the size of the first."""
+        frame = _legible(frame)
         with self.lock:
             if self.stream is None:
                 self.stream = self._begin(*frame.shape[:2])
@@ -190,7 +197,7 @@ class Window:
         self.cv2.destroyAllWindows()
 
     def frame(self, seconds: float, frame: np.ndarray) -> None:
-        self.picture = frame
+        self.picture = _legible(frame)
 
     def answer(self, answer: Answer) -> None:
         """Show the newest frame with the answer."""
