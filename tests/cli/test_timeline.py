@@ -62,7 +62,7 @@ def test_shards_and_a_rerun_add_up_to_the_whole(folder, capsys):
     page = Path("found/a.html").stat().st_mtime_ns
     Path("found/day/a.html").unlink()
     shutil.copy("a.mp4", "bad.mp4")
-    assert main([*words, "--workers", "1"]) == 0
+    assert main(words) == 0
     shown = capsys.readouterr()
     assert "1 of 3 videos were in found already" in shown.err
     assert Path("found/a.html").stat().st_mtime_ns == page
@@ -71,6 +71,14 @@ def test_shards_and_a_rerun_add_up_to_the_whole(folder, capsys):
     assert len(json.loads(Path("found/timeline.json").read_text())) == 3
     assert main([*words, "--high", "0.3"]) == 2
     assert "holds work with high = 0.2, not 0.3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_processes_find_the_same(folder):
+    words = ["timeline", "best.pt", "a.mp4", "day/a.mp4", "bad.mp4", *WORDS[:-1]]
+    assert [main([*words, "one"]), main([*words, "two", "--workers", "2"])] == [1, 1]
+    assert Path("one/timeline.json").read_text() == Path("two/timeline.json").read_text()
+    assert Path("two/day/a.html").exists()
 
 
 def test_mistakes_are_one_line(folder, capsys):
