@@ -98,18 +98,6 @@ def test_official_resnet101(name, shared, tmp_path):
     assert (model.config.model.name, model.config.model.trunk) == (OTHERS.get(name, (name,))[0], "resnet101")
 
 
-def test_tdn_keeps_its_fusion_weights_at_another_t(files):
-    x = torch.randn(1, 4, 5, 3, 64, 64)
-    logits = {}
-    for trained in (None, 4, 8):
-        model = mdtnet.load_model(files / "tdn.pth", num_segments_trained=trained)
-        with torch.no_grad():
-            logits[trained] = model(x)
-    assert torch.equal(logits[None], logits[4])
-    assert not torch.allclose(logits[8], logits[4], atol=1e-3)
-    assert model.config.data.num_segments == 8
-
-
 def test_mdtnet_starts_from_official_tdn(files, shared, caplog):
     caplog.set_level("INFO")
     config = ModelConfig(name="mdtnet2", trunk="resnet50", weights=str(files / "tdn.pth"))
