@@ -95,9 +95,15 @@ def _extras() -> Iterator[Finding]:
     if not _is_installed():
         return
     for extra in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or []:
-        problems = [f"{r.name} {problem}" for r in requirements(extra) if (problem := r.problem())]
+        if extra in ("dev", "docs"):  # for a clone of the repository
+            continue
+        problems: dict[str, list[str]] = {}
+        for requirement in requirements(extra):
+            problems.setdefault(requirement.problem(), []).append(requirement.name)
+        problems.pop("", None)
         if problems:
-            yield Finding("extras", extra, "missing", f"{', '.join(problems)}: pip install '{PACKAGE}[{extra}]'")
+            said = "; ".join(f"{', '.join(names)} {problem}" for problem, names in problems.items())
+            yield Finding("extras", extra, "missing", f"{said}: pip install '{PACKAGE}[{extra}]'")
         else:
             yield Finding("extras", extra, "ok", ", ".join(r.name for r in requirements(extra)))
 

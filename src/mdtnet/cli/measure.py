@@ -30,15 +30,15 @@ def models(options: "Namespace") -> None:
 
     say(
         f"GMACs of one view, {options.segments} x {options.size} x {options.size}; "
-        f"parameters in millions, {options.classes} classes"
+        f"below them parameters in millions, {options.classes} classes"
     )
-    table = Table()
+    table = Table(box=None, padding=(0, 2, 1, 0))  # names of all systems fit into 80 columns
     table.add_column("trunk", no_wrap=True)
     for system in SYSTEMS:
-        table.add_column(system, justify="right")
+        table.add_column(system, justify="right", no_wrap=True)
     for trunk in TRUNKS:
         costs = [_cost_of(s, trunk, options.classes, options.segments, options.size) for s in SYSTEMS]
-        table.add_row(trunk, *(f"{c.gmacs:.2f}\n{c.parameters / 1e6:.2f} M" for c in costs), end_section=True)
+        table.add_row(trunk, *(f"{c.gmacs:.2f}\n{c.parameters / 1e6:.2f}" for c in costs))
     show(table)
 
 

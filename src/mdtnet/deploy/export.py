@@ -20,7 +20,7 @@ from mdtnet.config import Format, Precision
 from mdtnet.deploy.exported import ExportedRecogniser
 from mdtnet.deploy.formats import FORMATS
 from mdtnet.deploy.graph import PixelsToProbabilities, StreamToProbabilities
-from mdtnet.deploy.runtime import Stepped
+from mdtnet.deploy.runtime import Stepped, required
 from mdtnet.errors import ConfigError, DataError, ExportError, VideoError, nearest
 from mdtnet.inference.description import Classify, Description, describe
 from mdtnet.inference.items import expand_sources
@@ -156,6 +156,8 @@ def _checked_out(out: Path, format: Format, precision: Precision) -> Path:
     if precision not in form.precisions:
         able = " or ".join(name for name, other in FORMATS.items() if precision in other.precisions)
         raise ConfigError(f"{precision} goes with format {able}, not {format}")
+    for package in form.packages:
+        required(package, out, extra=form.extra)
     return out
 
 

@@ -30,16 +30,18 @@ class ExportFormat(NamedTuple):
     load: Loader
     extra: str
     """The extra of the package that it needs, as in `pip install 'mdtnet[export]'`; empty: none."""
+    packages: tuple[str, ...]
+    """What `write` imports of that extra."""
     precisions: tuple[str, ...]
     """Number formats of weights and computation that it can have."""
 
 
 FORMATS: dict[Format, ExportFormat] = {
-    "onnx": ExportFormat(".onnx", to_onnx.write, to_onnx.load, "export", ("float32", "half", "int8")),
-    "openvino": ExportFormat(".xml", to_openvino.write, to_openvino.load, "export", ("float32", "half", "int8")),
-    "torch": ExportFormat(".pt2", to_torch.write, to_torch.load, "", ("float32", "half")),
+    "onnx": ExportFormat(".onnx", to_onnx.write, to_onnx.load, "export", ("onnx", "onnxscript", "onnxruntime"), ("float32", "half", "int8")),
+    "openvino": ExportFormat(".xml", to_openvino.write, to_openvino.load, "export", ("openvino",), ("float32", "half", "int8")),
+    "torch": ExportFormat(".pt2", to_torch.write, to_torch.load, "", (), ("float32", "half")),
 }
-"""Name -> suffix, writer, loader, extra, precisions. A new form is a file with `write` and `load`, and a row here."""
+"""Name -> suffix, writer, loader, extra, packages, precisions. A new form is a file with `write` and `load`, and a row here."""
 
 
 def format_of(path: str | Path) -> ExportFormat | None:

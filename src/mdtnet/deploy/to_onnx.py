@@ -60,8 +60,6 @@ def _step(session: "InferenceSession", frames: str, memory: dict[str, tuple[int,
 
 def write(model: "Network", description: Description, views: np.ndarray, file: Path) -> None:
     """Write an ONNX model; `int8` is calibrated with the clips `views`."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        required(package, file)
     import onnx
     import torch
 

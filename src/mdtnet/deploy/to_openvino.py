@@ -43,7 +43,8 @@ def load(file: Path, *, threads: int = 0) -> tuple[Classify, str]:
 
 def write(model: "Network", description: Description, views: np.ndarray, file: Path) -> None:
     """Write an OpenVINO model, from torch.export's program; `int8` is calibrated with the clips `views`."""
-    openvino = required("openvino", file)
+    import openvino
+
     from mdtnet.deploy.graph import first_line, in_trunk, pure, traced
 
     program = traced(pure(model, steps=True), clip_shape(description), multi_label=description.multi_label)
@@ -66,7 +67,7 @@ def _quantise(model: "Model", trunk: set[bytes], views: np.ndarray, file: Path) 
 
     The converter forgets names, so `trunk` holds the values of the trunk's weights.
     """
-    nncf = required("nncf", file, extra="int8")
+    nncf = required("nncf", Path(file.name), extra="int8")
     logging.getLogger("nncf").setLevel(logging.WARNING)
     others = []
     for op in model.get_ordered_ops():
