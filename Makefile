@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+JOBS ?= 2
 
 .PHONY: setup demo test test-slow test-docs test-gpu test-lowest check docs pictures licences house bench bench-gpu study-quick builtin-weights fuzz killtest clean
 .DEFAULT_GOAL := test
@@ -19,8 +20,8 @@ $(VENV)/ready: pyproject.toml
 demo: setup        ## render, train, test, predict and report on a laptop
 	$(BIN)/mdtnet demo
 
-test: setup        ## the quick tests
-	$(BIN)/python -m pytest
+test: setup        ## the quick tests, files of them side by side in JOBS processes
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-slow: setup   ## the slow ones
 	$(BIN)/python -m pytest -m slow
@@ -35,7 +36,7 @@ test-lowest:       ## the quick tests with the oldest packages that pyproject.to
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(PYTHON) tests/lowest.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt --editable ".[dev]"
-	$(LOWEST)/bin/python -m pytest
+	$(LOWEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 check: setup       ## lint, format, types
 	$(BIN)/ruff check .

@@ -37,11 +37,21 @@ class ExportFormat(NamedTuple):
 
 
 FORMATS: dict[Format, ExportFormat] = {
-    "onnx": ExportFormat(".onnx", to_onnx.write, to_onnx.load, "export", ("onnx", "onnxscript", "onnxruntime"), ("float32", "half", "int8")),
-    "openvino": ExportFormat(".xml", to_openvino.write, to_openvino.load, "export", ("openvino",), ("float32", "half", "int8")),
+    "onnx": ExportFormat(
+        ".onnx",
+        to_onnx.write,
+        to_onnx.load,
+        "export",
+        ("onnx", "onnxscript", "onnxruntime"),
+        ("float32", "half", "int8"),
+    ),
+    "openvino": ExportFormat(
+        ".xml", to_openvino.write, to_openvino.load, "export", ("openvino",), ("float32", "half", "int8")
+    ),
     "torch": ExportFormat(".pt2", to_torch.write, to_torch.load, "", (), ("float32", "half")),
 }
-"""Name -> suffix, writer, loader, extra, packages, precisions. A new form is a file with `write` and `load`, and a row here."""
+"""Name -> suffix, writer, loader, extra, packages, precisions. A new form is a file with `write` and `load`, and
+a row here."""
 
 
 def format_of(path: str | Path) -> ExportFormat | None:
