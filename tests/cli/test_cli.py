@@ -160,9 +160,9 @@ def test_overview_names_every_verb_in_groups(answers):
 
 def test_data_has_verbs_of_its_own(answers):
     said = answers["data --help"]["said"]
-    assert all(f"mdtnet data {verb} " in said for verb in ("render", "prepare", "check", "info"))
+    assert all(f"mdtnet data {verb} " in said for verb in ("render", "prepare", "check", "pack", "info"))
     assert "mdtnet train" not in said
-    assert answers["data"]["said"] == "mdtnet: mdtnet data needs one of: render, prepare, check, info\n"
+    assert answers["data"]["said"] == "mdtnet: mdtnet data needs one of: render, prepare, check, pack, info\n"
     assert "did you mean 'data info'" in answers["data inof"]["said"]
 
 
@@ -376,8 +376,8 @@ MISTAKES = {
         2,
         "--fusion is 'mean', expected one of softmax",
     ),
-    "no verb of data": (["data"], 2, "mdtnet data needs one of: render, prepare, check, info"),
-    "an option of data": (["data", "--out", "x"], 2, "mdtnet data needs one of: render, prepare, check, info"),
+    "no verb of data": (["data"], 2, "mdtnet data needs one of: render, prepare, check, pack, info"),
+    "an option of data": (["data", "--out", "x"], 2, "mdtnet data needs one of: render, prepare, check, pack, info"),
     "no repeats": (["cost", "tsn", "--repeats", "-1"], 2, "--repeats is -1, expected 0 or more"),
     "no device": (["predict", "best.onnx", "one_class", "--device", "cuda"], 2, "exported networks run on the CPU"),
     "no exported file": (["predict", "best.onnx", "one_class"], 4, "best.onnx: no such file"),
