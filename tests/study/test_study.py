@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -774,7 +775,14 @@ def test_exposure_brings_a_dark_clip_to_medium_brightness():
     assert (np.diff(gamma.astype(int)) >= 0).all()
 
 
-def test_a_study_tests_its_networks_without_each_part(tmp_path):
+def test_a_study_tests_its_networks_without_each_part(tmp_path, monkeypatch):
+    """The commands of its run in this process, which spares the start of three."""
+
+    def launch(arguments, output):
+        code = main(arguments)
+        return SimpleNamespace(poll=lambda: code)
+
+    monkeypatch.setattr(study_run, "_launcher", lambda *_: launch)
     data = {"tiny": {"render": {**RENDER, "val_clips": 2}}}
     study = load_study(write_study(tmp_path, systems=["tdn"], seeds=[0], data=data, knock_out=True))
     study_run.run_study(study, study.specs)
