@@ -6,6 +6,7 @@ import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from mdtnet.data import container, video
+from mdtnet.data.container import packets_of
 from mdtnet.data.rgb import Converter, scaled_size
 from mdtnet.data.video import check_backend, probe, read_clip
 from mdtnet.errors import ConfigError, VideoError
@@ -279,3 +281,16 @@ def test_memory_does_not_grow_with_the_number_of_reads(tmp_path):
 
     before = read(100)
     assert read(400) - before < 4 * 2**20  # one lost frame a read would be 7 MiB or more, a lost decoder far more
+
+
+def test_packets_of_a_stream_that_appears_on_the_way_are_passed_over():
+    """As in a damaged transport stream, where PyAV has no such stream and its generator ends."""
+    left = iter([1, 2, IndexError("list index out of range"), 3])
+
+    def demux(stream):
+        for packet in left:
+            if isinstance(packet, Exception):
+                raise packet
+            yield packet
+
+    assert list(packets_of(SimpleNamespace(demux=demux), None)) == [1, 2, 3]

@@ -119,7 +119,14 @@ def open_video(path: str, *, threads: int = 0, strict: bool = False) -> Iterator
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
     """Packets in the order of the file, the last one empty; left early, it closes PyAV's own, which loses memory."""
-    yield from container.demux(stream)
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except (
+            IndexError
+        ):  # a packet of a stream that has appeared on the way, which PyAV does not know: go on after it
+            continue
 
 
 def _num_threads(codec: VideoCodecContext) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from mdtnet.data.annotations import VideoList
-from mdtnet.data.container import open_video
+from mdtnet.data.container import open_video, packets_of
 from mdtnet.data.images import frame_files, read_image
 from mdtnet.data.labels import class_counts
 from mdtnet.data.video import read_clip, stamp
@@ -118,7 +118,8 @@ def _header(path: str) -> _Header | None:
         with open_video(path) as (container, stream):
             seconds = container.duration / av.time_base if container.duration else 0.0
             fps = float(stream.average_rate) if stream.average_rate else 0.0
-            first = next(container.decode(stream), None)
+            packets = packets_of(container, stream)
+            first = next((frame for packet in packets for frame in packet.decode()), None)
             interlaced = first is not None and first.interlaced_frame
             return _Header((stream.width, stream.height), seconds, fps, interlaced)
     except (av.FFmpegError, OSError, ValueError, VideoError):

@@ -22,7 +22,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from mdtnet.data.container import FORMATS, Decoder, Part, best_stream, open_video, seconds_of, short_reason
+from mdtnet.data.container import FORMATS, Decoder, Part, best_stream, open_video, packets_of, seconds_of, short_reason
 from mdtnet.data.images import frame_files, is_picture, read_image
 from mdtnet.data.retries import with_retries
 from mdtnet.data.rgb import Converter
@@ -373,7 +373,7 @@ def _decoded_stream(name: str, container: InputContainer, stream: VideoStream) -
     start: float | None = None
     count = 0
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             try:
                 frames = stream.decode(packet)
             except av.error.EOFError:
