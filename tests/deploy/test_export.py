@@ -9,10 +9,9 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from clips import frames_of_square, write_video
+from exports import CLASSES, described, make_checkpoint
 from PIL import Image
 
-from mdtnet.checkpoint import save_checkpoint
 from mdtnet.cli.main import main
 from mdtnet.config import SYSTEMS, DataConfig, EvalConfig, Format, MDTNetConfig, ModelConfig, RunConfig, TSMConfig
 from mdtnet.data.annotations import Texts, VideoList
@@ -29,66 +28,6 @@ from mdtnet.inference.description import Description, describe
 from mdtnet.inference.recogniser import Recogniser
 from mdtnet.measure import bench
 from mdtnet.models.build import build_model
-from mdtnet.models.network import Network
-
-CLASSES = ("left", "right", "up", "down", "still")
-
-
-def described(model: Network) -> Description:
-    return describe(model.config, classes=model.classes, frames_per_segment=model.frames_per_segment)
-
-
-def make_checkpoint(path: Path, name: str, *, model: dict | None = None, **test) -> Path:
-    """A network with every module awake, whose predictions differ from clip to clip."""
-    config = RunConfig(
-        data=DataConfig(num_segments=4, short_side=72, size=64),
-        model=ModelConfig(**{"name": name, "trunk": "resnet18", "width": 0.125, **(model or {})}),
-        test=EvalConfig(**test),
-    )
-    torch.manual_seed(5)
-    model = build_model(config.model, num_classes=len(CLASSES))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-        torch.nn.init.normal_(model.head.fc.weight)
-        model.classes, model.config = CLASSES, config
-        views, _ = module.real_clips("", described(model))
-        clips = torch.from_numpy(views).movedim(-1, 3)
-        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-            norm.momentum = 1.0
-        model(clips)  # batch norms get the statistics of these clips, or deep features vanish
-        logits = model.eval()(clips)
-        spread = logits.std(0).mean()
-        model.head.fc.weight /= spread
-        model.head.fc.bias.copy_((model.head.fc.bias - logits.mean(0)) / spread)
-    save_checkpoint(path, model=model, config=config, classes=CLASSES)
-    return path
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    """Videos of several shapes in folders named after classes, one of them damaged."""
-    folder = tmp_path_factory.mktemp("videos")
-    shapes = {"left/a.mp4": (96, 128), "right/b.mp4": (160, 90), "right/c.mp4": (48, 64)}
-    for i, (name, (height, width)) in enumerate(shapes.items()):
-        (folder / name).parent.mkdir(exist_ok=True)
-        noise = np.random.default_rng(i).integers(0, 60, (18, height, width, 3), dtype=np.uint8)
-        write_video(folder / name, frames_of_square(18, height, width) // 2 + noise)
-    (folder / "left/bad.mp4").write_bytes(b"no video")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tsn(tmp_path_factory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("tsn") / "best.pt", "tsn")
-
-
-@pytest.fixture(scope="module")
-def onnx_file(tsn, videos) -> Path:
-    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
-    pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-    assert main(["export", str(tsn), "--clips", str(videos)]) == 0
-    return tsn.with_name("best.onnx")
 
 
 @pytest.mark.parametrize("name", ["tsm", "tea", "tdn", "mdtnet2"])  # mdtnet2 holds all that mdtnet1 does
@@ -201,8 +140,9 @@ def test_int8_reports_its_accuracy(tsn, videos, tmp_path, form):
     pytest.importorskip("nncf" if form == "openvino" else "onnxscript", reason="needs the extra 'int8'")
     out = tmp_path / f"small{FORMATS[form].suffix}"
     done = export(tsn, format=form, out=out, precision="int8", clips=str(videos))
-    assert (done.comparison.clips, done.comparison.labelled) == (3, 3)
-    assert "on 3 labelled clips" in str(done)
+    assert (done.calibrated, done.comparison.clips, done.comparison.labelled) == (2, 1, 1)
+    assert str(done).startswith("calibrated with 2 other clips; 1 clips: ")
+    assert "on 1 labelled clips" in str(done)
     assert 1e-5 < done.comparison.difference < 0.3
     assert ExportedRecogniser.load(out).description.precision == "int8"
 

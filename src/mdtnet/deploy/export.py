@@ -8,13 +8,14 @@ Letters: B clips, T segments, K frames per segment, S the side of a crop in pixe
 import logging
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mdtnet.builtin.actions import ACTIONS
-from mdtnet.builtin.render import RenderConfig, render_clip
+from mdtnet.builtin.render import RenderConfig, Split, render_clip
 from mdtnet.checkpoint import load_model
 from mdtnet.config import Format, Precision
 from mdtnet.deploy.exported import ExportedRecogniser
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 SUFFIXES: dict[Format, str] = {name: form.suffix for name, form in FORMATS.items()}
 TOLERANCES: dict[str, float] = {"float32": 1e-3, "half": 1e-2}
 """How far probabilities may be from the network's; `int8` has no limit, and its loss is reported."""
-MOST_CLIPS = 32  # that are compared, and calibrated with
+MOST_CLIPS = 32  # that are compared, and as many that are calibrated with
 AT_ONCE = 3
 
 
@@ -65,10 +66,13 @@ class Exported:
     path: Path
     description: Description
     comparison: Comparison
+    calibrated: int = 0
+    """Clips that `int8` was calibrated with, none of which is compared unless there is one alone."""
 
     def __str__(self) -> str:
         c = self.comparison
-        text = f"{c.clips} clips: probabilities differ by up to {c.difference:.1e}, top-1 differs on {c.changed}"
+        text = f"calibrated with {self.calibrated} other clips; " if self.calibrated else ""
+        text += f"{c.clips} clips: probabilities differ by up to {c.difference:.1e}, top-1 differs on {c.changed}"
         if c.labelled:
             text += f"; top-1 {c.top1_network:.1%} -> {c.top1_exported:.1%} on {c.labelled} labelled clips"
         return text
@@ -86,8 +90,9 @@ def export(
     """Write a checkpoint's network as `out`, and `out`.json, which says the same as the metadata inside.
 
     Args:
-        clips: videos to compare (and calibrate `int8`) with: a file, folder or pattern. A video in a folder named
-            after a class has that class's label. Empty: clips of the built-in data set.
+        clips: videos to compare with: a file, folder or pattern. A video in a folder named after a class has that
+            class's label. Empty: clips of the built-in data set. `int8` is calibrated with every other video of them,
+            and compared on the rest.
         stream: take streams one segment at a time, with the state as inputs and outputs; compared at every segment
             of streams of 2 T segments.
 
@@ -112,10 +117,13 @@ def export(
         clip_seconds=model.clip_seconds,
     )
     description = replace(description, licence=model.licence, stream=stream)
-    views, labels = real_clips(clips, description)
+    views, labels = real_clips(clips, description, twice=precision == "int8")
+    calibration = views[:0]
+    if precision == "int8" and len(views) > 1:
+        calibration, views, labels = views[::2], views[1::2], labels[1::2]
     with temporary_folder(out.parent) as folder:
         file = Path(folder, out.name)
-        FORMATS[format].write(model, description, views, file)
+        FORMATS[format].write(model, description, calibration if len(calibration) else views, file)
         comparison = _compared(model, description, file, views, labels)
         _refuse(comparison, out, precision)
         Path(folder, f"{out.name}.json").write_text(description.to_json(), encoding="utf-8")
@@ -124,7 +132,7 @@ def export(
             Path(os.path.realpath(out)).unlink(missing_ok=True)
         for made in parts:  # the file itself last
             put_in_place(made, out.parent / made.name)
-    return Exported(out, description, comparison)
+    return Exported(out, description, comparison, len(calibration))
 
 
 def _compared(
@@ -169,12 +177,19 @@ def load_network(file: Path, *, threads: int = 0) -> Classify:
 # clips, and the comparison on them
 
 
-def real_clips(clips: str, description: Description) -> tuple[np.ndarray, np.ndarray]:
-    """Clips as the network sees them, uint8 [n, T, K, S, S, 3], and their labels [n], -1 where unknown."""
-    sources = expand_sources([clips]) if clips else list(ACTIONS)
-    places = np.unique(np.linspace(0, len(sources) - 1, min(len(sources), MOST_CLIPS)).round().astype(int))
-    read = _read if clips else _rendered
-    found = [(views, label) for i in places for views, label in read(sources[i], description)]
+def real_clips(clips: str, description: Description, *, twice: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Clips as the network sees them, uint8 [n, T, K, S, S, 3], and their labels [n], -1 where unknown.
+
+    `twice` gives as many more, to be taken in turns: of the built-in set a training clip before each one.
+    """
+    if clips:
+        readers = [partial(_read, path) for path in expand_sources([clips])]
+    else:
+        splits: tuple[Split, ...] = ("train", "val") if twice else ("val",)
+        readers = [partial(_rendered, action, split) for action in ACTIONS for split in splits]
+    most = min(len(readers), MOST_CLIPS * (1 + twice))
+    places = np.unique(np.linspace(0, len(readers) - 1, most).round().astype(int))
+    found = [clip for i in places for clip in readers[i](description)]
     if not found:
         raise DataError(f"{clips}: none of these videos can be read")
     return np.concatenate([views for views, _ in found]), np.array([label for _, label in found])
@@ -190,9 +205,9 @@ def _read(path: str, description: Description) -> list[tuple[np.ndarray, int]]:
         return []
 
 
-def _rendered(action: str, description: Description) -> list[tuple[np.ndarray, int]]:
+def _rendered(action: str, split: Split, description: Description) -> list[tuple[np.ndarray, int]]:
     side = min(max(description.size // 2 * 2, 32), 1024)
-    frames = render_clip(action, config=RenderConfig(size=side), split="val")
+    frames = render_clip(action, config=RenderConfig(size=side), split=split)
     table = clip_table(len(frames), description)
     views = views_of(np.stack([resize_short(frame, description.size) for frame in frames]), table, description)
     return [(views, description.classes.index(action) if action in description.classes else -1)]

@@ -35,6 +35,8 @@ def load(file: Path, *, threads: int = 0) -> tuple[Classify, str]:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # its threads would wait busily for the next call, while a video is decoded on the same cores
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own classes, one for every status
