@@ -1,11 +1,13 @@
 """The bench on networks of a blink: what it measures adds up, what it writes can be read, wrong options are named."""
 
 import json
+import re
 import time
 from functools import partial
 
 import pytest
 import torch
+from clips import frames_of_square, write_video
 from torch import nn
 
 from mdtnet.cli.main import main
@@ -13,6 +15,7 @@ from mdtnet.cli.measure import speed_table
 from mdtnet.errors import ConfigError
 from mdtnet.measure import bench as module
 from mdtnet.measure.bench import BenchConfig, Row, bench, clocked
+from mdtnet.measure.peers import PEERS, peer_cost
 
 TINY = {"trunks": ("resnet18",), "width": 0.125, "segments": 2, "size": 32, "repeats": 2, "threads": 1}
 
@@ -147,3 +150,38 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         assert expected in text
     assert main(["bench", "--models", "tsm,tsx"]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_peers_and_the_preparation_of_a_video(tmp_path, capsys, monkeypatch):
+    for name in set(PEERS) - {"r2plus1d_18"}:
+        monkeypatch.delitem(PEERS, name)
+    monkeypatch.setitem(PEERS, "r2plus1d_18", PEERS["r2plus1d_18"]._replace(num_frames=2))
+    monkeypatch.setattr(module, "peak_memory", lambda config, make: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    video = write_video(tmp_path / "square.mp4", frames_of_square(24))
+    options = "bench --models tsn,tsm --trunks resnet18 --width 0.125 --segments 2 --size 32 --repeats 2 --threads 1"
+    more = ["--peers", "--video", str(video), "--out", str(tmp_path / "made")]
+    assert main([*options.split(), *more]) == 0
+    text = capsys.readouterr().out
+    for expected in ("square.mp4 (2.0 s, 24 frames of 96 x 64, h264)", "preparation", "2x112", "67.5", "as published"):
+        assert expected in text
+    rows = json.loads((tmp_path / "made" / "bench.json").read_text())["rows"]
+    assert [row["system"] for row in rows] == ["tsn", "tsm", "r2plus1d_18"]
+    assert all(len(row["preparation"]) == 2 and min(row["preparation"]) > 0 for row in rows)
+    assert main(["bench", "--peers", "--training"]) == 2
+    assert "--peers are forward passes" in capsys.readouterr().err
+    assert main(["bench", "--video", str(tmp_path / "no.mp4")]) != 0
+    assert "no.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_are_as_published(name):
+    peer, meta = PEERS[name], PEERS[name].published.meta
+    stated = dict(re.findall(r"`(\w+)=([\d.]+)`", meta["_docs"]))
+    assert {"frame_rate": peer.fps, "clips_per_video": peer.num_clips, "clip_len": peer.num_frames} == {
+        key: float(value) for key, value in stated.items()
+    }
+    cost = peer_cost(name, num_frames=16)  # what torchvision counts its operations of
+    assert cost.parameters == meta["num_params"]
+    assert cost.gmacs == pytest.approx(meta["_ops"], abs=1e-3)

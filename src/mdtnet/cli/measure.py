@@ -1,6 +1,7 @@
 """The verbs about the cost of networks: all of them, one in detail, several side by side."""
 
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,12 @@ def bench_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--repeats", type=int, default=7, help="timed turns, after one to warm up")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as PyTorch uses")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--peers", action="store_true", help="also time video networks of torchvision, at their own sizes"
+    )
+    parser.add_argument(
+        "--video", default="", help="a video file: also time how it becomes each network's input, decoding included"
+    )
     parser.add_argument("--maps", action="store_true", help="how well motion maps find the figure, and nothing else")
     parser.add_argument("--clips", type=int, default=5, help="of --maps: rendered clips per action")
     parser.add_argument("--seed", type=int, default=0, help="of --maps: seed of the renderer")
@@ -155,6 +162,14 @@ def bench(options: "Namespace") -> None:
         show(speed_table(result, trunk))
         if result.components:
             show(components_table(result, trunk))
+    if config.video:
+        show(video_table(result))
+    if config.peers:
+        show(peers_table(result))
+        say(
+            "top-1: on Kinetics-400 in %, as published with torchvision's weights and averaged over so many views of a "
+            "video; nothing of it was measured here"
+        )
     if options.out:
         result.save(options.out)
         say(f"wrote {options.out}/bench.json and bench.png")
@@ -301,6 +316,40 @@ def _beside_eager(result: "Bench", row: "Row", cells: dict[str, str]) -> dict[st
     return {**first, **kept, **{f"{what}speed\nx eager": cell for what, cell in speed.items()}}
 
 
+def video_table(result: "Bench") -> Table:
+    """What a prediction of the video takes: its preparation, and one view's forward pass in each form."""
+    threads, video = result.about["threads"], Path(result.config.video).name
+    title = f"{video} ({result.about['video']}): ms of one view, {threads} thread{'s' if threads != 1 else ''}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("network", "preparation", "network alone", "both"):
+        table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
+    for row in result.rows:
+        both = [a + b for a, b in zip(row.preparation, row.seconds)]
+        cells = (_spread([1e3 * s for s in times], ".0f") for times in (row.preparation, row.seconds, both))
+        table.add_row(row.name, *cells)
+    return table
+
+
+def peers_table(result: "Bench") -> Table:
+    """Networks of torchvision below the systems in eager form: cost, latency, and what is published of them."""
+    from mdtnet.measure.peers import PEERS
+
+    base, config = result.rows[0], result.config
+    table = Table(title="peers", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("network", "input", "GMACs", "ms", f"x {base.system}", "MiB", "top-1", "views"):
+        table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
+    for row in result.rows:
+        peer = PEERS.get(row.system)
+        if row.format != "eager":
+            continue
+        own = (f"{peer.num_frames}x{peer.size}", f"{peer.top1:.1f}", f"{peer.num_clips}") if peer else None
+        size, *published = own or (f"{config.segments}x{config.size}", "", "")
+        ms, ratio = _spread([1e3 * s for s in row.seconds], ".0f"), _spread(row.ratios(base), ".2f")
+        memory = f"{row.memory / 2**20:.0f}" if row.memory else "-"
+        table.add_row(row.name, size, f"{row.gmacs:.2f}", ms, ratio, memory, *published)
+    return table
+
+
 def _spread(values: list[float], form: str) -> str:
     return f"{median(values):{form}}\n{min(values):{form}}-{max(values):{form}}"
 
@@ -336,6 +385,7 @@ VERBS = {
         "  mdtnet bench --models tsn,tdn,mdtnet2 --trunks resnet50,mobilenet_v2 --out runs/bench\n"
         "  mdtnet bench --models tsn,mdtnet2 --training --batch 4 --threads 1\n"
         "  mdtnet bench --models mdtnet2 --components\n"
+        "  mdtnet bench --models tsn,mdtnet2 --formats eager,onnx,openvino --video clip.mp4 --peers\n"
         "  mdtnet bench --maps --seed 7",
     ),
 }

@@ -4,7 +4,7 @@ Systems take turns inside each repeat, so that other work of the machine disturb
 the first system and to eager PyTorch are computed within a repeat. Every system gets the same optimisations: eager
 forward passes are channels-last with batch norms folded into convolutions, as predictions and tests run them; exported
 forms are the files of `mdtnet export`, from pixels to probabilities. The peak is that of a matrix product, in the
-same turns.
+same turns. Networks of torchvision (`peers`) and the preparation of a video for each network are timed in them too.
 
 Peak memory is measured in one process per system: how far its resident memory (on CUDA: the memory allocated)
 rises above what it was before the network was built. It holds weights, activations and workspace, in training also
@@ -36,9 +36,14 @@ from torch import Tensor, nn
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.config import SYSTEMS, TRUNKS, DataConfig, Format, ModelConfig, Precision, RunConfig
 from mdtnet.config_file import from_dict
-from mdtnet.deploy.export import SUFFIXES, export, load_network
+from mdtnet.data.video import probe
+from mdtnet.deploy.export import SUFFIXES, export
+from mdtnet.deploy.exported import ExportedRecogniser
 from mdtnet.errors import ConfigError, nearest
+from mdtnet.inference.description import clip_shape, describe
+from mdtnet.inference.views import read_views
 from mdtnet.measure.cost import component, count
+from mdtnet.measure.peers import PEERS, built, clip_of, peer_cost, peer_description
 from mdtnet.measure.roofline import Roofline, roofline
 from mdtnet.models.build import build_model
 from mdtnet.models.folding import folded, stored_in
@@ -46,6 +51,7 @@ from mdtnet.system.files import atomic_write, write_text
 from mdtnet.system.machine import describe_machine
 
 CLASSES = 400
+_CLASS_NAMES = [str(i) for i in range(CLASSES)]
 FORMATS: dict[str, tuple[Format, Precision] | None] = {
     "eager": None,
     "onnx": ("onnx", "float32"),
@@ -93,6 +99,10 @@ class BenchConfig:
     """CPU threads; 0: PyTorch's own choice."""
     device: str = "cpu"
     """cpu or cuda."""
+    peers: bool = False
+    """Also time torchvision's video networks (`measure.peers`)."""
+    video: str = ""
+    """A video file: also time how it becomes each network's input, decoding included."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +121,13 @@ class Row:
     """Wall-clock time."""
     cpu_seconds: list[float] = field(default_factory=list)
     """CPU time of this process, all threads together; of one thread it is free of waiting for other processes."""
+    preparation: list[float] = field(default_factory=list)
+    """Wall-clock time from the video file to one view; empty without a video."""
 
     @property
     def name(self) -> str:
-        """System and trunk, and the form if it is exported."""
-        return f"{self.system} {self.trunk}" + (f" {self.format}" if self.format != "eager" else "")
+        """System and trunk, and the form if it is exported; a peer has no trunk."""
+        return " ".join(filter(None, (self.system, self.trunk, self.format if self.format != "eager" else "")))
 
     def ratios(self, base: "Row", *, cpu: bool = False) -> list[float]:
         """Times over those of `base`, repeat by repeat."""
@@ -137,8 +149,8 @@ class Bench:
     """Network -> component -> seconds of forward passes; empty unless asked for."""
 
     def base(self, row: Row) -> Row:
-        """The first system's row, of the same trunk and form."""
-        return next(r for r in self.rows if (r.trunk, r.format) == (row.trunk, row.format))
+        """The first system's row, of the same trunk and form; of a peer the first row."""
+        return next(r for r in self.rows if not row.trunk or (r.trunk, r.format) == (row.trunk, row.format))
 
     def eager(self, row: Row) -> Row | None:
         """The same network in eager PyTorch."""
@@ -170,25 +182,39 @@ def bench(
     Raises:
         ConfigError: an unknown system, trunk or form, a number that must be positive, a missing device, or a
             missing package of an exported form.
+        VideoError: the video cannot be read.
     """
     check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     about, rows, makers = describe_machine(), [], []
+    if config.video:
+        about["video"] = _facts(config.video)
     with tempfile.TemporaryDirectory(prefix="mdtnet-bench-") as folder:
         for trunk, system, form in product(config.trunks, config.models, config.formats):
             note(f"{system} on {trunk}, {form}: cost and memory")
             makers.append(_maker(config, system, trunk, form, Path(folder)))
             rows.append(_costs(config, system, trunk, form, makers[-1] if memory else None))
+        for name in PEERS if config.peers else ():
+            note(f"{name}: cost and memory")
+            makers.append(partial(PeerSubject, config, name))
+            cost = peer_cost(name)
+            rows.append(Row(name, "", cost.gmacs, cost.parameters, peak_memory(config, makers[-1]) if memory else None))
         subjects = [make() for make in makers]
         peak = _take_turns(config, rows, subjects, note)
         shares = {
             row.name: component_seconds(subject, config.repeats)
             for row, subject in zip(rows, subjects)
-            if components and isinstance(subject, Subject)
+            if components and isinstance(subject, Subject) and row.trunk
         }
         del subjects  # open files
     return Bench(about, config, rows, peak, shares)
+
+
+def _facts(video: str) -> str:
+    info = probe(video)
+    seconds = f"{info.num_frames / info.fps:.1f} s, " if info.fps else ""
+    return f"{seconds}{info.num_frames} frames of {info.width} x {info.height}, {info.codec}"
 
 
 def _take_turns(
@@ -205,6 +231,10 @@ def _take_turns(
             if repeat:
                 row.seconds.append(time.perf_counter() - wall)
                 row.cpu_seconds.append(time.process_time() - cpu)
+            if config.video:
+                wall = time.perf_counter()
+                read_views(config.video, subject.description)
+                row.preparation.extend([time.perf_counter() - wall] if repeat else [])
     return peak[1:]
 
 
@@ -229,8 +259,15 @@ def check(config: BenchConfig) -> None:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device is cuda, but PyTorch sees no CUDA device")
     as_exported = not (config.training or config.compile) and (config.device, config.precision) == ("cpu", "float32")
-    if set(config.formats) != {"eager"} and not as_exported:
-        raise ConfigError("--formats other than eager are forward passes on a CPU in float32, without --compile")
+    for what, given in (
+        ("--formats other than eager are", set(config.formats) != {"eager"}),
+        ("--peers are", config.peers),
+        ("--video is for", bool(config.video)),
+    ):
+        if given and not as_exported:
+            raise ConfigError(f"{what} forward passes on a CPU in float32, without --compile")
+    if config.video and config.batch != 1:
+        raise ConfigError(f"--batch is {config.batch}, but --video is for one clip at a time")
 
 
 class Subject:
@@ -238,8 +275,10 @@ class Subject:
 
     def __init__(self, config: BenchConfig, system: str, trunk: str) -> None:
         self.config = config
-        made = build_model(_model_config(config, system, trunk), num_classes=CLASSES)
+        run = _run_config(config, system, trunk)
+        made = build_model(run.model, num_classes=CLASSES)
         made.trunk.checkpoint_activations = config.checkpoint_activations
+        self.description = describe(run, classes=_CLASS_NAMES, frames_per_segment=made.frames_per_segment)
         made = made.train() if config.training else stored_in(folded(made), PRECISIONS[config.precision])
         self.model = made.to(config.device).to(memory_format=torch.channels_last)
         shape = (config.batch, config.segments, made.frames_per_segment, 3, config.size, config.size)
@@ -269,13 +308,24 @@ class Subject:
         return torch.autocast(self.config.device, dtype, enabled=dtype != torch.float32)
 
 
+class PeerSubject(Subject):
+    """A network of torchvision and a batch for it."""
+
+    def __init__(self, config: BenchConfig, name: str) -> None:
+        self.config, self.description = config, peer_description(name)
+        self.run = built(name).to(memory_format=torch.channels_last_3d)
+        self.clips = clip_of(name).repeat(config.batch, 1, 1, 1, 1)
+
+
 class ExportedSubject:
     """An exported network and a batch for it."""
 
-    def __init__(self, config: BenchConfig, file: Path, frames_per_segment: int) -> None:
-        self.network = load_network(file, threads=torch.get_num_threads())
-        shape = (config.batch, config.segments, frames_per_segment, config.size, config.size, 3)
-        self.clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    def __init__(self, config: BenchConfig, file: Path) -> None:
+        made = ExportedRecogniser.load(file, threads=torch.get_num_threads())
+        self.network, self.description = made.network, made.description
+        self.clips = np.random.default_rng(0).integers(
+            0, 256, (config.batch, *clip_shape(made.description)), dtype=np.uint8
+        )
 
     def step(self) -> None:
         """One forward pass."""
@@ -290,14 +340,18 @@ def _maker(
     if exported is None:
         return partial(Subject, config, system, trunk)
     format, precision = exported
-    data = DataConfig(num_segments=config.segments, size=config.size, short_side=max(256, config.size))
-    run = RunConfig(data=data, model=_model_config(config, system, trunk))
+    run = _run_config(config, system, trunk)
     model = build_model(run.model, num_classes=CLASSES)
     checkpoint = folder / f"{system}_{trunk}.pt"
-    save_checkpoint(checkpoint, model=model, config=run, classes=[str(i) for i in range(CLASSES)])
+    save_checkpoint(checkpoint, model=model, config=run, classes=_CLASS_NAMES)
     file = folder / f"{system}_{trunk}_{form}{SUFFIXES[format]}"
     export(checkpoint, format=format, out=file, precision=precision)
-    return partial(ExportedSubject, config, file, model.frames_per_segment)
+    return partial(ExportedSubject, config, file)
+
+
+def _run_config(config: BenchConfig, system: str, trunk: str) -> RunConfig:
+    data = DataConfig(num_segments=config.segments, size=config.size, short_side=max(256, config.size))
+    return RunConfig(data=data, model=_model_config(config, system, trunk))
 
 
 def _model_config(config: BenchConfig, system: str, trunk: str) -> ModelConfig:

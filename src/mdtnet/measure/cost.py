@@ -70,11 +70,15 @@ def count(model: Network, *, num_segments: int = 8, size: int = 224) -> Cost:
 
     The model is moved to the meta device: build one for this alone.
     """
-    meta = model.to("meta").eval()
     clip = torch.empty(1, num_segments, model.frames_per_segment, 3, size, size, dtype=torch.uint8, device="meta")
+    return cost_of(model.to("meta").eval(), clip)
+
+
+def cost_of(model: nn.Module, clip: Tensor) -> Cost:
+    """As `count`, of any network and its input, both on the meta device."""
     counter = _Counter()
-    with torch.no_grad(), following(meta, counter.names), torch.device("meta"), counter:
-        meta(clip)
+    with torch.no_grad(), following(model, counter.names), torch.device("meta"), counter:
+        model(clip)
     parameters = sum(p.numel() for p in model.parameters())
     return Cost(parameters, dict(counter.macs), tuple(sorted(counter.uncounted)))
 
