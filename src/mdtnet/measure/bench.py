@@ -418,17 +418,20 @@ def _measure_memory(config: BenchConfig, make: Callable[[], Subject | ExportedSu
     if config.threads:
         torch.set_num_threads(config.threads)
     gemm_gflops(config, side=64)  # the libraries load themselves
-    before = _resident("VmRSS")
+    before, files = _resident("VmRSS"), _resident("RssFile")
     subject = make()
     for _ in range(2):
         subject.step()
     if config.device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return None if before is None else (_resident("VmHWM") or 0) - before
+    if before is None or files is None:
+        return None
+    return (_resident("VmHWM") or 0) - before - ((_resident("RssFile") or 0) - files)
 
 
 def _resident(field: str) -> int | None:
-    """Bytes of this process by /proc: VmRSS now, VmHWM at most. (`ru_maxrss` begins at the parent's.)"""
+    """Bytes of this process by /proc: VmRSS now, VmHWM at most, RssFile of files, such as the libraries' code, which
+    grows with the number of different operations. (`ru_maxrss` begins at the parent's.)"""
     try:
         found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:

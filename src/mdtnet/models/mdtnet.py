@@ -76,13 +76,15 @@ class MDTNet(Network):
         """Features after stage 1, and the difference path's own stem features where DCME sees them."""
         appearance, action = self.enhanced(x, memory)
         y, timeline = self.trunk.stem(appearance), Timeline(x.shape[1])
+        del appearance  # stage 1 is where a small trunk needs most memory
         if self.fine is None:
             return (self.trunk.stage(1, y, timeline),)
-        y, after_stage1, low_level = self.fine(y, action)
+        y, after_stage1, *low_level = self.fine(y, action)
+        del action, low_level[self.parts.dcme_low_level :]
         y = self.trunk.stage(1, y, timeline)
         if after_stage1 is not None:
             y = self.fine.fused(y, after_stage1)
-        return (y, low_level) if self.parts.dcme_low_level else (y,)
+        return (y, *low_level)
 
     def over_time(self, features: tuple[Tensor, ...], num_segments: int, memory: Memory | None = None) -> Tensor:
         y, *low_level = features

@@ -63,16 +63,23 @@ class TDN(Network):
     def before_time(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, ...]:
         """Both paths up to stage 1."""
         timeline = Timeline(x.shape[1])
+        frames, differences = self.inputs(x, memory)
+        y = self.trunk.stem(frames)
+        del frames  # stage 1 is where a small trunk needs most memory
+        after_stem, after_stage1 = self.fine(differences)
+        del differences
+        y = self.fuse(y, after_stem, timeline)
+        return (self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline),)
+
+    def inputs(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
+        """What the stem sees, [N, 3, H, W], and the differences [N, 12, H/2, W/2], perhaps with key frames beside."""
         key = normalise(x[:, :, self.key_frame], self.trunk)  # [B, T, 3, H, W]
         half = half_size(x)  # [B, T, 5, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():
             differences = differences / self.trunk.pixel_std
-        after_stem, after_stage1 = self.fine(
-            beside(differences.flatten(2, 3).flatten(0, 1), self.reading.beside_differences(key, memory))
-        )
-        y = self.fuse(self.trunk.stem(self.reading.frames(key, memory)), after_stem, timeline)
-        return (self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline),)
+        action = beside(differences.flatten(2, 3).flatten(0, 1), self.reading.beside_differences(key, memory))
+        return self.reading.frames(key, memory), action
 
     def over_time(self, features: tuple[Tensor, ...], num_segments: int, memory: Memory | None = None) -> Tensor:
         (y,) = features

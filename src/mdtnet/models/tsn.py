@@ -23,8 +23,8 @@ class TSN(Network):
 
     def before_time(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, ...]:
         """Stem and stages without temporal modules; of TSN itself all but the classifier."""
-        key = normalise(x[:, :, 0], self.trunk)  # [B, T, 3, H, W]
-        return (self.trunk.before_time(self.reading.frames(key, memory)),)
+        # no name for the frames, which would keep them in memory beside the largest maps
+        return (self.trunk.before_time(self.reading.frames(normalise(x[:, :, 0], self.trunk), memory)),)
 
     def over_time(self, features: tuple[Tensor, ...], num_segments: int, memory: Memory | None = None) -> Tensor:
         (y,) = features
