@@ -64,11 +64,9 @@ class TDN(Network):
         """Both paths up to stage 1."""
         timeline = Timeline(x.shape[1])
         frames, differences = self.inputs(x, memory)
-        y = self.trunk.stem(frames)
-        del frames  # stage 1 is where a small trunk needs most memory
         after_stem, after_stage1 = self.fine(differences)
-        del differences
-        y = self.fuse(y, after_stem, timeline)
+        y = self.fuse(self.trunk.stem(frames), after_stem, timeline)
+        del frames, differences, after_stem  # stage 1 is where a small trunk needs most memory
         return (self.fuse(self.trunk.stage(1, y, timeline), after_stage1, timeline),)
 
     def inputs(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
