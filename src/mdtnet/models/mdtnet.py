@@ -23,6 +23,7 @@ from mdtnet.models.temporal import (
     CoarseDifference,
     ConvBN,
     DepthwiseConv,
+    HalfSize,
     TemporalModule,
     as_maps,
     by_time,
@@ -34,7 +35,7 @@ from mdtnet.models.temporal import (
     scaled,
     start_norm_,
 )
-from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, half_size, last_bn_features, normalise
+from mdtnet.models.trunk import Maker, Place, Timeline, Trunk, last_bn_features, normalise
 
 
 class MDTNet(Network):
@@ -61,6 +62,7 @@ class MDTNet(Network):
         self.frames_per_segment, self.key_frame = config.frames_per_segment, config.key_frame
         self.parts = config
         self.saliency = saliency
+        self.half_size = HalfSize()
         shown = self.reading.place == "differences"
         self.fine = FineDifference(trunk, config, beside=shown) if config.fine else None
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
@@ -102,7 +104,7 @@ class MDTNet(Network):
         """
         std = (1.0, 1.0, 1.0) if not x.is_floating_point() else self.trunk.std
         key = normalise(x[:, :, self.key_frame], self.trunk)  # [B, T, 3, H, W]
-        half = half_size(x)  # [B, T, K, 3, H/2, W/2]
+        half = self.half_size(x)  # [B, T, K, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():
             differences = differences / self.trunk.pixel_std

@@ -18,6 +18,7 @@ from mdtnet.models.temporal import (
     CoarseDifference,
     ConvBN,
     DepthwiseConv,
+    HalfSize,
     TemporalModule,
     as_maps,
     by_time,
@@ -27,7 +28,7 @@ from mdtnet.models.temporal import (
     reduced_width,
     scaled,
 )
-from mdtnet.models.trunk import Place, Timeline, Trunk, half_size, normalise, whole_graph
+from mdtnet.models.trunk import Place, Timeline, Trunk, normalise, whole_graph
 
 
 class TDN(Network):
@@ -52,6 +53,7 @@ class TDN(Network):
     ) -> None:
         super().__init__(trunk, num_classes, reading=reading)
         self.num_segments_trained = num_segments_trained
+        self.half_size = HalfSize()
         self.fine = ShortTermDifference(trunk, beside=self.reading.place == "differences")
         self.head = AverageConsensus(trunk.num_features, num_classes, dropout=dropout)
 
@@ -72,7 +74,7 @@ class TDN(Network):
     def inputs(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
         """What the stem sees, [N, 3, H, W], and the differences [N, 12, H/2, W/2], perhaps with key frames beside."""
         key = normalise(x[:, :, self.key_frame], self.trunk)  # [B, T, 3, H, W]
-        half = half_size(x)  # [B, T, 5, 3, H/2, W/2]
+        half = self.half_size(x)  # [B, T, 5, 3, H/2, W/2]
         differences = half[:, :, 1:] - half[:, :, :-1]
         if not x.is_floating_point():
             differences = differences / self.trunk.pixel_std

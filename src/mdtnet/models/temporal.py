@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from mdtnet.models.trunk import Timeline, whole_graph
+from mdtnet.models.trunk import Timeline, half_size, whole_graph
 
 
 def shift(x: Tensor, num_segments: int, *, fraction: float = 1 / 8) -> Tensor:
@@ -187,6 +187,29 @@ class TemporalModule(nn.Module):
         `steps` writes convolutions over time as sums of steps.
         """
         return self
+
+
+class HalfSize(TemporalModule):
+    """`half_size` as a module, without parameters: all K frames of every segment, [B, T, K, 3, H, W]."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return half_size(frames)
+
+    def for_runtime(self, *, steps: bool) -> "RuntimeHalfSize":
+        return RuntimeHalfSize()
+
+
+class RuntimeHalfSize(nn.Module):
+    """Runtime form of `HalfSize`: a convolution of a segment's frames as channels. Runtimes pool three channels, and
+    read every other pixel, more slowly."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        segments, num_frames = frames.shape[1:3]
+        x = frames.flatten(0, 1).flatten(1, 2)  # [N, K * 3, H, W]
+        share = 1 / 4 if x.is_floating_point() else 1 / (4 * 255)
+        weight = torch.eye(x.shape[1])[:, :, None, None].repeat(1, 1, 2, 2) * share
+        half = F.conv2d(x.float(), weight, stride=2)
+        return half.unflatten(1, (num_frames, 3)).unflatten(0, (-1, segments))
 
 
 class Shift(TemporalModule):
