@@ -60,6 +60,8 @@ bench: setup       ## speed, as ratios from one interleaved run; decoding too wh
 	$(BIN)/mdtnet bench --trunks resnet50,mobilenet_v2 --out runs/bench
 	$(BIN)/mdtnet bench --models tsn,mdtnet2 --trunks mobilenet_v2,mobilenet_v4_small,mobilenet_v4_medium,efficientnet_lite0,efficientnet_lite1,efficientnet_lite2 --repeats 9
 	$(BIN)/mdtnet bench --trunks resnet50,mobilenet_v2 --size 112 --repeats 9
+	$(BIN)/mdtnet bench --models tsn,mdtnet2 --trunks mobilenet_v2,resnet50 --formats eager,onnx,openvino --repeats 9
+	$(BIN)/mdtnet bench --models tsn,tsm,tea,tdn,mdtnet2 --peers
 	$(BIN)/mdtnet bench --trunks resnet50 --training --repeats 5 --out runs/bench_training
 	$(BIN)/mdtnet bench --models mdtnet2 --trunks resnet50,mobilenet_v2 --components
 	$(BIN)/python benchmarks/deform.py
