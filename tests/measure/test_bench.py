@@ -14,7 +14,8 @@ from mdtnet.cli.main import main
 from mdtnet.cli.measure import speed_table
 from mdtnet.errors import ConfigError
 from mdtnet.measure import bench as module
-from mdtnet.measure.bench import BenchConfig, Row, bench, clocked
+from mdtnet.measure.bench import BenchConfig, Row, bench
+from mdtnet.measure.clock import clocked
 from mdtnet.measure.peers import PEERS, peer_cost
 
 TINY = {"trunks": ("resnet18",), "width": 0.125, "segments": 2, "size": 32, "repeats": 2, "threads": 1}

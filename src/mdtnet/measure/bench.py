@@ -17,10 +17,8 @@ import os
 import re
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import product
@@ -31,7 +29,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.config import SYSTEMS, TRUNKS, DataConfig, Format, ModelConfig, Precision, RunConfig
@@ -42,7 +40,8 @@ from mdtnet.deploy.exported import ExportedRecogniser
 from mdtnet.errors import ConfigError, nearest
 from mdtnet.inference.description import clip_shape, describe
 from mdtnet.inference.views import read_views
-from mdtnet.measure.cost import component, count
+from mdtnet.measure.clock import clocked, synchronise
+from mdtnet.measure.cost import count
 from mdtnet.measure.peers import PEERS, built, clip_of, peer_cost, peer_description
 from mdtnet.measure.roofline import Roofline, roofline
 from mdtnet.models.build import build_model
@@ -358,12 +357,6 @@ def _model_config(config: BenchConfig, system: str, trunk: str) -> ModelConfig:
     return from_dict(ModelConfig, {"name": system, "trunk": trunk, "width": config.width})
 
 
-def synchronise(device: str) -> None:
-    """Wait until a CUDA device has finished its work."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def _costs(
     config: BenchConfig, system: str, trunk: str, form: str, make: Callable[[], Subject | ExportedSubject] | None
 ) -> Row:
@@ -451,36 +444,6 @@ def component_seconds(subject: Subject, repeats: int) -> dict[str, list[float]]:
         for name, value in seconds.items() if repeat else ():
             found.setdefault(name, []).append(value)
     return found
-
-
-@contextmanager
-def clocked(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
-    """Seconds of each component while the context lasts; a module's time does not include that of modules inside it."""
-    seconds: dict[str, float] = defaultdict(float)
-    stack, since, handles = [component("")], [time.perf_counter()], []
-
-    def switch() -> None:
-        synchronise(device)
-        now = time.perf_counter()
-        seconds[stack[-1]] += now - since[0]
-        since[0] = now
-
-    def enter(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        switch()
-        stack.append(name)
-
-    def leave(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        switch()
-        stack.pop()
-
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(partial(enter, component(name))))
-        handles.append(module.register_forward_hook(leave))
-    try:
-        yield seconds
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 # Machine, plot
