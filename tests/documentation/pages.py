@@ -32,6 +32,9 @@ NOT_RUN = {
     "mdtnet train --config ucf101/mdtnet2 --model.weights": "needs UCF101: tests/cli/test_experiments.py",
     "mdtnet test runs/mine/checkpoints/best.pt --data videos/test --calibrate": "a temperature needs more than a few "
     "videos, some of them wrong: tests/test_calibration.py",
+    "mdtnet bench --models tsn,mdtnet2 --trunks mobilenet_v2 --formats": "exports take minutes: tests/measure",
+    "mdtnet bench --models mdtnet2 --trunks mobilenet_v2,resnet50 --formats": "exports take minutes: tests/measure",
+    "mdtnet bench --models tsn,tsm,tea,tdn,mdtnet2 --peers": "large networks take minutes: tests/measure",
     "mdtnet serve": "does not end: tests/serve",
     "curl": "asks that server",
     "torchrun": "starts processes; tests/training and tests/test_evaluation.py run several",
