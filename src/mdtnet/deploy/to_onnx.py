@@ -145,17 +145,22 @@ def _quantise(model: "ModelProto", views: np.ndarray, file: Path) -> "ModelProto
         plain, ready, small = (str(Path(folder, f"{n}.onnx")) for n in ("plain", "folded", "small"))
         onnx.save(model, plain)
         quant_pre_process(plain, ready, skip_symbolic_shape=True)
-        with redirect_stdout(StringIO()):
-            quantization.quantize_static(
-                ready,
-                small,
-                Clips(),
-                per_channel=True,
-                nodes_to_quantize=trunk[1:],
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                reduce_range=True,
-                calibrate_method=quantization.CalibrationMethod.Percentile,
-                extra_options={"CalibPercentile": 99.99, "CalibStridedMinMax": 1},  # one clip in memory at a time
-            )
+        try:
+            with redirect_stdout(StringIO()):
+                quantization.quantize_static(
+                    ready,
+                    small,
+                    Clips(),
+                    per_channel=True,
+                    nodes_to_quantize=trunk[1:],
+                    activation_type=quantization.QuantType.QUInt8,
+                    weight_type=quantization.QuantType.QInt8,
+                    reduce_range=True,
+                    calibrate_method=quantization.CalibrationMethod.Percentile,
+                    extra_options={"CalibPercentile": 99.99, "CalibStridedMinMax": 1},  # one clip in memory at a time
+                )
+        except ValueError as error:  # of numpy: no histogram
+            raise ExportError(
+                f"8 bits cannot hold the network ({error}): an activation hardly varies, expected trained weights"
+            ) from error
         return onnx.load(small)

@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdtnet.checkpoint import save_checkpoint
 from mdtnet.config import SYSTEMS, TRUNKS, DataConfig, Format, ModelConfig, Precision, RunConfig
@@ -331,6 +331,16 @@ class ExportedSubject:
         self.network(self.clips)
 
 
+def _settle(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Give batch norms the statistics of a random clip: else activations of a random start vanish on the way, and have
+    no range that 8 bits could be fitted to."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randint(0, 256, shape, dtype=torch.uint8))
+
+
 def _maker(
     config: BenchConfig, system: str, trunk: str, form: str, folder: Path
 ) -> Callable[[], Subject | ExportedSubject]:
@@ -341,6 +351,7 @@ def _maker(
     format, precision = exported
     run = _run_config(config, system, trunk)
     model = build_model(run.model, num_classes=CLASSES)
+    _settle(model, (2, config.segments, model.frames_per_segment, 3, config.size, config.size))
     checkpoint = folder / f"{system}_{trunk}.pt"
     save_checkpoint(checkpoint, model=model, config=run, classes=_CLASS_NAMES)
     file = folder / f"{system}_{trunk}_{form}{SUFFIXES[format]}"
