@@ -33,7 +33,7 @@ FIELDS = {"Args:": "param", "Returns:": "returns", "Raises:": "raises"}
 CHAPTERS = {
     "Begin": "README get-started from-mmaction2 from-slowfast limits doctor troubleshooting",
     "Train and test": "data weights checkpoints protocols studies gpu decoding",
-    "Use": "predict timeline live serve features pictures export scale",
+    "Use": "predict timeline live serve features pictures export speed scale",
     "Know": "python api method specification upgrade",
     "Data sets": "datasets/*",
     "Results": "results/README",
