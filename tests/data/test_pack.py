@@ -131,6 +131,11 @@ def test_a_stopped_pack_goes_on_and_another_list_is_refused(source, packed, tmp_
         assert (out / name).read_bytes() == (packed / name).read_bytes()  # the same bytes on any day
     assert main([*command, "3"]) == 2
     assert "holds work with per_tar = 2, not 3" in capsys.readouterr().err
+    for path in ("walk/a.mp4", "walk/b.c.mp4", "run/a.mp4", "run/Ü d.mkv", "long.mp4", "list.csv"):
+        (tmp_path / "other" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / path, tmp_path / "other" / path)
+    assert main(["data", "pack", str(tmp_path / "other" / "list.csv"), *command[3:], "2"]) == 2
+    assert "holds work with root = " in capsys.readouterr().err  # the same names, perhaps not the same videos
 
 
 def test_the_last_shard_writes_the_index(source, packed, tmp_path, capsys):

@@ -103,7 +103,7 @@ def pack(
 
     first = next(iter(tasks.values()))
     about: Values = {"verb": "data pack", "list": _digest(videos), "per_tar": len(first.videos)}
-    about["short_side"] = first.short_side
+    about |= {"short_side": first.short_side, "root": videos.root}  # other videos can have the same names
     shown = None if progress is None else lambda done, total: progress(done)
     parts.do(tasks, rows, out, about=about, shard=shard, keep=keep, progress=shown)
     kept = parts.read_rows(out, keep=keep)
