@@ -152,7 +152,7 @@ def pack_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--out", required=True, help="folder for the tar files; packing that was stopped goes on there")
     parser.add_argument("--per_tar", type=int, default=1000, help="videos in a tar file")
     parser.add_argument("--short_side", type=int, default=0, help="code videos anew, in pixels; 0: files as they are")
-    work_arguments(parser)
+    work_arguments(parser, workers=1)
 
 
 def pack(options: "Namespace") -> int:
